@@ -1,0 +1,210 @@
+#include "core/ops/convolve_kernels.h"
+
+#include <algorithm>
+#include <cstring>
+#include <type_traits>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "core/ops/convolve_kernels.cpp"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+HWY_BEFORE_NAMESPACE();
+namespace qat::ops::kernels::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using I32 = hn::CappedTag<int32_t, kBlock>;
+using F32 = hn::Rebind<float, I32>;
+constexpr int64_t kLanes = hn::MaxLanes(I32());
+constexpr int64_t kVectors = kBlock / kLanes;  // of a block
+
+// Registers: pixels * vectors accumulators, the vectors' weights and one broadcast must fit (32 or 16 of them).
+#if HWY_TARGET <= HWY_AVX3
+constexpr int64_t kPixels = 12;
+constexpr int64_t kWide = 2 * kVectors;
+#else
+constexpr int64_t kPixels = kVectors >= 4 ? 3 : 6;
+constexpr int64_t kWide = kVectors;
+#endif
+
+template <class Code, class Out>
+HWY_INLINE void widen_row(const Code* HWY_RESTRICT x, int64_t n, int32_t zero_point, Out* HWY_RESTRICT out) {
+  for (int64_t i = 0; i < n; ++i) out[i] = static_cast<Out>(x[i] - zero_point);
+}
+void widen_u8_i16(const uint8_t* x, int64_t n, int32_t z, int16_t* out) { widen_row(x, n, z, out); }
+void widen_s8_i16(const int8_t* x, int64_t n, int32_t z, int16_t* out) { widen_row(x, n, z, out); }
+void widen_u8_f32(const uint8_t* x, int64_t n, int32_t z, float* out) { widen_row(x, n, z, out); }
+void widen_s8_f32(const int8_t* x, int64_t n, int32_t z, float* out) { widen_row(x, n, z, out); }
+
+/// Calls run(pixels as a constant, first pixel) until all are covered; the last call may cover some a second time.
+template <int64_t kMost, class Run>
+HWY_INLINE void cover(int64_t pixel_count, const Run& run) {
+  const auto with = [&](auto size) {
+    for (int64_t p = 0; p < pixel_count; p += size) run(size, std::min<int64_t>(p, pixel_count - size));
+  };
+  constexpr int64_t kSmall = 4;
+  if (pixel_count >= kMost) {
+    with(std::integral_constant<int64_t, kMost>());
+  } else if (kSmall < kMost && pixel_count >= kSmall) {
+    with(std::integral_constant<int64_t, kSmall>());
+  } else {
+    with(std::integral_constant<int64_t, 1>());
+  }
+}
+
+#if HWY_TARGET == HWY_SCALAR
+// A machine without vectors of 16-bit pairs.
+void multiply_pixels(const PixelTask& t) {
+  for (int64_t p = 0; p < t.pixel_count; ++p) {
+    for (int64_t c = 0; c < t.channels; ++c) {
+      const int16_t* w = t.weights + c / kBlock * t.segments * t.pairs * kBlock * 2 + c % kBlock * 2;
+      uint32_t sum = 0;
+      for (int64_t s = 0; s < t.segments; ++s) {
+        const int16_t* x = t.pixels[p] + t.base + t.segment_offset[s];
+        for (int64_t j = 0; j < t.pairs; ++j, w += kBlock * 2) {
+          sum += static_cast<uint32_t>(x[2 * j] * w[0] + x[2 * j + 1] * w[1]);
+        }
+      }
+      t.out[p * t.out_stride + c] = static_cast<int32_t>(sum);
+    }
+  }
+}
+#else
+using I16 = hn::Repartition<int16_t, I32>;
+
+/// kP pixels from `first` against kV vectors of outputs from output `channel` (a multiple of kLanes).
+template <int64_t kP, int64_t kV>
+HWY_INLINE void tile(const PixelTask& t, int64_t first, int64_t channel) {
+  const I32 d32;
+  const I16 d16;
+  hn::Vec<I32> even[kP][kV], odd[kP][kV];  // odd stays unused on x86
+  const int16_t* pixel[kP];
+#pragma GCC unroll 16
+  for (int64_t p = 0; p < kP; ++p) {
+    pixel[p] = t.pixels[first + p] + t.base;
+#pragma GCC unroll 4
+    for (int64_t v = 0; v < kV; ++v) even[p][v] = odd[p][v] = hn::Zero(d32);
+  }
+  const int64_t block_size = t.segments * t.pairs * kBlock * 2;
+  const int16_t* w = t.weights + channel / kBlock * block_size + channel % kBlock * 2;
+  for (int64_t s = 0; s < t.segments; ++s) {
+    const int64_t offset = t.segment_offset[s];
+    for (int64_t j = 0; j < t.pairs; ++j) {
+      hn::Vec<I16> weight[kV];
+#pragma GCC unroll 4
+      for (int64_t v = 0; v < kV; ++v) {
+        weight[v] = hn::LoadU(d16, w + v / kVectors * block_size + v % kVectors * kLanes * 2);
+      }
+#pragma GCC unroll 16
+      for (int64_t p = 0; p < kP; ++p) {
+        int32_t pair;
+        std::memcpy(&pair, pixel[p] + offset + 2 * j, sizeof(pair));
+        const auto x = hn::BitCast(d16, hn::Set(d32, pair));
+#pragma GCC unroll 4
+        for (int64_t v = 0; v < kV; ++v) {
+          even[p][v] = hn::ReorderWidenMulAccumulate(d32, x, weight[v], even[p][v], odd[p][v]);
+        }
+      }
+      w += kBlock * 2;
+    }
+  }
+  const int64_t count = std::min<int64_t>(kV * kLanes, t.channels - channel);
+#pragma GCC unroll 16
+  for (int64_t p = 0; p < kP; ++p) {
+    int32_t* out = t.out + (first + p) * t.out_stride + channel;
+    if (count == kV * kLanes) {
+#pragma GCC unroll 4
+      for (int64_t v = 0; v < kV; ++v) {
+        hn::StoreU(hn::RearrangeToOddPlusEven(even[p][v], odd[p][v]), d32, out + v * kLanes);
+      }
+    } else {
+      int32_t whole[kV * kLanes];
+#pragma GCC unroll 4
+      for (int64_t v = 0; v < kV; ++v) {
+        hn::StoreU(hn::RearrangeToOddPlusEven(even[p][v], odd[p][v]), d32, whole + v * kLanes);
+      }
+      std::memcpy(out, whole, static_cast<size_t>(count) * sizeof(int32_t));
+    }
+  }
+}
+
+template <int64_t kV>
+HWY_NOINLINE void column(const PixelTask& t, int64_t channel) {
+  cover<kPixels>(t.pixel_count, [&](auto size, int64_t first) { tile<size(), kV>(t, first, channel); });
+}
+
+void multiply_pixels(const PixelTask& t) {
+  for (int64_t channel = 0; channel < t.channels;) {
+    const int64_t left = t.channels - channel;
+    if (left > (kWide - kVectors) * kLanes || kWide == 1) {
+      column<kWide>(t, channel);
+      channel += kWide * kLanes;
+    } else {
+      column<kVectors>(t, channel);
+      channel += kBlock;
+    }
+  }
+}
+
+#endif  // HWY_SCALAR
+
+template <int64_t kP>
+HWY_INLINE void depthwise_tile(const DepthwiseTask& t, int64_t first) {
+  const F32 df;
+  const I32 di;
+  const int64_t stride = (t.channels + kBlock - 1) / kBlock * kBlock;
+  const float* pixel[kP];
+#pragma GCC unroll 8
+  for (int64_t p = 0; p < kP; ++p) pixel[p] = t.pixels[first + p];
+  for (int64_t c = 0; c < t.channels; c += kLanes) {
+    hn::Vec<F32> sum[kP];
+#pragma GCC unroll 8
+    for (int64_t p = 0; p < kP; ++p) sum[p] = hn::Zero(df);
+    for (int64_t k = 0; k < t.taps; ++k) {
+      const auto w = hn::LoadU(df, t.weights + k * stride + c);
+      const int64_t offset = t.tap_offset[k] + c;
+#pragma GCC unroll 8
+      for (int64_t p = 0; p < kP; ++p) sum[p] = hn::MulAdd(hn::LoadU(df, pixel[p] + offset), w, sum[p]);
+    }
+    const int64_t count = std::min<int64_t>(kLanes, t.channels - c);
+#pragma GCC unroll 8
+    for (int64_t p = 0; p < kP; ++p) {
+      int32_t* out = t.out + (first + p) * t.channels + c;
+      const auto whole = hn::ConvertTo(di, sum[p]);
+      if (count == kLanes) {
+        hn::StoreU(whole, di, out);
+      } else {
+        int32_t lanes[kLanes];
+        hn::StoreU(whole, di, lanes);
+        std::memcpy(out, lanes, static_cast<size_t>(count) * sizeof(int32_t));
+      }
+    }
+  }
+}
+
+void multiply_depthwise_pixels(const DepthwiseTask& t) {
+  cover<8>(t.pixel_count, [&](auto size, int64_t first) { depthwise_tile<size()>(t, first); });
+}
+
+}  // namespace qat::ops::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace qat::ops::kernels {
+
+HWY_EXPORT(widen_u8_i16);
+HWY_EXPORT(widen_s8_i16);
+HWY_EXPORT(widen_u8_f32);
+HWY_EXPORT(widen_s8_f32);
+HWY_EXPORT(multiply_pixels);
+HWY_EXPORT(multiply_depthwise_pixels);
+
+void widen(const uint8_t* x, int64_t n, int32_t z, int16_t* out) { HWY_DYNAMIC_DISPATCH(widen_u8_i16)(x, n, z, out); }
+void widen(const int8_t* x, int64_t n, int32_t z, int16_t* out) { HWY_DYNAMIC_DISPATCH(widen_s8_i16)(x, n, z, out); }
+void widen(const uint8_t* x, int64_t n, int32_t z, float* out) { HWY_DYNAMIC_DISPATCH(widen_u8_f32)(x, n, z, out); }
+void widen(const int8_t* x, int64_t n, int32_t z, float* out) { HWY_DYNAMIC_DISPATCH(widen_s8_f32)(x, n, z, out); }
+void multiply(const PixelTask& task) { HWY_DYNAMIC_DISPATCH(multiply_pixels)(task); }
+void multiply_depthwise(const DepthwiseTask& task) { HWY_DYNAMIC_DISPATCH(multiply_depthwise_pixels)(task); }
+
+}  // namespace qat::ops::kernels
+#endif

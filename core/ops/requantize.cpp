@@ -1,0 +1,270 @@
+#include "core/ops/requantize.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+#include "core/base/error.h"
+#include "core/ops/periods.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "core/ops/requantize.cpp"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+#include "core/ops/vector_inl.h"
+
+#ifndef QAT_CORE_OPS_REQUANTIZE_CPP
+#define QAT_CORE_OPS_REQUANTIZE_CPP
+namespace qat::ops {
+namespace {
+
+/// What the loops below need; the per-channel pointers hold a whole period.
+struct Requantization {
+  const int32_t* bias = nullptr;
+  const float* multiplier = nullptr;
+  const float* offset = nullptr;  // of the affine form
+  float lo = 0, hi = 0;           // of t
+  int32_t zero_point = 0;
+  bool relu = false;
+  int64_t period = 0;
+};
+
+}  // namespace
+}  // namespace qat::ops
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace qat::ops::HWY_NAMESPACE {
+namespace {
+
+using F32 = hn::CappedTag<float, kStep>;
+using I32 = hn::Rebind<int32_t, F32>;
+constexpr int64_t kLanes = hn::MaxLanes(F32());
+
+/// rne(value) + zero_point where |value| <= 2^22: adding 1.5 * 2^23 rounds and leaves the integer in the low bits.
+HWY_INLINE hn::Vec<I32> rounded(hn::Vec<F32> value, hn::Vec<I32> zero_point) {
+  const auto bits = hn::BitCast(I32(), hn::Add(value, hn::Set(F32(), 0x1.8p23f)));
+  return hn::Sub(bits, hn::Sub(hn::Set(I32(), 0x4b400000), zero_point));
+}
+
+/// float(acc + bias) * multiplier, or fma(float(acc), multiplier, offset).
+template <bool kAffine>
+HWY_INLINE hn::Vec<F32> value(const Requantization& q, const int32_t* acc, int64_t j) {
+  const F32 df;
+  const I32 di;
+  auto a = hn::LoadU(di, acc);
+  const auto m = hn::LoadU(df, q.multiplier + j);
+  if constexpr (kAffine) {
+    return fused(df, hn::ConvertTo(df, a), m, hn::LoadU(df, q.offset + j));
+  } else {
+    if (q.bias != nullptr) a = hn::Add(a, hn::LoadU(di, q.bias + j));
+    return hn::Mul(hn::ConvertTo(df, a), m);
+  }
+}
+
+/// kStep codes and their mask bits.
+template <class Code, bool kAffine>
+HWY_INLINE uint32_t quantize_step(const Requantization& q, const int32_t* acc, int64_t j, Code* codes) {
+  const F32 df;
+  const I32 di;
+  const hn::Rebind<Code, F32> dc;
+  const auto lo = hn::Set(df, q.lo), hi = hn::Set(df, q.hi);
+  const auto zero_point = hn::Set(di, q.zero_point);
+  uint32_t inside = 0;
+#pragma GCC unroll 4
+  for (int64_t k = 0; k < kStep; k += kLanes) {
+    const auto t = value<kAffine>(q, acc + k, j + k);
+    const auto above = hn::Ge(t, lo);
+    auto in = hn::And(above, hn::Le(t, hi));
+    if (q.relu) in = hn::And(in, hn::Gt(t, hn::Zero(df)));
+    inside |= bits_of(df, in) << k;
+    const auto clipped = hn::IfThenElse(above, hn::Min(t, hi), lo);
+    const auto code = rounded(clipped, zero_point);
+    hn::StoreU(hn::DemoteTo(dc, code), dc, codes + k);
+  }
+  return inside;
+}
+
+template <class Code, bool kAffine>
+HWY_INLINE void quantize_range(const Requantization& q, const int32_t* acc, int64_t begin, int64_t end, Code* codes,
+                               uint8_t* inside) {
+  for (int64_t i = begin, j = 0; i < end; i += kStep, j = j + kStep == q.period ? 0 : j + kStep) {
+    const int64_t count = std::min(kStep, end - i);
+    uint32_t bits;
+    if (count == kStep) {
+      bits = quantize_step<Code, kAffine>(q, acc + i, j, codes + i);
+    } else {
+      int32_t padded[kStep] = {};
+      Code padded_codes[kStep];
+      std::memcpy(padded, acc + i, static_cast<size_t>(count) * sizeof(int32_t));
+      bits = quantize_step<Code, kAffine>(q, padded, j, padded_codes) & ((1u << count) - 1);
+      std::memcpy(codes + i, padded_codes, static_cast<size_t>(count));
+    }
+    if (inside != nullptr) {
+      for (int64_t b = 0; b < count; b += 8) inside[(i + b) / 8] = static_cast<uint8_t>(bits >> b);
+    }
+  }
+}
+
+void requantize_u8(const Requantization& q, const int32_t* acc, int64_t begin, int64_t end, uint8_t* codes,
+                   uint8_t* inside) {
+  quantize_range<uint8_t, false>(q, acc, begin, end, codes, inside);
+}
+void requantize_s8(const Requantization& q, const int32_t* acc, int64_t begin, int64_t end, int8_t* codes,
+                   uint8_t* inside) {
+  quantize_range<int8_t, false>(q, acc, begin, end, codes, inside);
+}
+void requantize_affine_u8(const Requantization& q, const int32_t* acc, int64_t begin, int64_t end, uint8_t* codes,
+                          uint8_t* inside) {
+  quantize_range<uint8_t, true>(q, acc, begin, end, codes, inside);
+}
+void requantize_affine_s8(const Requantization& q, const int32_t* acc, int64_t begin, int64_t end, int8_t* codes,
+                          uint8_t* inside) {
+  quantize_range<int8_t, true>(q, acc, begin, end, codes, inside);
+}
+
+void dequantize_range(const Requantization& q, const int32_t* acc, int64_t begin, int64_t end, float* y) {
+  const F32 df;
+  for (int64_t i = begin, j = 0; i < end; i += kStep, j = j + kStep == q.period ? 0 : j + kStep) {
+    const int64_t count = std::min(kStep, end - i);
+    int32_t padded[kStep] = {};
+    float padded_y[kStep];
+    const int32_t* in = acc + i;
+    float* out = y + i;
+    if (count < kStep) {
+      std::memcpy(padded, in, static_cast<size_t>(count) * sizeof(int32_t));
+      in = padded;
+      out = padded_y;
+    }
+    for (int64_t k = 0; k < kStep; k += kLanes) hn::StoreU(value<false>(q, in + k, j + k), df, out + k);
+    if (count < kStep) std::memcpy(y + i, padded_y, static_cast<size_t>(count) * sizeof(float));
+  }
+}
+
+void compact_range(const int32_t* acc, const int32_t* middle, const float* gain, int64_t period, int64_t begin,
+                   int64_t end, int16_t* kept) {
+  const F32 df;
+  const I32 di;
+  const hn::Rebind<int16_t, F32> dk;
+  for (int64_t i = begin, j = 0; i < end; i += kStep, j = j + kStep == period ? 0 : j + kStep) {
+    const int64_t count = std::min(kStep, end - i);
+    int32_t padded[kStep] = {};
+    int16_t padded_kept[kStep];
+    const int32_t* in = acc + i;
+    int16_t* out = kept + i;
+    if (count < kStep) {
+      std::memcpy(padded, in, static_cast<size_t>(count) * sizeof(int32_t));
+      in = padded;
+      out = padded_kept;
+    }
+    for (int64_t k = 0; k < kStep; k += kLanes) {
+      const auto centred = hn::Sub(hn::LoadU(di, in + k), hn::LoadU(di, middle + j + k));
+      const auto scaled = hn::Mul(hn::ConvertTo(df, centred), hn::LoadU(df, gain + j + k));
+      const auto clipped = hn::Min(hn::Max(scaled, hn::Set(df, -32768.0f)), hn::Set(df, 32767.0f));
+      hn::StoreU(hn::DemoteTo(dk, rounded(clipped, hn::Zero(di))), dk, out + k);
+    }
+    if (count < kStep) std::memcpy(kept + i, padded_kept, static_cast<size_t>(count) * sizeof(int16_t));
+  }
+}
+
+}  // namespace
+}  // namespace qat::ops::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace qat::ops {
+
+HWY_EXPORT(requantize_u8);
+HWY_EXPORT(requantize_s8);
+HWY_EXPORT(requantize_affine_u8);
+HWY_EXPORT(requantize_affine_s8);
+HWY_EXPORT(dequantize_range);
+HWY_EXPORT(compact_range);
+
+namespace {
+
+template <class Code>
+void requantize_matrix(const int32_t* acc, int64_t rows, int64_t channels, const int32_t* bias, const float* multiplier,
+                       const float* offset, CodeRange range, Code* codes, uint8_t* inside, bool relu) {
+  using Limits = std::numeric_limits<Code>;
+  QAT_CHECK(range.lo <= range.hi && range.lo >= Limits::min() && range.hi <= Limits::max() &&
+                range.zero_point >= Limits::min() && range.zero_point <= Limits::max(),
+            "requantize: codes [{}, {}] with zero point {} do not fit the storage type's [{}, {}]", range.lo, range.hi,
+            range.zero_point, +Limits::min(), +Limits::max());
+  const int64_t n = rows * channels;
+  if (n == 0) return;
+  const Periodic<int32_t> biases(bias, channels);
+  const Periodic<float> multipliers(multiplier, channels), offsets(offset, channels);
+  const Requantization q{.bias = biases.data(),
+                         .multiplier = multipliers.data(),
+                         .offset = offsets.data(),
+                         .lo = static_cast<float>(range.lo - range.zero_point),
+                         .hi = static_cast<float>(range.hi - range.zero_point),
+                         .zero_point = range.zero_point,
+                         .relu = relu,
+                         .period = period_of(channels)};
+  for_chunks(n, chunk_of(q.period), [&](int64_t, int64_t begin, int64_t end) {
+    if constexpr (std::is_same_v<Code, uint8_t>) {
+      if (offset != nullptr) {
+        HWY_DYNAMIC_DISPATCH(requantize_affine_u8)(q, acc, begin, end, codes, inside);
+      } else {
+        HWY_DYNAMIC_DISPATCH(requantize_u8)(q, acc, begin, end, codes, inside);
+      }
+    } else {
+      if (offset != nullptr) {
+        HWY_DYNAMIC_DISPATCH(requantize_affine_s8)(q, acc, begin, end, codes, inside);
+      } else {
+        HWY_DYNAMIC_DISPATCH(requantize_s8)(q, acc, begin, end, codes, inside);
+      }
+    }
+  });
+}
+
+}  // namespace
+
+template <class Code>
+void requantize(const int32_t* acc, int64_t rows, int64_t channels, const int32_t* bias, const float* multiplier,
+                CodeRange range, Code* codes, uint8_t* inside, bool relu) {
+  requantize_matrix(acc, rows, channels, bias, multiplier, nullptr, range, codes, inside, relu);
+}
+
+template <class Code>
+void requantize_affine(const int32_t* acc, int64_t rows, int64_t channels, const float* multiplier, const float* offset,
+                       CodeRange range, Code* codes, uint8_t* inside, bool relu) {
+  requantize_matrix(acc, rows, channels, nullptr, multiplier, offset, range, codes, inside, relu);
+}
+
+void dequantize_accumulators(const int32_t* acc, int64_t rows, int64_t channels, const int32_t* bias,
+                             const float* multiplier, float* y) {
+  if (rows * channels == 0) return;
+  const Periodic<int32_t> biases(bias, channels);
+  const Periodic<float> multipliers(multiplier, channels);
+  const Requantization q{.bias = biases.data(), .multiplier = multipliers.data(), .period = period_of(channels)};
+  for_chunks(rows * channels, chunk_of(q.period), [&](int64_t, int64_t begin, int64_t end) {
+    HWY_DYNAMIC_DISPATCH(dequantize_range)(q, acc, begin, end, y);
+  });
+}
+
+void compact(const int32_t* acc, int64_t rows, int64_t channels, const int32_t* middle, const float* gain,
+             int16_t* kept) {
+  if (rows * channels == 0) return;
+  const Periodic<int32_t> middles(middle, channels);
+  const Periodic<float> gains(gain, channels);
+  const int64_t period = period_of(channels);
+  for_chunks(rows * channels, chunk_of(period), [&](int64_t, int64_t begin, int64_t end) {
+    HWY_DYNAMIC_DISPATCH(compact_range)(acc, middles.data(), gains.data(), period, begin, end, kept);
+  });
+}
+
+#define QAT_INSTANTIATE(Code)                                                                                      \
+  template void requantize<Code>(const int32_t*, int64_t, int64_t, const int32_t*, const float*, CodeRange, Code*, \
+                                 uint8_t*, bool);                                                                  \
+  template void requantize_affine<Code>(const int32_t*, int64_t, int64_t, const float*, const float*, CodeRange,   \
+                                        Code*, uint8_t*, bool);
+QAT_INSTANTIATE(uint8_t)
+QAT_INSTANTIATE(int8_t)
+#undef QAT_INSTANTIATE
+
+}  // namespace qat::ops
+#endif

@@ -1,0 +1,73 @@
+// Accumulator -> code, the arithmetic between quantized layers (EXPORTS 1.2, measured against ONNX Runtime), and the
+// fused passes of a training step around it.
+//
+// Matrices are [rows][channels]. Masks hold one bit an element, element i in bit i % 8 of byte i / 8,
+// (rows * channels + 7) / 8 bytes, unused bits 0. fl32: one rounding; rne: to nearest, ties to even.
+#pragma once
+
+#include <cstdint>
+
+#include "core/ops/types.h"
+
+namespace qat::ops {
+
+/// The runtime's formula, used frozen and in evaluation:
+///   t = fl32(float(acc + bias[c]) * multiplier[c])          (acc + bias wraps modulo 2^32)
+///   code = rne(clip(t, lo - z, hi - z)) + z
+/// bias may be null. inside (optional): lo - z <= t <= hi - z, closed, and t > 0 where relu.
+/// ReLU itself is lo == z in the range; `relu` only decides what the mask holds. NaN gives lo and is outside.
+/// Throws qat::Error if lo, hi or z is not a Code.
+template <class Code>
+void requantize(const int32_t* acc, int64_t rows, int64_t channels, const int32_t* bias, const float* multiplier,
+                CodeRange range, Code* codes, uint8_t* inside = nullptr, bool relu = false);
+
+/// Live batch norm (training): t = fma(float(acc), multiplier[c], offset[c]), then as above.
+template <class Code>
+void requantize_affine(const int32_t* acc, int64_t rows, int64_t channels, const float* multiplier, const float* offset,
+                       CodeRange range, Code* codes, uint8_t* inside = nullptr, bool relu = false);
+
+/// y = fl32(float(acc + bias[c]) * multiplier[c]): a linear layer without output quantizer. bias may be null.
+void dequantize_accumulators(const int32_t* acc, int64_t rows, int64_t channels, const int32_t* bias,
+                             const float* multiplier, float* y);
+
+/// Batch norm's input kept for backward as int16: i = rne((acc - middle[c]) * gain[c]) with, from the channel's minimum
+/// and maximum, middle = min + (max - min) / 2 (integer division) and gain = 65000 / (max - min) (0 if equal).
+/// Rebuilt as  a = middle[c] + i * step[c],  step = (max - min) / 65000. For gradients only; codes never come from it.
+void compact(const int32_t* acc, int64_t rows, int64_t channels, const int32_t* middle, const float* gain, int16_t* kept);
+
+/// How accumulators were kept: exactly one pointer is set.
+/// a(row, c) = int16 ? float(middle[c]) + float(i) * step[c] : float(acc).
+struct KeptAccumulators {
+  const int16_t* compact = nullptr;
+  const int32_t* exact = nullptr;
+  const int32_t* middle = nullptr;  // with compact
+  const float* step = nullptr;      // with compact
+};
+
+/// s1[c] = sum of g where inside, s2[c] = sum of g * a where inside; double sums in a fixed order, independent of the
+/// number of threads. inside null: everywhere. kept with no pointer set: s2 is not computed (may be null).
+void reduce_gradient(const float* g, const uint8_t* inside, const KeptAccumulators& kept, int64_t rows, int64_t channels,
+                     double* s1, double* s2);
+
+/// dx = (inside ? a_g[c] * g : 0) + b_a[c] * a + c0[c]: batch norm's input gradient.
+void batch_norm_gradient(const float* g, const uint8_t* inside, const KeptAccumulators& kept, int64_t rows,
+                         int64_t channels, const float* a_g, const float* b_a, const float* c0, float* dx);
+
+/// dx = inside ? g : 0 (n elements).
+void mask_gradient(const float* g, const uint8_t* inside, int64_t n, float* dx);
+
+/// LSQ's gradient of the output scale, before the gradient scale (ARITHMETIC section 2): with c0 = code - z and
+/// t = fma(a, multiplier[c], offset[c]) (offset null: a * multiplier[c]),
+///   sum of g * (c0 - t) inside;  g * (lo - z) where t < lo - z;  g * (hi - z) where t > hi - z.
+/// Elements outside whose code is neither lo nor hi do not exist; the code tells below from above.
+/// Double sum in a fixed order, independent of the number of threads.
+template <class Code>
+double scale_gradient(const float* g, const Code* codes, const uint8_t* inside, const KeptAccumulators& kept,
+                      const float* multiplier, const float* offset, CodeRange range, int64_t rows, int64_t channels);
+
+/// The same for encode(): t = x / scale.
+template <class Code>
+double encode_scale_gradient(const float* g, const Code* codes, const uint8_t* inside, const float* x, float scale,
+                             CodeRange range, int64_t n);
+
+}  // namespace qat::ops

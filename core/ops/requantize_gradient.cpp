@@ -1,0 +1,381 @@
+// The backward passes of requantize.h.
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <vector>
+
+#include "core/base/error.h"
+#include "core/ops/mask.h"
+#include "core/ops/periods.h"
+#include "core/ops/requantize.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "core/ops/requantize_gradient.cpp"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+#include "core/ops/vector_inl.h"
+
+#ifndef QAT_CORE_OPS_REQUANTIZE_GRADIENT_CPP
+#define QAT_CORE_OPS_REQUANTIZE_GRADIENT_CPP
+namespace qat::ops {
+namespace {
+
+/// KeptAccumulators with its per-channel values over a whole period.
+struct Kept {
+  const int16_t* compact = nullptr;
+  const int32_t* exact = nullptr;
+  const float* middle = nullptr;
+  const float* step = nullptr;
+};
+enum class Keeping { kNothing, kCompact, kExact };
+
+/// Element i, at place j of the period.
+inline float kept_value(const Kept& kept, int64_t i, int64_t j) {
+  if (kept.compact != nullptr) return kept.middle[j] + static_cast<float>(kept.compact[i]) * kept.step[j];
+  return kept.exact != nullptr ? static_cast<float>(kept.exact[i]) : 0.0f;
+}
+
+struct AffineGradient {
+  const float* a_g = nullptr;
+  const float* b_a = nullptr;
+  const float* c0 = nullptr;
+};
+
+/// t = a * multiplier + offset, or x / scale.
+struct Unrounded {
+  Kept kept;
+  const float* multiplier = nullptr;
+  const float* offset = nullptr;
+  const float* x = nullptr;
+  float scale = 1;
+};
+
+}  // namespace
+}  // namespace qat::ops
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace qat::ops::HWY_NAMESPACE {
+namespace {
+
+using F32 = hn::CappedTag<float, kStep>;
+constexpr int64_t kLanes = hn::MaxLanes(F32());
+// Sums are made in double: vectors of as many floats as there are doubles in a vector.
+using F64 = hn::ScalableTag<double>;
+using Half = hn::Rebind<float, F64>;
+constexpr int64_t kDoubles = hn::MaxLanes(F64());
+
+template <Keeping kKeeping, class D>
+HWY_INLINE hn::Vec<D> kept_values(D d, const Kept& kept, int64_t i, int64_t j) {
+  const hn::Rebind<int32_t, D> di;
+  if constexpr (kKeeping == Keeping::kCompact) {
+    const hn::Rebind<int16_t, D> dk;
+    const auto whole = hn::ConvertTo(d, hn::PromoteTo(di, hn::LoadU(dk, kept.compact + i)));
+    return hn::Add(hn::LoadU(d, kept.middle + j), hn::Mul(whole, hn::LoadU(d, kept.step + j)));
+  } else if constexpr (kKeeping == Keeping::kExact) {
+    return hn::ConvertTo(d, hn::LoadU(di, kept.exact + i));
+  } else {
+    return hn::Zero(d);
+  }
+}
+
+template <class D>
+HWY_INLINE hn::Vec<D> masked(D d, const float* g, const uint8_t* inside, int64_t i) {
+  const auto value = hn::LoadU(d, g + i);
+  return inside == nullptr ? value : hn::IfThenElseZero(load_mask(d, inside, i), value);
+}
+
+/// Adds whole periods [begin, begin + periods) to s1 and s2 [period]: each place sums its own rows, one after another.
+template <Keeping kKeeping>
+HWY_INLINE void reduce_periods(const float* g, const uint8_t* inside, const Kept& kept, int64_t begin, int64_t periods,
+                               int64_t period, double* s1, double* s2) {
+  const Half df;
+  const F64 dd;
+  constexpr int64_t kColumns = 4;  // vectors side by side: whole cache lines
+  constexpr int64_t kWidth = kColumns * kDoubles;
+  static_assert(kStep % kWidth == 0);
+  for (int64_t j = 0; j < period; j += kWidth) {
+    hn::Vec<F64> sum[kColumns], product[kColumns];
+#pragma GCC unroll 4
+    for (int64_t v = 0; v < kColumns; ++v) sum[v] = product[v] = hn::Zero(dd);
+    for (int64_t r = 0, i = begin + j; r < periods; ++r, i += period) {
+#pragma GCC unroll 4
+      for (int64_t v = 0; v < kColumns; ++v) {
+        const int64_t at = v * kDoubles;
+        const auto value = hn::PromoteTo(dd, masked(df, g, inside, i + at));
+        sum[v] = hn::Add(sum[v], value);
+        if constexpr (kKeeping != Keeping::kNothing) {
+          // The product of two floats is exact in double: fused or not, the sum is the same.
+          const auto a = hn::PromoteTo(dd, kept_values<kKeeping>(df, kept, i + at, j + at));
+          product[v] = hn::MulAdd(value, a, product[v]);
+        }
+      }
+    }
+#pragma GCC unroll 4
+    for (int64_t v = 0; v < kColumns; ++v) {
+      hn::StoreU(sum[v], dd, s1 + j + v * kDoubles);
+      if constexpr (kKeeping != Keeping::kNothing) hn::StoreU(product[v], dd, s2 + j + v * kDoubles);
+    }
+  }
+}
+
+void reduce_chunk(const float* g, const uint8_t* inside, const Kept& kept, int64_t begin, int64_t periods,
+                  int64_t period, double* s1, double* s2) {
+  if (kept.compact != nullptr) {
+    reduce_periods<Keeping::kCompact>(g, inside, kept, begin, periods, period, s1, s2);
+  } else if (kept.exact != nullptr) {
+    reduce_periods<Keeping::kExact>(g, inside, kept, begin, periods, period, s1, s2);
+  } else {
+    reduce_periods<Keeping::kNothing>(g, inside, kept, begin, periods, period, s1, s2);
+  }
+}
+
+template <Keeping kKeeping>
+HWY_INLINE void affine_range(const float* g, const uint8_t* inside, const Kept& kept, const AffineGradient& p,
+                             int64_t begin, int64_t end, int64_t period, float* dx) {
+  const F32 d;
+  for (int64_t i = begin, j = 0; i < end; i += kStep, j = j + kStep == period ? 0 : j + kStep) {
+#pragma GCC unroll 4
+    for (int64_t k = 0; k < kStep; k += kLanes) {
+      const auto a = kept_values<kKeeping>(d, kept, i + k, j + k);
+      const auto rest = hn::Add(hn::Mul(hn::LoadU(d, p.b_a + j + k), a), hn::LoadU(d, p.c0 + j + k));
+      auto slope = hn::Mul(hn::LoadU(d, p.a_g + j + k), hn::LoadU(d, g + i + k));
+      if (inside != nullptr) slope = hn::IfThenElseZero(load_mask(d, inside, i + k), slope);
+      hn::StoreU(hn::Add(slope, rest), d, dx + i + k);
+    }
+  }
+}
+
+void affine_steps(const float* g, const uint8_t* inside, const Kept& kept, const AffineGradient& p, int64_t begin,
+                  int64_t end, int64_t period, float* dx) {
+  if (kept.compact != nullptr) {
+    affine_range<Keeping::kCompact>(g, inside, kept, p, begin, end, period, dx);
+  } else if (kept.exact != nullptr) {
+    affine_range<Keeping::kExact>(g, inside, kept, p, begin, end, period, dx);
+  } else {
+    affine_range<Keeping::kNothing>(g, inside, kept, p, begin, end, period, dx);
+  }
+}
+
+void mask_steps(const float* g, const uint8_t* inside, int64_t begin, int64_t end, float* dx) {
+  const F32 d;
+  for (int64_t i = begin; i < end; i += kLanes) hn::StoreU(masked(d, g, inside, i), d, dx + i);
+}
+
+/// lanes[i % kStep] += g[i] * (code - zero point - (inside ? t : 0)).
+template <Keeping kKeeping, class Code>
+HWY_INLINE void scale_range(const float* g, const Code* codes, const uint8_t* inside, const Unrounded& u,
+                            int32_t zero_point, int64_t begin, int64_t end, int64_t period, double* lanes) {
+  const Half df;
+  const hn::Rebind<int32_t, Half> di;
+  const hn::Rebind<Code, Half> dc;
+  const F64 dd;
+  constexpr int64_t kVectors = kStep / kDoubles;
+  hn::Vec<F64> sum[kVectors];
+#pragma GCC unroll 4
+  for (int64_t v = 0; v < kVectors; ++v) sum[v] = hn::LoadU(dd, lanes + v * kDoubles);
+  const auto zero = hn::Set(di, zero_point);
+  const auto scale = hn::Set(df, u.scale);
+  for (int64_t i = begin, j = 0; i < end; i += kStep, j = j + kStep == period ? 0 : j + kStep) {
+#pragma GCC unroll 4
+    for (int64_t v = 0; v < kVectors; ++v) {
+      const int64_t e = i + v * kDoubles, p = j + v * kDoubles;
+      const auto centred = hn::ConvertTo(df, hn::Sub(hn::PromoteTo(di, hn::LoadU(dc, codes + e)), zero));
+      hn::Vec<Half> t;
+      if constexpr (kKeeping == Keeping::kNothing) {
+        t = hn::Div(hn::LoadU(df, u.x + e), scale);
+      } else {
+        const auto a = kept_values<kKeeping>(df, u.kept, e, p);
+        const auto m = hn::LoadU(df, u.multiplier + p);
+        t = u.offset == nullptr ? hn::Mul(a, m) : fused(df, a, m, hn::LoadU(df, u.offset + p));
+      }
+      if (inside != nullptr) t = hn::IfThenElseZero(load_mask(df, inside, e), t);
+      const auto value = hn::PromoteTo(dd, hn::Sub(centred, t));
+      sum[v] = hn::MulAdd(hn::PromoteTo(dd, hn::LoadU(df, g + e)), value, sum[v]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int64_t v = 0; v < kVectors; ++v) hn::StoreU(sum[v], dd, lanes + v * kDoubles);
+}
+
+template <class Code>
+HWY_INLINE void scale_steps(const float* g, const Code* codes, const uint8_t* inside, const Unrounded& u, int32_t zero,
+                            int64_t begin, int64_t end, int64_t period, double* lanes) {
+  if (u.kept.compact != nullptr) {
+    scale_range<Keeping::kCompact>(g, codes, inside, u, zero, begin, end, period, lanes);
+  } else if (u.kept.exact != nullptr) {
+    scale_range<Keeping::kExact>(g, codes, inside, u, zero, begin, end, period, lanes);
+  } else {
+    scale_range<Keeping::kNothing>(g, codes, inside, u, zero, begin, end, period, lanes);
+  }
+}
+void scale_steps_u8(const float* g, const uint8_t* codes, const uint8_t* inside, const Unrounded& u, int32_t zero,
+                    int64_t begin, int64_t end, int64_t period, double* lanes) {
+  scale_steps(g, codes, inside, u, zero, begin, end, period, lanes);
+}
+void scale_steps_s8(const float* g, const int8_t* codes, const uint8_t* inside, const Unrounded& u, int32_t zero,
+                    int64_t begin, int64_t end, int64_t period, double* lanes) {
+  scale_steps(g, codes, inside, u, zero, begin, end, period, lanes);
+}
+
+}  // namespace
+}  // namespace qat::ops::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace qat::ops {
+
+HWY_EXPORT(reduce_chunk);
+HWY_EXPORT(affine_steps);
+HWY_EXPORT(mask_steps);
+HWY_EXPORT(scale_steps_u8);
+HWY_EXPORT(scale_steps_s8);
+
+namespace {
+
+/// The per-channel values behind a Kept.
+class PeriodicKept {
+ public:
+  PeriodicKept(const KeptAccumulators& kept, int64_t channels)
+      : middle_(kept.compact == nullptr ? nullptr : kept.middle, channels),
+        step_(kept.compact == nullptr ? nullptr : kept.step, channels),
+        view_{.compact = kept.compact, .exact = kept.exact, .middle = middle_.data(), .step = step_.data()} {
+    QAT_CHECK(kept.compact == nullptr || kept.exact == nullptr,
+              "accumulators are kept either as int16 or as int32; found both");
+    QAT_CHECK(kept.compact == nullptr || (kept.middle != nullptr && kept.step != nullptr),
+              "accumulators kept as int16 need the middle and the step of each channel");
+  }
+  const Kept& view() const { return view_; }
+
+ private:
+  Periodic<float> middle_, step_;
+  Kept view_;
+};
+
+/// Sums g * (code - z - t) in kStep virtual lanes a chunk, lanes and chunks added in their order.
+template <class Code>
+double scale_sum(const float* g, const Code* codes, const uint8_t* inside, const Unrounded& u, int32_t zero_point,
+                 int64_t n, int64_t period) {
+  const int64_t chunk = chunk_of(period);
+  std::vector<std::array<double, kStep>> lanes(static_cast<size_t>((n + chunk - 1) / chunk));
+  for_chunks(n, chunk, [&](int64_t index, int64_t begin, int64_t end) {
+    double* sums = lanes[static_cast<size_t>(index)].data();
+    const int64_t whole = begin + (end - begin) / kStep * kStep;
+    if constexpr (std::is_same_v<Code, uint8_t>) {
+      HWY_DYNAMIC_DISPATCH(scale_steps_u8)(g, codes, inside, u, zero_point, begin, whole, period, sums);
+    } else {
+      HWY_DYNAMIC_DISPATCH(scale_steps_s8)(g, codes, inside, u, zero_point, begin, whole, period, sums);
+    }
+    for (int64_t i = whole; i < end; ++i) {
+      float value = static_cast<float>(codes[i] - zero_point);
+      if (mask_bit(inside, i)) {
+        const int64_t j = i % period;
+        if (u.x != nullptr) {
+          value -= u.x[i] / u.scale;
+        } else {
+          const float a = kept_value(u.kept, i, j);
+          value -= u.offset == nullptr ? a * u.multiplier[j] : std::fma(a, u.multiplier[j], u.offset[j]);
+        }
+      }
+      sums[i - whole] += static_cast<double>(g[i]) * value;
+    }
+  });
+  double total = 0;
+  for (const auto& sums : lanes) {
+    for (const double sum : sums) total += sum;
+  }
+  return total;
+}
+
+}  // namespace
+
+void reduce_gradient(const float* g, const uint8_t* inside, const KeptAccumulators& kept, int64_t rows,
+                     int64_t channels, double* s1, double* s2) {
+  const bool products = kept.compact != nullptr || kept.exact != nullptr;
+  std::fill(s1, s1 + channels, 0.0);
+  if (products) std::fill(s2, s2 + channels, 0.0);
+  const int64_t n = rows * channels;
+  if (n == 0) return;
+  const PeriodicKept expanded(kept, channels);
+  const Kept& k = expanded.view();
+  const int64_t period = period_of(channels), chunk = chunk_of(period);
+  const int64_t chunks = (n + chunk - 1) / chunk;
+  std::vector<double> sums(static_cast<size_t>(2 * chunks * period));
+  for_chunks(n, chunk, [&](int64_t index, int64_t begin, int64_t end) {
+    double* first = sums.data() + 2 * index * period;
+    double* second = first + period;
+    const int64_t periods = (end - begin) / period;
+    HWY_DYNAMIC_DISPATCH(reduce_chunk)(g, inside, k, begin, periods, period, first, second);
+    for (int64_t i = begin + periods * period, j = 0; i < end; ++i, ++j) {
+      if (!mask_bit(inside, i)) continue;
+      first[j] += g[i];
+      second[j] += static_cast<double>(g[i]) * kept_value(k, i, j);
+    }
+  });
+  for (int64_t index = 0; index < chunks; ++index) {
+    const double* first = sums.data() + 2 * index * period;
+    for (int64_t j = 0; j < period; ++j) {
+      s1[j % channels] += first[j];
+      if (products) s2[j % channels] += first[period + j];
+    }
+  }
+}
+
+void batch_norm_gradient(const float* g, const uint8_t* inside, const KeptAccumulators& kept, int64_t rows,
+                         int64_t channels, const float* a_g, const float* b_a, const float* c0, float* dx) {
+  const int64_t n = rows * channels;
+  if (n == 0) return;
+  const PeriodicKept expanded(kept, channels);
+  const Kept& k = expanded.view();
+  const Periodic<float> slopes(a_g, channels), inner(b_a, channels), constants(c0, channels);
+  const AffineGradient p{.a_g = slopes.data(), .b_a = inner.data(), .c0 = constants.data()};
+  const int64_t period = period_of(channels);
+  for_chunks(n, chunk_of(period), [&](int64_t, int64_t begin, int64_t end) {
+    const int64_t whole = begin + (end - begin) / kStep * kStep;
+    HWY_DYNAMIC_DISPATCH(affine_steps)(g, inside, k, p, begin, whole, period, dx);
+    for (int64_t i = whole; i < end; ++i) {
+      const int64_t j = i % period;
+      const float slope = mask_bit(inside, i) ? p.a_g[j] * g[i] : 0.0f;
+      dx[i] = slope + (p.b_a[j] * kept_value(k, i, j) + p.c0[j]);
+    }
+  });
+}
+
+void mask_gradient(const float* g, const uint8_t* inside, int64_t n, float* dx) {
+  for_chunks(n, chunk_of(kStep), [&](int64_t, int64_t begin, int64_t end) {
+    const int64_t whole = begin + (end - begin) / kStep * kStep;
+    HWY_DYNAMIC_DISPATCH(mask_steps)(g, inside, begin, whole, dx);
+    for (int64_t i = whole; i < end; ++i) dx[i] = mask_bit(inside, i) ? g[i] : 0.0f;
+  });
+}
+
+template <class Code>
+double scale_gradient(const float* g, const Code* codes, const uint8_t* inside, const KeptAccumulators& kept,
+                      const float* multiplier, const float* offset, CodeRange range, int64_t rows, int64_t channels) {
+  const int64_t n = rows * channels;
+  if (n == 0) return 0.0;
+  QAT_CHECK(kept.compact != nullptr || kept.exact != nullptr, "scale_gradient needs the kept accumulators");
+  const PeriodicKept expanded(kept, channels);
+  const Periodic<float> multipliers(multiplier, channels), offsets(offset, channels);
+  const Unrounded u{.kept = expanded.view(), .multiplier = multipliers.data(), .offset = offsets.data()};
+  return scale_sum(g, codes, inside, u, range.zero_point, n, period_of(channels));
+}
+
+template <class Code>
+double encode_scale_gradient(const float* g, const Code* codes, const uint8_t* inside, const float* x, float scale,
+                             CodeRange range, int64_t n) {
+  return scale_sum(g, codes, inside, {.x = x, .scale = scale}, range.zero_point, n, kStep);
+}
+
+#define QAT_INSTANTIATE(Code)                                                                                 \
+  template double scale_gradient<Code>(const float*, const Code*, const uint8_t*, const KeptAccumulators&,    \
+                                       const float*, const float*, CodeRange, int64_t, int64_t);              \
+  template double encode_scale_gradient<Code>(const float*, const Code*, const uint8_t*, const float*, float, \
+                                              CodeRange, int64_t);
+QAT_INSTANTIATE(uint8_t)
+QAT_INSTANTIATE(int8_t)
+#undef QAT_INSTANTIATE
+
+}  // namespace qat::ops
+#endif

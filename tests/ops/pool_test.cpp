@@ -1,0 +1,150 @@
+#include "core/ops/pool.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "core/base/error.h"
+
+namespace qat::ops {
+namespace {
+
+using testing::ElementsAre;
+
+PoolGeometry geometry(int64_t h, int64_t w, int64_t kernel, int64_t stride, int64_t pad = 0, bool ceil_mode = false) {
+  PoolGeometry g;
+  g.in_h = h, g.in_w = w;
+  g.kernel_h = g.kernel_w = kernel;
+  g.stride_h = g.stride_w = stride;
+  g.pad_top = g.pad_left = g.pad_bottom = g.pad_right = pad;
+  g.ceil_mode = ceil_mode;
+  return g;
+}
+
+TEST(pool_geometry, ceil_mode_never_starts_a_window_in_the_trailing_padding) {
+  EXPECT_EQ(geometry(8, 8, 3, 2).out_h(), 3);
+  EXPECT_EQ(geometry(8, 8, 3, 2, 0, true).out_h(), 4);
+  // (5 + 2 - 2) / 3 + 1 = 3 windows from -1, 2, 5 by rounding up; 5 is past the input.
+  EXPECT_EQ(geometry(5, 5, 2, 3, 1, true).out_h(), 2);
+  PoolGeometry g = geometry(7, 9, 3, 2);
+  g.dilation_h = 2;  // reach 5
+  EXPECT_EQ(g.out_h(), 2);
+  EXPECT_EQ(g.out_w(), 4);
+}
+
+TEST(max_pool, padding_never_wins_and_the_first_maximum_is_the_winner) {
+  // 3x3, all negative; kernel 2, stride 2, pad 1: windows {(0,0)}, {(0,1),(0,2)}, {(1,0),(2,0)}, the rest.
+  const std::vector<int8_t> x{-5, -7, -6,  //
+                              -3, -9, -2,  //
+                              -3, -2, -8};
+  PoolGeometry g = geometry(3, 3, 2, 2, 1);
+  std::vector<int8_t> y(4);
+  std::vector<uint16_t> winner(4);
+  max_pool(g, x.data(), y.data(), winner.data());
+  EXPECT_THAT(y, ElementsAre(-5, -6, -3, -2));
+  EXPECT_THAT(winner, ElementsAre(3, 3, 1, 1));  // window (1,1): -2 at (1,2) comes before -2 at (2,1)
+  std::vector<int8_t> without(4);
+  max_pool(g, x.data(), without.data());
+  EXPECT_EQ(without, y);
+}
+
+TEST(max_pool, gradient_goes_to_the_winner_and_adds_up) {
+  // 1x3, kernel 1x2, stride 1: both windows pick the middle; the second channel picks the first of equals.
+  PoolGeometry g;
+  g.batch = 2, g.in_w = 3, g.channels = 2, g.kernel_w = 2;
+  const std::vector<uint8_t> x{1, 4, 9, 4, 2, 4,  //
+                               0, 0, 0, 1, 0, 2};
+  std::vector<uint8_t> y(8);
+  std::vector<uint16_t> winner(8);
+  max_pool(g, x.data(), y.data(), winner.data());
+  EXPECT_THAT(y, ElementsAre(9, 4, 9, 4, 0, 1, 0, 2));
+  const std::vector<float> dy{1, 2, 4, 8, 16, 32, 64, 128};
+  std::vector<float> dx(12, 99.0f);
+  max_pool_gradient(g, dy.data(), winner.data(), dx.data());
+  EXPECT_THAT(dx, ElementsAre(0, 2, 5, 8, 0, 0, 16, 0, 64, 32, 0, 128));
+}
+
+TEST(max_pool, a_dilated_window_of_padding_alone_gives_the_lowest_code_and_no_gradient) {
+  PoolGeometry g = geometry(1, 1, 2, 1, 1);
+  g.dilation_h = g.dilation_w = 2;  // taps at -1 and 1 of one pixel
+  const std::vector<uint8_t> x{7};
+  std::vector<uint8_t> y(1, 9);
+  std::vector<uint16_t> winner(1, 9);
+  max_pool(g, x.data(), y.data(), winner.data());
+  EXPECT_EQ(y[0], 0);
+  const float dy = 3.0f;
+  float dx = 1.0f;
+  max_pool_gradient(g, &dy, winner.data(), &dx);
+  EXPECT_EQ(dx, 0.0f);
+}
+
+TEST(max_pool, refuses_kernels_beyond_the_winner_s_range) {
+  PoolGeometry g = geometry(1, 1, 300, 1, 150);
+  uint8_t x = 0, y = 0;
+  uint16_t winner = 0;
+  EXPECT_THROW(max_pool(g, &x, &y, &winner), Error);
+}
+
+TEST(average_pool, rounds_ties_to_even_after_adding_the_zero_point) {
+  const std::vector<uint8_t> x{1, 2, 3, 4};  // mean 2.5
+  uint8_t y = 0;
+  average_pool(geometry(2, 2, 2, 2), false, x.data(), 1.0f, 0, 1.0f, {0, 255, 0}, &y);
+  EXPECT_EQ(y, 2);
+  average_pool(geometry(2, 2, 2, 2), false, x.data(), 1.0f, 0, 1.0f, {0, 255, 1}, &y);
+  EXPECT_EQ(y, 4);
+  average_pool(geometry(2, 2, 2, 2), false, x.data(), 2.0f, 1, 0.5f, {0, 255, 0}, &y);  // 2 * 1.5 / 0.5
+  EXPECT_EQ(y, 6);
+}
+
+TEST(average_pool, divides_by_valid_pixels_or_by_the_kernel) {
+  const std::vector<uint8_t> nine{9};
+  uint8_t y = 0;
+  average_pool(geometry(1, 1, 3, 1, 1), false, nine.data(), 1.0f, 0, 1.0f, {0, 255, 0}, &y);
+  EXPECT_EQ(y, 9);
+  average_pool(geometry(1, 1, 3, 1, 1), true, nine.data(), 1.0f, 0, 1.0f, {0, 255, 0}, &y);
+  EXPECT_EQ(y, 1);
+  // Ceil mode: the second window holds one pixel; with count_include_pad it still divides by 2.
+  PoolGeometry g;
+  g.in_w = 3, g.kernel_w = 2, g.stride_w = 2, g.ceil_mode = true;
+  const std::vector<uint8_t> x{2, 4, 8};
+  std::vector<uint8_t> out(2);
+  average_pool(g, false, x.data(), 1.0f, 0, 1.0f, {0, 255, 0}, out.data());
+  EXPECT_THAT(out, ElementsAre(3, 8));
+  average_pool(g, true, x.data(), 1.0f, 0, 1.0f, {0, 255, 0}, out.data());
+  EXPECT_THAT(out, ElementsAre(3, 4));
+}
+
+TEST(average_pool, mask_and_saturation) {
+  PoolGeometry g;
+  g.channels = 3;  // 1x1 kernel: y = 2 x
+  const std::vector<int8_t> x{63, 64, -65};
+  std::vector<int8_t> y(3);
+  uint8_t inside = 0;
+  average_pool(g, false, x.data(), 2.0f, 0, 1.0f, {-128, 127, 0}, y.data(), &inside);
+  EXPECT_THAT(y, ElementsAre(126, 127, -128));
+  EXPECT_EQ(inside, 0b001);
+}
+
+TEST(average_pool, refuses_windows_without_a_pixel) {
+  uint8_t x = 0, y = 0;
+  EXPECT_THROW(average_pool(geometry(1, 1, 1, 1, 1), false, &x, 1.0f, 0, 1.0f, {0, 255, 0}, &y), Error);
+  PoolGeometry g = geometry(5, 5, 2, 1);
+  g.dilation_h = 2;
+  EXPECT_THROW(average_pool(g, false, &x, 1.0f, 0, 1.0f, {0, 255, 0}, &y), Error);
+}
+
+TEST(global_average_pool, rounds_before_adding_the_zero_point) {
+  // Two samples of two pixels and two channels, zero point 1: sums 1, 3 and 5, 500; divided by 2.
+  const std::vector<uint8_t> x{1, 2, 2, 3, 3, 251, 4, 251};
+  std::vector<uint8_t> y(4);
+  std::vector<int32_t> acc(4);
+  uint8_t inside = 0;
+  global_average_pool(x.data(), 2, 2, 2, 1.0f, 1, 1.0f, {0, 255, 101}, y.data(), acc.data(), &inside);
+  EXPECT_THAT(acc, ElementsAre(1, 3, 5, 500));
+  EXPECT_THAT(y, ElementsAre(101, 103, 103, 255));  // 0.5 -> 0, 1.5 -> 2, 2.5 -> 2
+  EXPECT_EQ(inside, 0b0111);
+}
+
+}  // namespace
+}  // namespace qat::ops

@@ -1,0 +1,397 @@
+#include "core/ops/requantize.h"
+
+#include <gtest/gtest.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "core/base/error.h"
+#include "core/ops/convolve.h"
+#include "tests/ops/vector_targets.h"
+
+namespace qat::ops {
+namespace {
+
+constexpr int64_t kChannels[] = {1, 3, 8, 15, 16, 17, 24, 33, 64, 100};
+
+struct Matrix {
+  Matrix(int64_t rows_, int64_t channels_, uint64_t seed) : rows(rows_), channels(channels_) {
+    std::mt19937_64 random(seed);
+    const auto draw = [&](auto& values, size_t n, auto distribution) {
+      values.resize(n);
+      for (auto& v : values) v = distribution(random);
+    };
+    draw(acc, rows * channels, std::uniform_int_distribution<int32_t>(-40000, 40000));
+    draw(bias, channels, std::uniform_int_distribution<int32_t>(-3000, 3000));
+    draw(multiplier, channels, std::uniform_real_distribution<float>(0.0f, 0.01f));
+    draw(offset, channels, std::uniform_real_distribution<float>(-30.0f, 30.0f));
+    draw(g, rows * channels, std::normal_distribution<float>());
+    draw(inside, (rows * channels + 7) / 8, std::uniform_int_distribution<int>(0, 255));
+    draw(kept, rows * channels, std::uniform_int_distribution<int>(-32500, 32500));
+    draw(step, channels, std::uniform_real_distribution<float>(0.5f, 2.0f));
+    // Values where the steps of the formula show: ties, zero, extremes, integers that float32 rounds.
+    const int32_t special[] = {0, 1, -1, INT32_MAX, INT32_MIN, (1 << 24) + 1, (1 << 24) + 3, 500, 1500, -500};
+    for (size_t i = 0; i < acc.size(); i += 7) acc[i] = special[i / 7 % std::size(special)];
+    multiplier[0] = 0.001f;
+    if (channels > 2) multiplier[1] = 0.0f, multiplier[2] = 1e-30f;
+    if (channels > 8) multiplier[5] = 1e30f, multiplier[7] = std::numeric_limits<float>::infinity();
+  }
+
+  bool bit(int64_t i) const { return (inside[i / 8] >> (i % 8) & 1) != 0; }
+  KeptAccumulators exact() const { return {.exact = acc.data()}; }
+  KeptAccumulators compacted() const { return {.compact = kept.data(), .middle = bias.data(), .step = step.data()}; }
+  float value(const KeptAccumulators& k, int64_t i) const {
+    if (k.exact != nullptr) return static_cast<float>(acc[i]);
+    const float product = static_cast<float>(kept[i]) * step[i % channels];
+    return static_cast<float>(bias[i % channels]) + product;
+  }
+
+  int64_t rows, channels;
+  std::vector<int32_t> acc, bias;
+  std::vector<float> multiplier, offset, g, step;
+  std::vector<uint8_t> inside;
+  std::vector<int16_t> kept;
+};
+
+/// The header's definition for one t, by way of double and the C library's rounding.
+template <class Code>
+struct Expected {
+  Expected(float t, CodeRange r, bool relu) {
+    const double lo = r.lo - r.zero_point, hi = r.hi - r.zero_point;
+    const double clipped = std::isnan(t) ? lo : std::clamp<double>(t, lo, hi);
+    code = static_cast<Code>(std::nearbyint(clipped) + r.zero_point);
+    inside = t >= lo && t <= hi && (!relu || t > 0);
+  }
+  Code code;
+  bool inside;
+};
+
+template <class Code>
+void check_requantize(const Matrix& m, CodeRange range, bool relu, bool with_bias, bool affine) {
+  const int64_t n = m.rows * m.channels;
+  std::vector<Code> codes(n + 1, 99);
+  std::vector<uint8_t> mask((n + 7) / 8 + 1, 0xaa);
+  if (affine) {
+    requantize_affine(m.acc.data(), m.rows, m.channels, m.multiplier.data(), m.offset.data(), range, codes.data(),
+                      mask.data(), relu);
+  } else {
+    requantize(m.acc.data(), m.rows, m.channels, with_bias ? m.bias.data() : nullptr, m.multiplier.data(), range,
+               codes.data(), mask.data(), relu);
+  }
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t c = i % m.channels;
+    float t;
+    if (affine) {
+      t = std::fma(static_cast<float>(m.acc[i]), m.multiplier[c], m.offset[c]);
+    } else {
+      const uint32_t sum = static_cast<uint32_t>(m.acc[i]) + static_cast<uint32_t>(with_bias ? m.bias[c] : 0);
+      t = static_cast<float>(static_cast<int32_t>(sum)) * m.multiplier[c];
+    }
+    const Expected<Code> expected(t, range, relu);
+    ASSERT_EQ(codes[i], expected.code) << "t = " << t << " at " << i << " of " << m.channels << " channels";
+    ASSERT_EQ(mask[i / 8] >> (i % 8) & 1, expected.inside) << "t = " << t << " at " << i;
+  }
+  EXPECT_EQ(codes[n], 99);
+  EXPECT_EQ(mask.back(), 0xaa);
+  if (n % 8 != 0) {
+    EXPECT_EQ(mask[n / 8] >> (n % 8), 0) << "unused bits";
+  }
+}
+
+TEST(Requantize, EqualsTheFormulaOnEveryTarget) {
+  on_every_target([] {
+    for (const int64_t channels : kChannels) {
+      const Matrix m(37, channels, channels);
+      for (const bool relu : {false, true}) {
+        for (const bool affine : {false, true}) {
+          check_requantize<uint8_t>(m, {0, 255, relu ? 0 : 128}, relu, true, affine);
+          check_requantize<uint8_t>(m, {3, 14, 8}, relu, false, affine);
+          check_requantize<int8_t>(m, {-128, 127, relu ? -128 : 0}, relu, true, affine);
+          check_requantize<int8_t>(m, {-8, 7, 1}, relu, false, affine);
+        }
+      }
+    }
+  });
+}
+
+TEST(Requantize, TiesGoToEvenAndMaskTestsTheValueNotTheCode) {
+  // t = acc / 2 exactly; z = 10, codes 0..20, so t is inside [-10, 10].
+  const int32_t acc[] = {1, 3, 5, -1, -3, 20, 21, -20, -21, 0};
+  const float half = 0.5f;
+  uint8_t codes[10], mask[2];
+  requantize(acc, 10, 1, nullptr, &half, {0, 20, 10}, codes, mask, false);
+  const uint8_t expected[] = {10, 12, 12, 10, 8, 20, 20, 0, 0, 10};
+  EXPECT_TRUE(std::equal(codes, codes + 10, expected));
+  EXPECT_EQ(mask[0], 0b10111111);  // 10.5 is outside although its code is 20
+  EXPECT_EQ(mask[1], 0b10);        // -10.5 is outside, 0 inside
+  requantize(acc, 10, 1, nullptr, &half, {10, 20, 10}, codes, mask, true);
+  EXPECT_EQ(mask[0], 0b00100111);  // only t > 0
+  EXPECT_EQ(mask[1], 0);           // 0 is not
+}
+
+TEST(Requantize, AccumulatorPlusBiasWrapsAndRoundsToEven) {
+  const int32_t acc[] = {INT32_MAX, (1 << 24)};
+  const int32_t bias[] = {1, 1};
+  const float one[] = {1.0f, 1.0f};
+  float y[2];
+  dequantize_accumulators(acc, 1, 2, bias, one, y);
+  EXPECT_EQ(y[0], -0x1p31f);
+  EXPECT_EQ(y[1], 0x1p24f);  // 2^24 + 1 ties to the even 2^24
+}
+
+TEST(Requantize, AffineIsFusedOnEveryTarget) {
+  // (1 + 2^-12)^2 - 1 = 2^-11 + 2^-24: a product rounded first would lose 2^-24. Scaled to be seen in a code.
+  on_every_target([] {
+    const int32_t acc = 4097;                      // 2^12 (1 + 2^-12)
+    const float multiplier = 0x1p8f + 0x1p-4f;     // 2^8 (1 + 2^-12)
+    const float offset = -(0x1p20f + 0x1p9f);      // leaves 2^20 * 2^-24 = 1/16
+    std::vector<float> offsets = {offset + 0.5f};  // 9/16 rounds to 1, 1/2 would round to 0
+    uint8_t code;
+    requantize_affine(&acc, 1, 1, &multiplier, offsets.data(), {0, 255, 0}, &code);
+    EXPECT_EQ(code, 1);
+  });
+}
+
+TEST(Requantize, DequantizeAndCompactEqualTheFormulaOnEveryTarget) {
+  on_every_target([] {
+    for (const int64_t channels : kChannels) {
+      const Matrix m(29, channels, channels + 1);
+      const int64_t n = m.rows * channels;
+      std::vector<float> y(n + 1, -7.0f);
+      std::vector<int16_t> kept(n + 1, -7);
+      dequantize_accumulators(m.acc.data(), m.rows, channels, m.bias.data(), m.multiplier.data(), y.data());
+      compact(m.acc.data(), m.rows, channels, m.bias.data(), m.step.data(), kept.data());
+      for (int64_t i = 0; i < n; ++i) {
+        const int64_t c = i % channels;
+        const auto sum = static_cast<int32_t>(static_cast<uint32_t>(m.acc[i]) + static_cast<uint32_t>(m.bias[c]));
+        const auto gap = static_cast<int32_t>(static_cast<uint32_t>(m.acc[i]) - static_cast<uint32_t>(m.bias[c]));
+        const float expected = static_cast<float>(sum) * m.multiplier[c];
+        ASSERT_TRUE(y[i] == expected || (std::isnan(y[i]) && std::isnan(expected))) << i;
+        const float scaled = static_cast<float>(gap) * m.step[c];
+        ASSERT_EQ(kept[i], std::clamp(std::nearbyint(scaled), -32768.0f, 32767.0f)) << i;
+      }
+      EXPECT_EQ(y[n], -7.0f);
+      EXPECT_EQ(kept[n], -7);
+    }
+  });
+}
+
+TEST(Requantize, RefusesCodesOutsideTheStorageType) {
+  const int32_t acc = 0;
+  const float m = 1;
+  uint8_t u;
+  int8_t s;
+  EXPECT_THROW(requantize(&acc, 1, 1, nullptr, &m, {0, 256, 0}, &u), Error);
+  EXPECT_THROW(requantize(&acc, 1, 1, nullptr, &m, {-8, 7, 0}, &u), Error);
+  EXPECT_THROW(requantize(&acc, 1, 1, nullptr, &m, {-8, 7, 130}, &s), Error);
+  EXPECT_THROW(requantize(&acc, 1, 1, nullptr, &m, {7, -8, 0}, &s), Error);
+}
+
+TEST(Requantize, EmptyMatrixIsFine) {
+  const float m = 1;
+  double s1[1] = {5}, s2[1] = {5};
+  requantize<uint8_t>(nullptr, 0, 1, nullptr, &m, {}, nullptr);
+  reduce_gradient(nullptr, nullptr, {}, 0, 1, s1, s2);
+  EXPECT_EQ(s1[0], 0.0);
+  EXPECT_EQ(channel_statistics(nullptr, 0, 3).sum, std::vector<double>(3, 0.0));
+}
+
+TEST(RequantizeGradient, ReduceEqualsDoubleSumsOnEveryTarget) {
+  std::vector<std::vector<double>> bits;  // of the first target
+  on_every_target([&] {
+    std::vector<std::vector<double>> now;
+    for (const int64_t channels : kChannels) {
+      const Matrix m(channels == 64 ? 1500 : 101, channels, channels + 2);  // several chunks at 64
+      for (const auto& k : {m.exact(), m.compacted(), KeptAccumulators{}}) {
+        for (const bool all : {false, true}) {
+          std::vector<double> s1(channels, -1), s2(channels, -1);
+          std::vector<long double> e1(channels), e2(channels), size(channels);
+          reduce_gradient(m.g.data(), all ? nullptr : m.inside.data(), k, m.rows, channels, s1.data(), s2.data());
+          const bool products = k.exact != nullptr || k.compact != nullptr;
+          for (int64_t i = 0; i < m.rows * channels; ++i) {
+            if (!all && !m.bit(i)) continue;
+            e1[i % channels] += m.g[i];
+            if (!products) continue;
+            const auto product = static_cast<long double>(m.g[i]) * m.value(k, i);
+            e2[i % channels] += product;
+            size[i % channels] += std::abs(product);
+          }
+          for (int64_t c = 0; c < channels; ++c) {
+            EXPECT_NEAR(s1[c], e1[c], 1e-11);
+            if (products) {
+              EXPECT_NEAR(s2[c], e2[c], 1e-12 * static_cast<double>(size[c]));
+            } else {
+              EXPECT_EQ(s2[c], -1);
+            }
+          }
+          now.push_back(s1);
+          now.push_back(s2);
+        }
+      }
+    }
+    if (bits.empty()) bits = now;
+    EXPECT_EQ(now, bits) << "the sums depend on the vector width";
+  });
+}
+
+TEST(RequantizeGradient, BatchNormAndMaskEqualTheFormulaOnEveryTarget) {
+  on_every_target([] {
+    for (const int64_t channels : kChannels) {
+      const Matrix m(41, channels, channels + 3);
+      const int64_t n = m.rows * channels;
+      std::vector<float> dx(n + 1, -7.0f);
+      for (const auto& k : {m.exact(), m.compacted()}) {
+        batch_norm_gradient(m.g.data(), m.inside.data(), k, m.rows, channels, m.step.data(), m.offset.data(),
+                            m.step.data(), dx.data());
+        for (int64_t i = 0; i < n; ++i) {
+          const int64_t c = i % channels;
+          const float slope = m.bit(i) ? m.step[c] * m.g[i] : 0.0f;
+          const float product = m.offset[c] * m.value(k, i);
+          const float rest = product + m.step[c];
+          ASSERT_EQ(dx[i], slope + rest) << i;
+        }
+      }
+      mask_gradient(m.g.data(), m.inside.data(), n, dx.data());
+      for (int64_t i = 0; i < n; ++i) ASSERT_EQ(dx[i], m.bit(i) ? m.g[i] : 0.0f) << i;
+      EXPECT_EQ(dx[n], -7.0f);
+    }
+  });
+}
+
+template <class Code>
+std::vector<double> check_scale_gradients(const Matrix& m, CodeRange range) {
+  std::vector<double> results;
+  const int64_t n = m.rows * m.channels;
+  std::vector<float> multiplier(m.channels, 0.004f), x(n);
+  for (int64_t i = 0; i < n; ++i) x[i] = 20.0f * m.g[n - 1 - i];
+  for (const auto& k : {m.exact(), m.compacted()}) {
+    for (const bool affine : {false, true}) {
+      std::vector<Code> codes(n);
+      std::vector<uint8_t> mask((n + 7) / 8);
+      double expected = 0, size = 0;
+      for (int64_t i = 0; i < n; ++i) {
+        const int64_t c = i % m.channels;
+        const float t = affine ? std::fma(m.value(k, i), multiplier[c], m.offset[c]) : m.value(k, i) * multiplier[c];
+        const Expected<Code> e(t, range, false);
+        codes[i] = e.code;
+        mask[i / 8] |= static_cast<uint8_t>(e.inside << (i % 8));
+        const double lo = range.lo - range.zero_point, hi = range.hi - range.zero_point;
+        const float rounding = static_cast<float>(e.code - range.zero_point) - t;
+        const double term = m.g[i] * (t < lo ? lo : t > hi ? hi : rounding);
+        expected += term;
+        size += std::abs(term);
+      }
+      results.push_back(scale_gradient(m.g.data(), codes.data(), mask.data(), k, multiplier.data(),
+                                       affine ? m.offset.data() : nullptr, range, m.rows, m.channels));
+      EXPECT_NEAR(results.back(), expected, 1e-12 * size);
+    }
+  }
+  std::vector<Code> codes(n);
+  std::vector<uint8_t> mask((n + 7) / 8);
+  double expected = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const float t = x[i] / 0.7f;
+    const Expected<Code> e(t, range, false);
+    codes[i] = e.code;
+    mask[i / 8] |= static_cast<uint8_t>(e.inside << (i % 8));
+    const float rounding = static_cast<float>(e.code - range.zero_point) - t;
+    expected += m.g[i] * static_cast<double>(e.inside ? rounding : static_cast<float>(e.code - range.zero_point));
+  }
+  results.push_back(encode_scale_gradient(m.g.data(), codes.data(), mask.data(), x.data(), 0.7f, range, n));
+  EXPECT_NEAR(results.back(), expected, 1e-9);
+  return results;
+}
+
+TEST(RequantizeGradient, ScaleGradientsEqualTheRuleOnEveryTarget) {
+  std::vector<double> bits;
+  on_every_target([&] {
+    std::vector<double> now;
+    for (const int64_t channels : kChannels) {
+      const Matrix m(channels == 100 ? 700 : 53, channels, channels + 4);
+      const auto u = check_scale_gradients<uint8_t>(m, {0, 255, 120});
+      const auto s = check_scale_gradients<int8_t>(m, {-20, 30, 2});
+      now.insert(now.end(), u.begin(), u.end());
+      now.insert(now.end(), s.begin(), s.end());
+    }
+    if (bits.empty()) bits = now;
+    EXPECT_EQ(now, bits) << "the sums depend on the vector width";
+  });
+}
+
+TEST(RequantizeGradient, ReluZerosAddNothing) {
+  // t <= 0 under a ReLU has code z: c0 is 0 there and the mask is clear.
+  const float g[] = {3.0f, 5.0f}, multiplier = 1.0f;
+  const int32_t acc[] = {0, -4};
+  const uint8_t codes[] = {7, 7}, mask = 0;
+  EXPECT_EQ(scale_gradient(g, codes, &mask, {.exact = acc}, &multiplier, nullptr, {7, 255, 7}, 2, 1), 0.0);
+}
+
+TEST(RequantizeGradient, RefusesContradictingAccumulators) {
+  const float g = 1;
+  const int32_t exact = 1;
+  const int16_t kept = 1;
+  double s1, s2;
+  EXPECT_THROW(reduce_gradient(&g, nullptr, {.compact = &kept, .exact = &exact}, 1, 1, &s1, &s2), Error);
+  EXPECT_THROW(reduce_gradient(&g, nullptr, {.compact = &kept}, 1, 1, &s1, &s2), Error);
+}
+
+TEST(ChannelStatistics, EqualsExactSumsOnEveryTarget) {
+  std::vector<std::vector<double>> bits;
+  on_every_target([&] {
+    std::vector<std::vector<double>> now;
+    for (const int64_t channels : kChannels) {
+      const int64_t rows = channels == 64 ? 2000 : 77;
+      std::mt19937 random(channels);
+      std::vector<int32_t> acc(rows * channels);
+      for (auto& v : acc) v = static_cast<int32_t>(random());
+      const auto s = channel_statistics(acc.data(), rows, channels);
+      for (int64_t c = 0; c < channels; ++c) {
+        int64_t sum = 0;
+        unsigned __int128 squares = 0;
+        int32_t min = INT32_MAX, max = INT32_MIN;
+        for (int64_t r = 0; r < rows; ++r) {
+          const int64_t v = acc[r * channels + c];
+          sum += v;
+          squares += static_cast<unsigned __int128>(v * v);
+          min = std::min<int32_t>(min, v);
+          max = std::max<int32_t>(max, v);
+        }
+        EXPECT_EQ(s.sum[c], static_cast<double>(sum));
+        const auto exact = static_cast<double>(squares);
+        EXPECT_NEAR(s.sum_squares[c], exact, 1e-12 * exact);
+        EXPECT_EQ(s.min[c], min);
+        EXPECT_EQ(s.max[c], max);
+      }
+      now.push_back(s.sum_squares);
+    }
+    if (bits.empty()) bits = now;
+    EXPECT_EQ(now, bits) << "the sums depend on the vector width";
+  });
+}
+
+TEST(RequantizeGradient, SumsDoNotDependOnThreads) {
+  const Matrix m(3000, 24, 11);
+  std::vector<std::vector<double>> results[2];
+  const int before = omp_get_max_threads();
+  for (const int threads : {1, 2}) {
+    omp_set_num_threads(threads);
+    std::vector<double> s1(24), s2(24);
+    reduce_gradient(m.g.data(), m.inside.data(), m.compacted(), m.rows, 24, s1.data(), s2.data());
+    std::vector<uint8_t> codes(m.acc.size());
+    requantize(m.acc.data(), m.rows, 24, m.bias.data(), m.step.data(), {0, 255, 9}, codes.data());
+    const double scale = scale_gradient(m.g.data(), codes.data(), m.inside.data(), m.compacted(), m.step.data(),
+                                        m.offset.data(), {0, 255, 9}, m.rows, 24);
+    const auto s = channel_statistics(m.acc.data(), m.rows, 24);
+    results[threads - 1] = {s1, s2, {scale}, {codes.begin(), codes.end()}, s.sum, s.sum_squares};
+  }
+  omp_set_num_threads(before);
+  EXPECT_EQ(results[0], results[1]);
+  EXPECT_NE(results[0][2][0], 0.0);
+}
+
+}  // namespace
+}  // namespace qat::ops

@@ -1,0 +1,130 @@
+// Speed of the convolution kernels: items per second are multiply-accumulates per second, padding not counted.
+#include <benchmark/benchmark.h>
+#include <omp.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "core/ops/convolve.h"
+#include "core/ops/requantize.h"
+
+namespace qat::ops {
+namespace {
+
+ConvGeometry square(int64_t batch, int64_t size, int64_t in_c, int64_t out_c, int64_t kernel, int64_t pad,
+                    int64_t groups = 1) {
+  return {.batch = batch,
+          .in_h = size,
+          .in_w = size,
+          .in_c = in_c,
+          .out_c = out_c,
+          .kernel_h = kernel,
+          .kernel_w = kernel,
+          .pad_top = pad,
+          .pad_left = pad,
+          .pad_bottom = pad,
+          .pad_right = pad,
+          .groups = groups};
+}
+
+void run_convolve(benchmark::State& state, const ConvGeometry& g) {
+  omp_set_num_threads(1);
+  const std::vector<uint8_t> x(static_cast<size_t>(g.batch * g.in_h * g.in_w * g.in_c), 77);
+  const std::vector<int16_t> w(static_cast<size_t>(g.out_c * g.depth()), -5);
+  std::vector<int32_t> acc(static_cast<size_t>(g.rows() * g.out_c));
+  for (auto _ : state) {
+    convolve(g, x.data(), 3, w.data(), acc.data());
+    benchmark::ClobberMemory();
+  }
+  state.SetItemsProcessed(state.iterations() * g.rows() * g.out_c * g.depth());
+}
+
+/// The element-wise passes on a [rows][channels] matrix: items per second are elements per second.
+struct Passes {
+  Passes(int64_t r, int64_t c)
+      : rows(r),
+        channels(c),
+        acc(r * c, 1234),
+        codes(r * c, 9),
+        kept(r * c, 55),
+        mask((r * c + 7) / 8, 0xa5),
+        g(r * c, 0.5f),
+        dx(r * c),
+        bias(c, 5),
+        middle(c, 10),
+        multiplier(c, 0.01f),
+        offset(c, 0.5f),
+        s1(c),
+        s2(c) {}
+  KeptAccumulators compacted() const {
+    return {.compact = kept.data(), .middle = middle.data(), .step = multiplier.data()};
+  }
+  int64_t rows, channels;
+  std::vector<int32_t> acc;
+  std::vector<uint8_t> codes;
+  std::vector<int16_t> kept;
+  std::vector<uint8_t> mask;
+  std::vector<float> g, dx;
+  std::vector<int32_t> bias, middle;
+  std::vector<float> multiplier, offset;
+  std::vector<double> s1, s2;
+};
+
+template <class Pass>
+void run_pass(benchmark::State& state, const Pass& pass) {
+  omp_set_num_threads(1);
+  Passes p(8 * 28 * 28, state.range(0));
+  for (auto _ : state) {
+    pass(p);
+    benchmark::ClobberMemory();
+  }
+  state.SetItemsProcessed(state.iterations() * p.rows * p.channels);
+}
+
+#define QAT_PASS(name, ...)                                           \
+  void name(benchmark::State& state) {                                \
+    run_pass(state, []([[maybe_unused]] Passes& p) { __VA_ARGS__; }); \
+  }                                                                   \
+  BENCHMARK(name)->Arg(64)->Arg(24)->Arg(144)
+QAT_PASS(Statistics, benchmark::DoNotOptimize(channel_statistics(p.acc.data(), p.rows, p.channels)));
+QAT_PASS(Requantize, requantize(p.acc.data(), p.rows, p.channels, p.bias.data(), p.multiplier.data(), {},
+                                p.codes.data(), p.mask.data(), true));
+QAT_PASS(RequantizeAffine, requantize_affine(p.acc.data(), p.rows, p.channels, p.multiplier.data(), p.offset.data(), {},
+                                             p.codes.data(), p.mask.data(), true));
+QAT_PASS(Compact, compact(p.acc.data(), p.rows, p.channels, p.middle.data(), p.multiplier.data(), p.kept.data()));
+QAT_PASS(ReduceGradient,
+         reduce_gradient(p.g.data(), p.mask.data(), p.compacted(), p.rows, p.channels, p.s1.data(), p.s2.data()));
+QAT_PASS(BatchNormGradient, batch_norm_gradient(p.g.data(), p.mask.data(), p.compacted(), p.rows, p.channels,
+                                                p.multiplier.data(), p.offset.data(), p.offset.data(), p.dx.data()));
+QAT_PASS(MaskGradient, mask_gradient(p.g.data(), p.mask.data(), p.rows* p.channels, p.dx.data()));
+QAT_PASS(ScaleGradient,
+         benchmark::DoNotOptimize(scale_gradient(p.g.data(), p.codes.data(), p.mask.data(), p.compacted(),
+                                                 p.multiplier.data(), p.offset.data(), {}, p.rows, p.channels)));
+#undef QAT_PASS
+
+#define QAT_CONVOLVE(name, ...) BENCHMARK_CAPTURE(run_convolve, name, ConvGeometry(__VA_ARGS__))
+QAT_CONVOLVE(c16_32x32_b64, square(64, 32, 16, 16, 3, 1));
+QAT_CONVOLVE(c32_16x16_b64, square(64, 16, 32, 32, 3, 1));
+QAT_CONVOLVE(c64_8x8_b64, square(64, 8, 64, 64, 3, 1));
+QAT_CONVOLVE(c64_28x28_b8, square(8, 28, 64, 64, 3, 1));
+QAT_CONVOLVE(c128_14x14_b8, square(8, 14, 128, 128, 3, 1));
+QAT_CONVOLVE(c256_7x7_b8, square(8, 7, 256, 256, 3, 1));
+QAT_CONVOLVE(c512_4x4_b8, square(8, 4, 512, 512, 3, 1));
+QAT_CONVOLVE(c64_56x56_b1, square(1, 56, 64, 64, 3, 1));
+QAT_CONVOLVE(c256_14x14_b1, square(1, 14, 256, 256, 3, 1));
+QAT_CONVOLVE(stem3_64_112x112_b8, square(8, 112, 3, 64, 7, 3));
+QAT_CONVOLVE(p24_144_28x28_b8, square(8, 28, 24, 144, 1, 0));
+QAT_CONVOLVE(p144_24_28x28_b8, square(8, 28, 144, 24, 1, 0));
+QAT_CONVOLVE(p64_384_7x7_b8, square(8, 7, 64, 384, 1, 0));
+QAT_CONVOLVE(p384_64_7x7_b8, square(8, 7, 384, 64, 1, 0));
+QAT_CONVOLVE(depthwise144_28x28_b8, square(8, 28, 144, 144, 3, 1, 144));
+QAT_CONVOLVE(lenet_conv1_b128, square(128, 28, 1, 32, 5, 0));
+QAT_CONVOLVE(lenet_conv2_b128, square(128, 12, 32, 64, 5, 0));
+QAT_CONVOLVE(linear1024_512_b128, square(128, 1, 1024, 512, 1, 0));
+QAT_CONVOLVE(linear512_1000_b1, square(1, 1, 512, 1000, 1, 0));
+#undef QAT_CONVOLVE
+
+}  // namespace
+}  // namespace qat::ops
+
+BENCHMARK_MAIN();
