@@ -1,0 +1,289 @@
+#include <ATen/ops/aminmax.h>
+#include <ATen/ops/avg_pool2d.h>
+#include <ATen/ops/avg_pool2d_backward.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mean.h>
+#include <ATen/TensorOperators.h>
+#include <c10/core/GradMode.h>
+
+#include <algorithm>
+
+#include "core/autograd/functions.h"
+#include "core/autograd/node.h"
+#include "core/base/error.h"
+#include "core/ops/pointwise.h"
+#include "core/ops/pool.h"
+#include "core/ops/requantize.h"
+
+namespace qat::autograd {
+namespace {
+
+using at::Tensor;
+
+Tensor mask_bits(int64_t elements) { return at::empty({(elements + 7) / 8}, at::kByte); }
+
+Tensor masked(const Tensor& grad, const Tensor& inside) {
+  Tensor result = empty_kernel_layout(grad.sizes(), at::kFloat);
+  ops::mask_gradient(grad.const_data_ptr<float>(), inside.const_data_ptr<uint8_t>(), grad.numel(),
+                     result.mutable_data_ptr<float>());
+  return result;
+}
+
+const uint8_t* codes_of(const Tensor& t) { return t.const_data_ptr<uint8_t>(); }
+
+void observe_values(const OutputQuantizer& output, const Tensor& values, bool relu) {
+  const auto [lo, hi] = at::aminmax(values);
+  const double floor = relu ? 0.0 : lo.item<float>();
+  output.observe(std::max<double>(lo.item<float>(), floor), std::max<double>(hi.item<float>(), floor));
+}
+
+Tensor real_values(const QuantizedTensor& x) {
+  const at::NoGradGuard no_grad;
+  return x.dequantize();
+}
+
+struct AddBackward final : Backward {
+  Tensor inside, a, b, y;  // codes only where the scale learns
+  ops::BinaryParams params;
+  bool learn = false;
+  double gradient_scale = 1;
+
+  std::string name() const override { return "qat::add"; }
+
+  std::vector<Tensor> apply(const Tensor& grad, const std::vector<bool>& needed) override {
+    std::vector<Tensor> result(needed.size());
+    if (needed[0] || needed[1]) {
+      const Tensor dx = masked(grad, inside);
+      if (needed[0]) result[0] = dx;
+      if (needed[1]) result[1] = dx;
+    }
+    if (learn && needed[2]) {
+      const double ds = ops::add_scale_gradient(grad.const_data_ptr<float>(), codes_of(a), codes_of(b), codes_of(y),
+                                                codes_of(inside), grad.numel(), params);
+      result[2] = at::empty({1}, at::kFloat).fill_(ds * gradient_scale);
+    }
+    return result;
+  }
+};
+
+struct MaskBackward final : Backward {
+  Tensor inside;
+  std::string name() const override { return "qat::relu"; }
+  std::vector<Tensor> apply(const Tensor& grad, const std::vector<bool>&) override { return {masked(grad, inside)}; }
+};
+
+struct MaxPoolBackward final : Backward {
+  ops::PoolGeometry geometry;
+  Tensor winner;
+  std::string name() const override { return "qat::max_pool2d"; }
+  std::vector<Tensor> apply(const Tensor& grad, const std::vector<bool>&) override {
+    Tensor dx = empty_kernel_layout({geometry.batch, geometry.channels, geometry.in_h, geometry.in_w}, at::kFloat);
+    ops::max_pool_gradient(geometry, grad.const_data_ptr<float>(),
+                           reinterpret_cast<const uint16_t*>(winner.const_data_ptr<int16_t>()),
+                           dx.mutable_data_ptr<float>());
+    return {dx};
+  }
+};
+
+struct DropoutBackward final : Backward {
+  Tensor keep;  // bool
+  double scale = 1;
+  std::string name() const override { return "qat::dropout"; }
+  std::vector<Tensor> apply(const Tensor& grad, const std::vector<bool>&) override {
+    return {kernel_layout(grad * keep * scale)};
+  }
+};
+
+struct FlattenBackward final : Backward {
+  std::vector<int64_t> sizes;
+  std::string name() const override { return "qat::flatten"; }
+  std::vector<Tensor> apply(const Tensor& grad, const std::vector<bool>&) override {
+    return {kernel_layout(grad.reshape(sizes))};
+  }
+};
+
+/// Average pools: the masked gradient is spread evenly; a learned scale needs the pooled values again.
+struct AveragePoolBackward final : Backward {
+  std::vector<int64_t> sizes;  // of the input
+  Pool2d pool;
+  bool global = false;
+  Tensor inside;
+  bool learn = false;
+  Tensor x_codes, y_codes;
+  float x_scale = 1, y_scale = 1;
+  int32_t x_zero = 0;
+  ops::CodeRange y_range;
+  double gradient_scale = 1;
+
+  std::string name() const override { return "qat::avg_pool2d"; }
+
+  std::vector<Tensor> apply(const Tensor& grad, const std::vector<bool>& needed) override {
+    std::vector<Tensor> result(needed.size());
+    if (needed[0]) {
+      const Tensor g = masked(grad, inside);
+      if (global) {
+        result[0] = empty_kernel_layout(sizes, at::kFloat);
+        result[0].copy_((g / static_cast<double>(sizes[2] * sizes[3])).expand(sizes));
+      } else {
+        const Tensor shape = empty_kernel_layout(sizes, at::kFloat);
+        result[0] = kernel_layout(at::avg_pool2d_backward(g, shape, pool.kernel, pool.stride, pool.padding,
+                                                          pool.ceil_mode, pool.count_include_pad, std::nullopt));
+      }
+    }
+    if (learn && needed[1]) result[1] = at::empty({1}, at::kFloat).fill_(scale_gradient(grad) * gradient_scale);
+    return result;
+  }
+
+  double scale_gradient(const Tensor& grad) const;
+};
+
+ops::PoolGeometry geometry_of(const QuantizedTensor& x, const Pool2d& pool) {
+  QAT_CHECK(x.sizes().size() == 4, "a 2-d pool needs [N, C, H, W], found {} dimensions", x.sizes().size());
+  ops::PoolGeometry g;
+  g.batch = x.sizes()[0], g.channels = x.sizes()[1], g.in_h = x.sizes()[2], g.in_w = x.sizes()[3];
+  g.kernel_h = pool.kernel[0], g.kernel_w = pool.kernel[1];
+  g.stride_h = pool.stride[0], g.stride_w = pool.stride[1];
+  g.pad_top = g.pad_bottom = pool.padding[0], g.pad_left = g.pad_right = pool.padding[1];
+  g.dilation_h = pool.dilation[0], g.dilation_w = pool.dilation[1];
+  g.ceil_mode = pool.ceil_mode;
+  QAT_CHECK(g.out_h() > 0 && g.out_w() > 0, "a {}x{} input is too small for a {}x{} pool", g.in_h, g.in_w, g.kernel_h,
+            g.kernel_w);
+  return g;
+}
+
+/// Pooled real values, before rounding; for ranges and scale gradients only.
+Tensor pooled_values(const Tensor& values, const Pool2d& pool, bool global) {
+  if (global) return at::mean(values, {2, 3}, true);
+  return kernel_layout(at::avg_pool2d(values, pool.kernel, pool.stride, pool.padding, pool.ceil_mode,
+                                      pool.count_include_pad, std::nullopt));
+}
+
+double AveragePoolBackward::scale_gradient(const Tensor& grad) const {
+  const QuantizedTensor x(x_codes, x_scale, {0, 255, x_zero}, make_handle(x_codes.sizes()));
+  const Tensor values = kernel_layout(pooled_values(real_values(x), pool, global));
+  return ops::encode_scale_gradient(grad.const_data_ptr<float>(), codes_of(y_codes), codes_of(inside),
+                                    values.const_data_ptr<float>(), y_scale, y_range, grad.numel());
+}
+
+QuantizedTensor finish(std::unique_ptr<AveragePoolBackward> saved, const QuantizedTensor& x, Tensor codes,
+                       const OutputQuantizer& output, const std::vector<Tensor>& inputs) {
+  saved->sizes = x.sizes().vec();
+  saved->learn = output.learns();
+  saved->gradient_scale = output.gradient_scale_of(codes);
+  saved->y_range = output.range();
+  saved->y_scale = output.scale_value();
+  if (saved->learn) {
+    saved->x_codes = x.codes(), saved->y_codes = codes;
+    saved->x_scale = x.scale(), saved->x_zero = x.zero_point();
+  }
+  Tensor handle = make_handle(codes.sizes());
+  return {codes, output.scale_value(), output.range(), connect(handle, inputs, std::move(saved))};
+}
+
+}  // namespace
+
+QuantizedTensor add(const QuantizedTensor& a, const QuantizedTensor& b, const OutputQuantizer& output, bool relu) {
+  QAT_CHECK(a.sizes() == b.sizes(), "a quantized add needs operands of the same sizes");
+  std::vector<Tensor> inputs{a.handle(), b.handle()};
+  const bool learn = output.learns();
+  if (learn) inputs.push_back(output.scale);
+  const bool record = needs_gradient(inputs);
+  if (output.observe) observe_values(output, real_values(a) + real_values(b), relu);
+
+  auto saved = std::make_unique<AddBackward>();
+  ops::BinaryParams& p = saved->params;
+  p.scale_a = a.scale(), p.scale_b = b.scale(), p.scale_y = output.scale_value();
+  p.zero_a = a.zero_point(), p.zero_b = b.zero_point();
+  p.range = output.range();
+  QAT_CHECK(!relu || p.range.lo == p.range.zero_point, "a fused ReLU needs an output range that starts at zero");
+  Tensor codes = empty_kernel_layout(a.sizes(), at::kByte);
+  if (record) saved->inside = mask_bits(codes.numel());
+  ops::add(codes_of(a.codes()), codes_of(b.codes()), codes.numel(), p, codes.mutable_data_ptr<uint8_t>(),
+           record ? saved->inside.mutable_data_ptr<uint8_t>() : nullptr, relu);
+  saved->learn = learn;
+  saved->gradient_scale = output.gradient_scale_of(codes);
+  if (learn) saved->a = a.codes(), saved->b = b.codes(), saved->y = codes;
+  const ops::CodeRange range = p.range;
+  Tensor handle = make_handle(codes.sizes());
+  return {codes, p.scale_y, range, connect(handle, inputs, std::move(saved))};
+}
+
+QuantizedTensor relu(const QuantizedTensor& x) {
+  const bool record = needs_gradient({x.handle()});
+  auto saved = std::make_unique<MaskBackward>();
+  Tensor codes = empty_kernel_layout(x.sizes(), at::kByte);
+  if (record) saved->inside = mask_bits(codes.numel());
+  ops::relu(codes_of(x.codes()), codes.numel(), x.zero_point(), codes.mutable_data_ptr<uint8_t>(),
+            record ? saved->inside.mutable_data_ptr<uint8_t>() : nullptr);
+  Tensor handle = make_handle(codes.sizes());
+  return {codes, x.scale(), x.range(), connect(handle, {x.handle()}, std::move(saved))};
+}
+
+QuantizedTensor max_pool2d(const QuantizedTensor& x, const Pool2d& pool) {
+  const ops::PoolGeometry g = geometry_of(x, pool);
+  QAT_CHECK(g.kernel_h * g.kernel_w <= 65536, "a max pool window of {}x{} is too large", g.kernel_h, g.kernel_w);
+  const bool record = needs_gradient({x.handle()});
+  auto saved = std::make_unique<MaxPoolBackward>();
+  saved->geometry = g;
+  Tensor codes = empty_kernel_layout({g.batch, g.channels, g.out_h(), g.out_w()}, at::kByte);
+  if (record) saved->winner = at::empty({codes.numel()}, at::kShort);
+  ops::max_pool(g, codes_of(x.codes()), codes.mutable_data_ptr<uint8_t>(),
+                record ? reinterpret_cast<uint16_t*>(saved->winner.mutable_data_ptr<int16_t>()) : nullptr);
+  Tensor handle = make_handle(codes.sizes());
+  return {codes, x.scale(), x.range(), connect(handle, {x.handle()}, std::move(saved))};
+}
+
+QuantizedTensor dropout(const QuantizedTensor& x, double p) {
+  QAT_CHECK(p >= 0.0 && p < 1.0, "expected a dropout probability in [0, 1), found {}", p);
+  auto saved = std::make_unique<DropoutBackward>();
+  saved->keep = empty_kernel_layout(x.sizes(), at::kFloat).bernoulli_(1.0 - p).to(at::kBool);
+  saved->scale = 1.0 / (1.0 - p);
+  Tensor codes = x.codes().masked_fill(saved->keep.logical_not(), x.zero_point());
+  const float scale = static_cast<float>(x.scale() / (1.0 - p));
+  Tensor handle = make_handle(codes.sizes());
+  return {codes, scale, x.range(), connect(handle, {x.handle()}, std::move(saved))};
+}
+
+QuantizedTensor flatten(const QuantizedTensor& x) {
+  auto saved = std::make_unique<FlattenBackward>();
+  saved->sizes = x.sizes().vec();
+  Tensor codes = x.codes().flatten(1).contiguous();
+  Tensor handle = make_handle(codes.sizes());
+  return {codes, x.scale(), x.range(), connect(handle, {x.handle()}, std::move(saved))};
+}
+
+QuantizedTensor avg_pool2d(const QuantizedTensor& x, const Pool2d& pool, const OutputQuantizer& output) {
+  const ops::PoolGeometry g = geometry_of(x, pool);
+  QAT_CHECK(g.dilation_h == 1 && g.dilation_w == 1, "an average pool has no dilation");
+  std::vector<Tensor> inputs{x.handle()};
+  if (output.learns()) inputs.push_back(output.scale);
+  const bool record = needs_gradient(inputs);
+  if (output.observe) observe_values(output, pooled_values(real_values(x), pool, false), false);
+  auto saved = std::make_unique<AveragePoolBackward>();
+  saved->pool = pool;
+  Tensor codes = empty_kernel_layout({g.batch, g.channels, g.out_h(), g.out_w()}, at::kByte);
+  if (record) saved->inside = mask_bits(codes.numel());
+  ops::average_pool(g, pool.count_include_pad, codes_of(x.codes()), x.scale(), x.zero_point(), output.scale_value(),
+                    output.range(), codes.mutable_data_ptr<uint8_t>(),
+                    record ? saved->inside.mutable_data_ptr<uint8_t>() : nullptr);
+  return finish(std::move(saved), x, codes, output, inputs);
+}
+
+QuantizedTensor global_avg_pool2d(const QuantizedTensor& x, const OutputQuantizer& output) {
+  QAT_CHECK(x.sizes().size() == 4, "a global average pool needs [N, C, H, W], found {} dimensions", x.sizes().size());
+  const int64_t batch = x.sizes()[0], channels = x.sizes()[1], pixels = x.sizes()[2] * x.sizes()[3];
+  std::vector<Tensor> inputs{x.handle()};
+  if (output.learns()) inputs.push_back(output.scale);
+  const bool record = needs_gradient(inputs);
+  if (output.observe) observe_values(output, pooled_values(real_values(x), {}, true), false);
+  auto saved = std::make_unique<AveragePoolBackward>();
+  saved->global = true;
+  Tensor codes = empty_kernel_layout({batch, channels, 1, 1}, at::kByte);
+  if (record) saved->inside = mask_bits(codes.numel());
+  ops::global_average_pool(codes_of(x.codes()), batch, pixels, channels, x.scale(), x.zero_point(),
+                           output.scale_value(), output.range(), codes.mutable_data_ptr<uint8_t>(), nullptr,
+                           record ? saved->inside.mutable_data_ptr<uint8_t>() : nullptr);
+  return finish(std::move(saved), x, codes, output, inputs);
+}
+
+}  // namespace qat::autograd

@@ -1,0 +1,158 @@
+#include <ATen/ops/aminmax.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros_like.h>
+#include <ATen/TensorOperators.h>
+#include <c10/core/GradMode.h>
+
+#include <algorithm>
+
+#include "core/autograd/functions.h"
+#include "core/autograd/node.h"
+#include "core/base/error.h"
+#include "core/ops/encode.h"
+#include "core/ops/requantize.h"
+
+namespace qat::autograd {
+namespace {
+
+using at::Tensor;
+
+struct EncodeBackward final : Backward {
+  Tensor inside;
+  bool learn = false;
+  Tensor x, codes;
+  float scale = 1;
+  ops::CodeRange range;
+  double gradient_scale = 1;
+
+  std::string name() const override { return "qat::encode"; }
+
+  std::vector<Tensor> apply(const Tensor& grad, const std::vector<bool>& needed) override {
+    std::vector<Tensor> result(needed.size());
+    const float* g = grad.const_data_ptr<float>();
+    const uint8_t* bits = inside.const_data_ptr<uint8_t>();
+    if (needed[0]) {
+      result[0] = empty_kernel_layout(grad.sizes(), at::kFloat);
+      ops::mask_gradient(g, bits, grad.numel(), result[0].mutable_data_ptr<float>());
+    }
+    if (learn && needed[1]) {
+      const double ds = ops::encode_scale_gradient(g, codes.const_data_ptr<uint8_t>(), bits, x.const_data_ptr<float>(),
+                                                   scale, range, grad.numel());
+      result[1] = at::empty({1}, at::kFloat).fill_(ds * gradient_scale);
+    }
+    return result;
+  }
+};
+
+/// The weight itself is kept (it is a parameter); its codes and masks are made again.
+struct WeightBackward final : Backward {
+  Tensor weight, scale;
+  int32_t lo = 0, hi = 0;
+  GradientRule rule = GradientRule::kStraightThrough;
+  double gradient_scale = 1;
+
+  std::string name() const override { return "qat::quantize_weight"; }
+
+  std::vector<Tensor> apply(const Tensor& grad, const std::vector<bool>& needed) override {
+    std::vector<Tensor> result(needed.size());
+    std::vector<int64_t> rows(weight.dim(), 1);
+    rows[0] = scale.numel();
+    const Tensor t = weight.detach() / scale.detach().view(rows);
+    if (rule == GradientRule::kStraightThrough) {
+      // The observed range covers the data: the rounded code decides, so that the largest weight, which may lie a last
+      // bit above hi, learns too.
+      const Tensor code = t.round();
+      if (needed[0]) result[0] = at::where((code >= lo).logical_and_(code <= hi), grad, at::zeros_like(grad));
+      return result;
+    }
+    const Tensor below = t < lo, above = t > hi;
+    if (needed[0]) result[0] = grad.masked_fill(below.logical_or(above), 0.0);
+    if (needed[1]) {
+      Tensor ds = t.round().sub_(t);
+      ds.masked_fill_(below, static_cast<double>(lo)).masked_fill_(above, static_cast<double>(hi)).mul_(grad);
+      ds = ds.to(at::kDouble);
+      ds = scale.numel() == 1 ? ds.sum().view({1}) : ds.flatten(1).sum(1);
+      result[1] = ds.mul_(gradient_scale).to(at::kFloat);
+    }
+    return result;
+  }
+};
+
+}  // namespace
+
+ops::CodeRange OutputQuantizer::range() const {
+  return {.lo = lo, .hi = hi, .zero_point = *zero_point.const_data_ptr<int32_t>()};
+}
+
+float OutputQuantizer::scale_value() const { return *scale.const_data_ptr<float>(); }
+
+double OutputQuantizer::gradient_scale_of(const Tensor& codes) const {
+  return gradient_scale ? gradient_scale(codes.numel() / std::max<int64_t>(codes.size(0), 1)) : 1.0;
+}
+
+QuantizedTensor encode(const Tensor& x, const OutputQuantizer& output) {
+  QAT_CHECK(x.scalar_type() == at::kFloat, "expected float32 values to quantize, found {}", c10::toString(x.scalar_type()));
+  const bool learn = output.learns();
+  std::vector<Tensor> inputs{x};
+  if (learn) inputs.push_back(output.scale);
+  const bool record = needs_gradient(inputs);
+
+  auto saved = std::make_unique<EncodeBackward>();
+  Tensor codes = empty_kernel_layout(x.sizes(), at::kByte);
+  {
+    const at::NoGradGuard no_grad;
+    const Tensor values = kernel_layout(x.detach());
+    if (output.observe) {
+      const auto [lo, hi] = at::aminmax(values);
+      output.observe(lo.item<float>(), hi.item<float>());
+    }
+    saved->range = output.range();
+    saved->scale = output.scale_value();
+    if (record) saved->inside = at::empty({(codes.numel() + 7) / 8}, at::kByte);
+    ops::encode(values.const_data_ptr<float>(), values.numel(), saved->scale, saved->range,
+                codes.mutable_data_ptr<uint8_t>(), record ? saved->inside.mutable_data_ptr<uint8_t>() : nullptr);
+    if (learn) saved->x = values, saved->codes = codes;
+  }
+  saved->learn = learn;
+  saved->gradient_scale = output.gradient_scale_of(codes);
+  const ops::CodeRange range = saved->range;
+  const float scale = saved->scale;
+  Tensor handle = make_handle(codes.sizes());
+  return {codes, scale, range, connect(handle, inputs, std::move(saved))};
+}
+
+QuantizedWeight quantize_weight(const Tensor& weight, const Tensor& scale, int32_t lo, int32_t hi, GradientRule rule,
+                                double gradient_scale) {
+  const int64_t channels = weight.size(0);
+  QAT_CHECK(scale.numel() == 1 || scale.numel() == channels, "expected 1 or {} weight scales, found {}", channels,
+            scale.numel());
+  QuantizedWeight result;
+  {
+    const at::NoGradGuard no_grad;
+    const Tensor values = kernel_layout(weight.detach());
+    result.scale = scale.detach().expand({channels}).clone();
+    result.codes = empty_kernel_layout(weight.sizes(), at::kChar);
+    ops::encode_per_channel(values.const_data_ptr<float>(), channels, channels == 0 ? 0 : values.numel() / channels,
+                            result.scale.const_data_ptr<float>(), lo, hi, result.codes.mutable_data_ptr<int8_t>());
+  }
+  auto saved = std::make_unique<WeightBackward>();
+  saved->weight = weight.detach(), saved->scale = scale.detach().clone();
+  saved->lo = lo, saved->hi = hi;
+  saved->rule = rule, saved->gradient_scale = gradient_scale;
+  result.handle = connect(make_handle(weight.sizes()), {weight, scale}, std::move(saved));
+  return result;
+}
+
+Tensor dequantize(const QuantizedWeight& weight) {
+  Tensor values;
+  {
+    const at::NoGradGuard no_grad;
+    std::vector<int64_t> rows(weight.codes.dim(), 1);
+    rows[0] = weight.scale.numel();
+    values = weight.codes.to(at::kFloat) * weight.scale.view(rows);
+  }
+  return connect(values, {weight.handle}, std::make_unique<PassThrough>());
+}
+
+}  // namespace qat::autograd

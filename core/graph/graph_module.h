@@ -1,0 +1,73 @@
+// GraphModule: a traced network as executable layers on the original parameters.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/graph/graph.h"
+#include "core/nn/layer.h"
+#include "core/quant/config.h"
+
+namespace qat::graph {
+
+/// Parameters and buffers have the source's names ("layer1.0.conv1.weight"); quantizers stand beside them
+/// ("layer1.0.conv1.weight_quantizer.scale", "add.output_quantizer.scale", "input.output_quantizer.scale").
+class GraphModule : public torch::nn::Module {
+ public:
+  struct Step {
+    std::shared_ptr<nn::QLayer> layer;
+    std::vector<int> inputs;     // earlier steps; empty for the input
+    std::vector<int64_t> sizes;  // of the output, without the batch
+  };
+
+  /// graph: canonical (passes.h). source: the network that was traced; all its parameters and buffers are shared.
+  /// Throws GraphError for a node that has no layer.
+  GraphModule(const Graph& graph, const torch::nn::Module& source);
+
+  /// x [N, C, H, W] float32 -> float32.
+  at::Tensor forward(const at::Tensor& x);
+
+  /// Called with every layer's output in order.
+  using Tap = std::function<void(const nn::QLayer& layer, const nn::Value& output)>;
+  at::Tensor forward(const at::Tensor& x, const Tap& tap);
+
+  nn::Phase phase() const { return phase_; }
+  void set_phase(nn::Phase phase);
+  void train(bool on = true) override;
+
+  /// The steps in execution order; the last one to run is output_step().
+  const std::vector<Step>& steps() const { return steps_; }
+  int output_step() const { return output_; }
+
+  /// Gives a step's output, or its weight, a quantizer and registers it.
+  void set_output_quantizer(int step, std::shared_ptr<quant::Quantizer> quantizer);
+  void set_weight_quantizer(int step, std::shared_ptr<quant::Quantizer> quantizer);
+
+  /// Ends calibration: all quantizers get their first values.
+  void initialize_quantizers();
+
+  /// After every optimizer step: learned quantizer parameters are put back into their domains.
+  void project();
+
+ private:
+  torch::nn::Module* container(const std::string& path);
+
+  std::vector<Step> steps_;
+  int output_ = -1;
+  nn::Phase phase_ = nn::Phase::kFloat;
+};
+
+/// One line a quantized tensor or float layer, for the start of a run and `qat inspect`.
+struct InsertReport {
+  std::vector<std::string> lines;
+  int64_t quantized_layers = 0;              // layers with integer arithmetic
+  std::vector<std::string> float_layers;     // layers left in float
+};
+
+/// Gives every tensor that integer layers read its one quantizer, owned by its producer, and every weight its own
+/// (DESIGN section 4, "Who owns an edge"). Throws ConfigError for rules that contradict each other or match nothing.
+InsertReport insert_quantizers(GraphModule& net, const quant::QuantizationConfig& config);
+
+}  // namespace qat::graph

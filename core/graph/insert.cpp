@@ -1,0 +1,183 @@
+#include <algorithm>
+#include <functional>
+#include <optional>
+
+#include "core/base/error.h"
+#include "core/base/text.h"
+#include "core/graph/graph_module.h"
+#include "core/nn/pointwise.h"
+#include "core/nn/weighted.h"
+
+namespace qat::graph {
+namespace {
+
+using quant::LayerChoice;
+using quant::TensorChoice;
+
+/// Decides, step by step, which tensors become codes and who owns their quantizers.
+class Inserter {
+ public:
+  Inserter(GraphModule& net, const quant::QuantizationConfig& config) : net_(net), config_(config) {
+    for (size_t i = 0; i < steps().size(); ++i) {
+      const nn::QLayer& layer = *steps()[i].layer;
+      infos_.push_back({.name = layer.label(), .type = layer.type()});
+      if (is_weighted(i)) last_weighted_ = static_cast<int>(i);
+      if (is_weighted(i) && first_weighted_ < 0) first_weighted_ = static_cast<int>(i);
+    }
+    if (first_weighted_ >= 0) infos_[first_weighted_].is_first = infos_[last_weighted_].is_last = true;
+    choices_ = quant::resolve(config, infos_);
+    // The network's input is 8 bits unless the first layer's `input:` says otherwise.
+    choices_[0].activation.bits = choices_[0].activation.location.empty() ? 8 : choices_[0].activation.bits;
+  }
+
+  InsertReport run() {
+    find_codes();
+    find_signs();
+    std::vector<bool> owns(steps().size(), false);
+    for (size_t i = 0; i < steps().size(); ++i) {
+      if (codes_[i]) owns[owner(static_cast<int>(i))] = true;
+    }
+    for (size_t i = 0; i < steps().size(); ++i) insert(static_cast<int>(i), owns[i]);
+    return std::move(report_);
+  }
+
+ private:
+  const std::vector<GraphModule::Step>& steps() const { return net_.steps(); }
+  bool is_weighted(size_t i) const { return dynamic_cast<const nn::WeightedLayer*>(steps()[i].layer.get()) != nullptr; }
+
+  bool computes_on_codes(int i) const {
+    const std::string type = infos_[i].type;
+    return !choices_[i].exclude &&
+           (is_weighted(i) || type == "add" || type == "avg_pool2d" || type == "global_avg_pool2d");
+  }
+
+  /// The step whose quantizer step i's output uses: itself, or through layers that pass parameters on.
+  int owner(int i) const {
+    while (steps()[i].layer->passes_through() && codes_[steps()[i].inputs[0]]) i = steps()[i].inputs[0];
+    return i;
+  }
+
+  /// codes_[i]: whether the output of step i is quantized.
+  void find_codes() {
+    codes_.assign(steps().size(), false);
+    const std::function<void(int)> need = [&](int i) {
+      if (codes_[i]) return;
+      codes_[i] = true;
+      if (steps()[i].layer->passes_through() && !choices_[i].exclude) need(steps()[i].inputs[0]);
+    };
+    for (size_t i = 0; i < steps().size(); ++i) {
+      if (!computes_on_codes(static_cast<int>(i))) continue;
+      for (const int input : steps()[i].inputs) need(input);
+      // Runtimes have no integer kernel with float output but that of a linear layer.
+      if (infos_[i].type != "linear") need(static_cast<int>(i));
+      if (infos_[i].type == "linear" && config_.logits && static_cast<int>(i) == net_.output_step()) {
+        need(static_cast<int>(i));
+        choices_[i].activation.bits = *config_.logits;
+      }
+    }
+    // The network's output: 8 bits unless a rule says otherwise.
+    const int last = owner(net_.output_step());
+    if (codes_[last] && choices_[last].activation.location.empty() && !config_.logits) choices_[last].activation.bits = 8;
+  }
+
+  /// non_negative_[i]: the output of step i cannot be below zero.
+  void find_signs() {
+    non_negative_.assign(steps().size(), false);
+    for (size_t i = 0; i < steps().size(); ++i) {
+      const nn::QLayer& layer = *steps()[i].layer;
+      const auto& inputs = steps()[i].inputs;
+      const auto all = [&] {
+        return std::all_of(inputs.begin(), inputs.end(), [&](int input) { return non_negative_[input]; });
+      };
+      if (const auto* weighted = dynamic_cast<const nn::WeightedLayer*>(&layer)) {
+        non_negative_[i] = weighted->has_relu();
+      } else if (const auto* add = dynamic_cast<const nn::QAdd*>(&layer)) {
+        non_negative_[i] = add->has_relu() || all();
+      } else if (layer.type() == "relu") {
+        non_negative_[i] = true;
+      } else if (layer.passes_through() || infos_[i].type == "avg_pool2d" || infos_[i].type == "global_avg_pool2d") {
+        non_negative_[i] = !inputs.empty() && all();
+      }
+    }
+  }
+
+  /// The activation settings of the tensor that step `i` owns: its own `activation:`, or a consumer's `input:`.
+  TensorChoice activation_of(int i) const {
+    TensorChoice result = choices_[i].activation;
+    std::string set_by = result.location.empty() ? "" : infos_[i].name + "'s activation (" + result.location + ")";
+    for (size_t reader = 0; reader < steps().size(); ++reader) {
+      if (!choices_[reader].input || choices_[reader].exclude || !computes_on_codes(static_cast<int>(reader))) continue;
+      for (const int input : steps()[reader].inputs) {
+        if (!codes_[input] || owner(input) != i) continue;
+        const TensorChoice& wanted = *choices_[reader].input;
+        const bool same = wanted.bits == result.bits && wanted.quantizer == result.quantizer;
+        if (!set_by.empty() && !same) {
+          throw ConfigError(fmt::format(
+              "{}: the tensor made by {} is set to {} {} bits by {} and to {} {} bits by {}'s input: one tensor has one "
+              "quantizer, make the two equal",
+              wanted.location, infos_[i].name, result.quantizer, result.bits, set_by, wanted.quantizer, wanted.bits,
+              infos_[reader].name));
+        }
+        result = wanted;
+        set_by = infos_[reader].name + "'s input (" + wanted.location + ")";
+      }
+    }
+    return result;
+  }
+
+  void insert(int i, bool owns) {
+    nn::QLayer& layer = *steps()[i].layer;
+    std::string line;
+    if (is_weighted(i) && computes_on_codes(i)) {
+      auto& weighted = dynamic_cast<nn::WeightedLayer&>(layer);
+      const TensorChoice& choice = choices_[i].weight;
+      quant::QuantSpec spec{.role = quant::Role::kWeight, .bits = choice.bits, .is_signed = true};
+      spec.narrow_range = choice.bits == 8;
+      spec.granularity = choice.per_channel ? quant::Granularity::kChannel : quant::Granularity::kTensor;
+      spec.channels = weighted.tensors().weight.size(0);
+      net_.set_weight_quantizer(i, make(choice, spec));
+      weighted.set_memory(config_.memory == "exact"       ? autograd::Memory::kExact
+                          : config_.memory == "recompute" ? autograd::Memory::kRecompute
+                                                          : autograd::Memory::kCompact);
+      line += fmt::format(" weight {} {} bits per {}", choice.quantizer, choice.bits, choice.per_channel ? "channel" : "tensor");
+    }
+    if (owns) {
+      const TensorChoice choice = activation_of(i);
+      quant::QuantSpec spec{.role = quant::Role::kActivation, .bits = choice.bits};
+      spec.is_signed = !non_negative_[i];
+      spec.affine = spec.is_signed;
+      net_.set_output_quantizer(i, make(choice, spec));
+      line += fmt::format("{}output {} {} bits {}", line.empty() ? " " : ", ", choice.quantizer, choice.bits,
+                          spec.is_signed ? "signed" : "unsigned");
+    }
+    if (computes_on_codes(i)) {
+      ++report_.quantized_layers;
+    } else if (i != 0 && !(layer.passes_through() && codes_[steps()[i].inputs[0]])) {
+      report_.float_layers.push_back(layer.label());
+      line += line.empty() ? " float" : ", computed in float";
+    } else if (line.empty()) {
+      line = " passes on";
+    }
+    report_.lines.push_back(fmt::format("{:<28} {:<18}{}", layer.label(), layer.type(), line));
+  }
+
+  std::shared_ptr<quant::Quantizer> make(const TensorChoice& choice, const quant::QuantSpec& spec) const {
+    return quant::quantizers().get(choice.quantizer)(spec, {.observer = config_.calibration.observer});
+  }
+
+  GraphModule& net_;
+  const quant::QuantizationConfig& config_;
+  std::vector<quant::LayerInfo> infos_;
+  std::vector<LayerChoice> choices_;
+  std::vector<bool> codes_, non_negative_;
+  int first_weighted_ = -1, last_weighted_ = -1;
+  InsertReport report_;
+};
+
+}  // namespace
+
+InsertReport insert_quantizers(GraphModule& net, const quant::QuantizationConfig& config) {
+  return Inserter(net, config).run();
+}
+
+}  // namespace qat::graph

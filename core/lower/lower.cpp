@@ -1,0 +1,200 @@
+#include "core/lower/lower.h"
+
+#include <ATen/ops/from_blob.h>
+#include <c10/core/GradMode.h>
+
+#include "core/base/error.h"
+#include "core/base/text.h"
+#include "core/nn/pointwise.h"
+#include "core/nn/weighted.h"
+
+namespace qat::lower {
+namespace {
+
+using graph::GraphModule;
+using integer::CodeType;
+using integer::IntegerModel;
+using integer::Op;
+
+class Lowering {
+ public:
+  explicit Lowering(const GraphModule& net) : net_(net) {}
+
+  IntegerModel run(const integer::Preprocessing& preprocessing) {
+    refuse_float_layers();
+    const auto& steps = net_.steps();
+    tensors_.assign(steps.size(), -1);
+    for (size_t i = 0; i < steps.size(); ++i) lower_step(static_cast<int>(i));
+    int output = tensors_[net_.output_step()];
+    if (model_.tensors[output].type != CodeType::kFloat32) output = dequantize(output);
+    model_.outputs = {output};
+    model_.preprocessing = preprocessing;
+    model_.check();
+    model_.check_accumulators();
+    return std::move(model_);
+  }
+
+ private:
+  bool has_codes(int step) const { return net_.steps()[step].layer->output_quantizer() != nullptr || passes_codes(step); }
+  bool passes_codes(int step) const {
+    const auto& s = net_.steps()[step];
+    return s.layer->passes_through() && s.layer->output_quantizer() == nullptr && has_codes(s.inputs[0]);
+  }
+
+  bool has_integer_form(int i) const {
+    const auto& step = net_.steps()[i];
+    const nn::QLayer& layer = *step.layer;
+    if (step.inputs.empty()) return layer.output_quantizer() != nullptr;
+    for (const int input : step.inputs) {
+      if (!has_codes(input)) return false;
+    }
+    if (layer.passes_through()) return layer.output_quantizer() == nullptr;
+    if (dynamic_cast<const nn::WeightedLayer*>(&layer) != nullptr) {
+      return layer.weight_quantizer() != nullptr && (layer.output_quantizer() != nullptr || layer.type() == "linear");
+    }
+    return layer.output_quantizer() != nullptr && (layer.type() == "add" || layer.type() == "avg_pool2d" || layer.type() == "global_avg_pool2d");
+  }
+
+  void refuse_float_layers() const {
+    std::vector<std::string> found;
+    for (size_t i = 0; i < net_.steps().size(); ++i) {
+      const nn::QLayer& layer = *net_.steps()[i].layer;
+      if (!has_integer_form(static_cast<int>(i))) found.push_back(layer.label() + " (" + layer.type() + ")");
+    }
+    if (found.empty()) return;
+    throw ExportError(fmt::format("{} cannot be lowered to integers: layers in float: {}", found.front(), join(found, ", ")));
+  }
+
+  int add_tensor(integer::Tensor tensor) {
+    model_.tensors.push_back(std::move(tensor));
+    return static_cast<int>(model_.tensors.size()) - 1;
+  }
+
+  /// The tensor that a layer's own quantizer makes.
+  int codes_tensor(const std::string& name, std::vector<int64_t> sizes, const quant::Quantizer& quantizer) {
+    const quant::Traits traits = quantizer.traits();
+    if (!traits.affine || !traits.integer_levels) {
+      throw ExportError(fmt::format("{}: the levels of {} are not integers", name, quantizer.method()));
+    }
+    const quant::QParams params = quantizer.qparams();
+    return add_tensor({.name = name,
+                       .type = CodeType::kUint8,
+                       .shape = std::move(sizes),
+                       .scale = *params.scale.const_data_ptr<float>(),
+                       .zero_point = *params.zero_point.const_data_ptr<int32_t>(),
+                       .lo = quantizer.spec().lo(),
+                       .hi = quantizer.spec().hi()});
+  }
+
+  void finish(int step, integer::Node node, int output) {
+    for (const int input : net_.steps()[step].inputs) node.inputs.push_back(tensors_[input]);
+    node.name = net_.steps()[step].layer->label();
+    node.output = output;
+    model_.nodes.push_back(std::move(node));
+    tensors_[step] = output;
+  }
+
+  int dequantize(int codes) {
+    integer::Tensor values{.name = model_.tensors[codes].name + ".values", .type = CodeType::kFloat32};
+    values.shape = model_.tensors[codes].shape;
+    const int output = add_tensor(std::move(values));
+    integer::Node node{.op = Op::kDequantize, .name = model_.tensors[output].name, .inputs = {codes}};
+    node.output = output;
+    model_.nodes.push_back(std::move(node));
+    return output;
+  }
+
+  void lower_step(int i) {
+    const auto& step = net_.steps()[i];
+    const nn::QLayer& layer = *step.layer;
+    const std::string& name = layer.label();
+    if (step.inputs.empty()) {
+      const int values = add_tensor({.name = name, .type = CodeType::kFloat32, .shape = step.sizes});
+      model_.inputs = {values};
+      const int codes = codes_tensor(name + ".codes", step.sizes, *layer.output_quantizer());
+      integer::Node node{.op = Op::kQuantize, .name = name + ".codes", .inputs = {values}};
+      node.output = codes;
+      model_.nodes.push_back(std::move(node));
+      tensors_[i] = codes;
+    } else if (const auto* weighted = dynamic_cast<const nn::WeightedLayer*>(&layer)) {
+      lower_weighted(i, *weighted);
+    } else if (layer.type() == "dropout") {
+      tensors_[i] = tensors_[step.inputs[0]];
+    } else if (layer.passes_through()) {
+      integer::Tensor tensor = model_.tensors[tensors_[step.inputs[0]]];
+      tensor.name = name;
+      tensor.shape = step.sizes;
+      integer::Node node;
+      if (const auto* pool = dynamic_cast<const nn::QMaxPool2d*>(&layer)) {
+        node.op = Op::kMaxPool;
+        set_pool(node, pool->pool());
+      } else {
+        node.op = layer.type() == "relu" ? Op::kRelu : Op::kFlatten;
+      }
+      finish(i, std::move(node), add_tensor(std::move(tensor)));
+    } else {
+      integer::Node node;
+      if (const auto* pool = dynamic_cast<const nn::QAvgPool2d*>(&layer)) {
+        node.op = Op::kAveragePool;
+        set_pool(node, pool->pool());
+      } else {
+        node.op = layer.type() == "add" ? Op::kAdd : Op::kGlobalAveragePool;
+      }
+      finish(i, std::move(node), codes_tensor(name, step.sizes, *layer.output_quantizer()));
+    }
+  }
+
+  static void set_pool(integer::Node& node, const autograd::Pool2d& pool) {
+    node.kernel = pool.kernel;
+    node.stride = pool.stride;
+    node.pad = {pool.padding[0], pool.padding[1], pool.padding[0], pool.padding[1]};
+    node.dilation = pool.dilation;
+    node.ceil_mode = pool.ceil_mode;
+    node.count_include_pad = pool.count_include_pad;
+  }
+
+  void lower_weighted(int i, const nn::WeightedLayer& layer) {
+    const auto& step = net_.steps()[i];
+    const integer::Tensor& x = model_.tensors[tensors_[step.inputs[0]]];
+    const at::Tensor& raw = layer.tensors().weight;
+    const autograd::QuantizedWeight weight = layer.weight_quantizer()->quantize_weight(raw);
+    const ops::Folded folded = autograd::fold(weight, layer.call(), x.scale);
+
+    // Codes come in the kernels' layout (output, kernel, input); files and this model have (output, input, kernel).
+    at::Tensor codes = autograd::empty_kernel_layout(raw.sizes(), at::kChar);
+    std::copy(folded.codes.begin(), folded.codes.end(), codes.mutable_data_ptr<int8_t>());
+    codes = codes.contiguous();
+    const int8_t* data = codes.const_data_ptr<int8_t>();
+
+    integer::Node node;
+    node.op = raw.dim() == 4 ? Op::kConv : Op::kLinear;
+    if (raw.dim() == 4) {
+      const nn::ConvGeometry2d& g = layer.geometry();
+      node.kernel = {raw.size(2), raw.size(3)};
+      node.stride = g.stride;
+      node.pad = {g.padding[0], g.padding[1], g.padding[0], g.padding[1]};
+      node.dilation = g.dilation;
+      node.groups = g.groups;
+    }
+    node.weight = {.type = CodeType::kInt8, .shape = raw.sizes().vec(), .codes = {data, data + codes.numel()},
+                   .scale = folded.scale, .zero_point = {0}};
+    node.bias = folded.bias;
+    const int output = layer.output_quantizer()
+                           ? codes_tensor(layer.label(), step.sizes, *layer.output_quantizer())
+                           : add_tensor({.name = layer.label(), .type = CodeType::kFloat32, .shape = step.sizes});
+    finish(i, std::move(node), output);
+  }
+
+  const GraphModule& net_;
+  IntegerModel model_;
+  std::vector<int> tensors_;  // step -> its output's tensor
+};
+
+}  // namespace
+
+IntegerModel lower(const GraphModule& net, const integer::Preprocessing& preprocessing) {
+  const at::NoGradGuard no_grad;
+  return Lowering(net).run(preprocessing);
+}
+
+}  // namespace qat::lower

@@ -1,0 +1,80 @@
+// QLayer: one executable node of a quantized network, and what travels between nodes.
+#pragma once
+
+#include <torch/nn/module.h>
+
+#include <memory>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "core/autograd/functions.h"
+#include "core/quant/quantizer.h"
+
+namespace qat::nn {
+
+using autograd::QuantizedTensor;
+
+/// Codes, or float32 values (in float phases, behind float layers, and for logits).
+using Value = std::variant<at::Tensor, QuantizedTensor>;
+
+/// The values themselves; codes are dequantized.
+at::Tensor to_float(const Value& value);
+
+enum class Phase {
+  kFloat,      // no quantizer runs
+  kCalibrate,  // as kFloat, batch norm in evaluation; quantizers observe
+  kLive,       // quantized; training uses batch statistics, scales and ranges adapt
+  kFrozen,     // quantized; the forward is the integer graph, in training too
+};
+
+/// A node. Parameters are the original network's tensors; quantizers are the layer's own.
+///
+/// In kLive and kFrozen evaluation is always the integer graph (fold() with running statistics).
+class QLayer : public torch::nn::Module {
+ public:
+  explicit QLayer(std::string label);
+
+  /// The layer's name in the network, as in errors, rules and exported files.
+  const std::string& label() const { return label_; }
+  /// The registered type that rules match: "conv2d", "linear", ...
+  virtual std::string type() const = 0;
+
+  Phase phase() const { return phase_; }
+  void set_phase(Phase phase) { phase_ = phase; }
+
+  /// The quantizer of the output tensor; null: the output is float, or keeps its input's parameters.
+  const std::shared_ptr<quant::Quantizer>& output_quantizer() const { return output_quantizer_; }
+  virtual const std::shared_ptr<quant::Quantizer>& weight_quantizer() const;
+  void set_output_quantizer(std::shared_ptr<quant::Quantizer> quantizer);
+  virtual void set_weight_quantizer(std::shared_ptr<quant::Quantizer> quantizer);
+
+  /// Whether the output passes the input's scale and zero point on (max pool, flatten, ReLU on codes).
+  virtual bool passes_through() const { return false; }
+
+  /// Errors are rethrown with the layer's name.
+  Value run(const std::vector<Value>& inputs);
+
+  /// After calibration: scales of the output and of the weight get their first values.
+  virtual void initialize_quantizers();
+
+ protected:
+  virtual at::Tensor run_float(const std::vector<at::Tensor>& inputs) = 0;
+  /// Layers without integer arithmetic of their own run in float and encode the result.
+  virtual Value run_quantized(const std::vector<Value>& inputs);
+  /// Whether run_quantized computes on codes; otherwise the layer is an island of floats.
+  virtual bool has_integer_form() const = 0;
+
+  bool learning() const { return is_training() && phase_ == Phase::kLive; }
+  autograd::OutputQuantizer output_call() const { return output_quantizer_->output(learning()); }
+  const QuantizedTensor& codes_of(const Value& value) const;
+  /// float32 batch norm as this phase has it.
+  at::Tensor run_batch_norm(const at::Tensor& x, const autograd::BatchNorm& norm) const;
+
+ private:
+  std::string label_;
+  Phase phase_ = Phase::kFloat;
+  std::shared_ptr<quant::Quantizer> output_quantizer_;
+};
+
+}  // namespace qat::nn

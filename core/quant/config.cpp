@@ -1,0 +1,81 @@
+#include "core/quant/config.h"
+
+#include <algorithm>
+#include <regex>
+
+#include "core/base/text.h"
+#include "core/quant/quantizer.h"
+
+namespace qat::quant {
+namespace {
+
+bool name_matches(const std::string& pattern, const std::string& name, const config::Node& rule) {
+  if (pattern.size() < 2 || pattern.front() != '/' || pattern.back() != '/') return glob_match(pattern, name);
+  try {
+    return std::regex_search(name, std::regex(pattern.substr(1, pattern.size() - 2)));
+  } catch (const std::regex_error& error) {
+    throw rule.error(fmt::format("match.name: '{}' is not a regular expression: {}", pattern, error.what()));
+  }
+}
+
+bool matches(const Match& match, const LayerInfo& layer, const config::Node& rule) {
+  if (match.name && !name_matches(*match.name, layer.name, rule)) return false;
+  if (match.type && *match.type != layer.type) return false;
+  if (match.position) return *match.position == "first" ? layer.is_first : layer.is_last;
+  return true;
+}
+
+void apply(TensorChoice& choice, const TensorConfig& config, const std::string& location) {
+  if (config.quantizer) choice.quantizer = *config.quantizer;
+  if (config.bits) choice.bits = *config.bits;
+  if (config.granularity) choice.per_channel = *config.granularity == "channel";
+  choice.location = location;
+}
+
+void check_method(const std::optional<TensorConfig>& config, const config::Node& parent, const char* key) {
+  if (!config || !config->quantizer || quantizers().contains(*config->quantizer)) return;
+  const std::optional<config::Node> node = parent.find(key);
+  quantizers().get(*config->quantizer, node && node->find("quantizer") ? node->at("quantizer") : parent);
+}
+
+}  // namespace
+
+std::vector<LayerChoice> resolve(const QuantizationConfig& config, const std::vector<LayerInfo>& layers) {
+  LayerChoice defaults;
+  for (const auto* tensor : {&config.weight, &config.activation}) {
+    if (tensor->quantizer) quantizers().get(*tensor->quantizer);
+  }
+  apply(defaults.weight, config.weight, "");
+  apply(defaults.activation, config.activation, "");
+  std::vector<LayerChoice> choices(layers.size(), defaults);
+
+  for (const config::Node& node : config.rules) {
+    const Rule rule = node.as<Rule>();
+    check_method(rule.weight, node, "weight");
+    check_method(rule.activation, node, "activation");
+    check_method(rule.input, node, "input");
+    bool used = false;
+    for (size_t i = 0; i < layers.size(); ++i) {
+      if (!matches(rule.match, layers[i], node)) continue;
+      used = true;
+      LayerChoice& choice = choices[i];
+      if (rule.exclude) choice.exclude = true;
+      if (rule.weight) apply(choice.weight, *rule.weight, node.location());
+      if (rule.activation) apply(choice.activation, *rule.activation, node.location());
+      if (rule.input) {
+        if (!choice.input) {
+          // Keys that the rule leaves open come from the defaults of activations.
+          choice.input = defaults.activation;
+        }
+        apply(*choice.input, *rule.input, node.location());
+      }
+    }
+    if (used) continue;
+    std::vector<std::string> names;
+    for (const LayerInfo& layer : layers) names.push_back(layer.name);
+    throw node.error(fmt::format("this rule matches no layer; layers: {}", join(names, ", ")));
+  }
+  return choices;
+}
+
+}  // namespace qat::quant

@@ -1,0 +1,143 @@
+// The `quantization:` section, and how its rules meet the layers of a network.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/config/config.h"
+
+namespace qat::quant {
+
+/// How one kind of tensor is quantized; unset keys come from the level below (rules over defaults over the target).
+struct TensorConfig {
+  std::optional<std::string> quantizer;
+  std::optional<int> bits;
+  std::optional<std::string> granularity;  // weights: channel | tensor
+};
+
+/// All given conditions must hold.
+struct Match {
+  std::optional<std::string> name;      // glob (* and ?) or /regular expression/
+  std::optional<std::string> type;      // conv2d, linear, add, ...
+  std::optional<std::string> position;  // first | last layer with a weight
+};
+
+struct Rule {
+  Match match;
+  std::optional<TensorConfig> weight, activation, input;
+  bool exclude = false;
+};
+
+struct BatchNormConfig {
+  std::string mode = "live";
+  config::Node freeze_at = config::Node::scalar("75%");  // 75% of the stage's steps | {epoch: 3} | {step: 1000}
+};
+
+struct CalibrationConfig {
+  std::string observer = "moving_average";
+  int64_t batches = 20;
+};
+
+struct QuantizationConfig {
+  std::string target = "onnxruntime";
+  TensorConfig weight, activation;
+  std::optional<int> logits;  // bits of the logits of a linear layer; unset: float
+  std::vector<config::Node> rules;  // of Rule; kept as nodes for their positions
+  BatchNormConfig batch_norm;
+  std::string memory = "compact";
+  CalibrationConfig calibration;
+};
+
+/// A layer as rules see it.
+struct LayerInfo {
+  std::string name;
+  std::string type;
+  bool is_first = false, is_last = false;  // among layers with a weight
+};
+
+/// A resolved choice and where it was made.
+struct TensorChoice {
+  std::string quantizer = "minmax";
+  int bits = 8;
+  bool per_channel = true;
+  std::string location;  // of the rule that set it, "" for defaults
+};
+
+struct LayerChoice {
+  bool exclude = false;
+  TensorChoice weight;
+  TensorChoice activation;           // the layer's output
+  std::optional<TensorChoice> input; // set by a rule: the layer's input tensor
+};
+
+/// One choice a layer: target preset < defaults < rules in order, the last match wins per key.
+/// Throws ConfigError for a rule that matches nothing, an unknown method, target or granularity.
+std::vector<LayerChoice> resolve(const QuantizationConfig& config, const std::vector<LayerInfo>& layers);
+
+}  // namespace qat::quant
+
+template <>
+struct qat::config::Schema<qat::quant::TensorConfig> {
+  static void describe(Fields<qat::quant::TensorConfig>& f) {
+    using C = qat::quant::TensorConfig;
+    f.field("quantizer", &C::quantizer).doc("method, see `qat list quantizers`; default minmax");
+    f.field("bits", &C::bits).doc("width of the codes; default 8").minimum(2).maximum(8);
+    f.field("granularity", &C::granularity).doc("weights: one scale per output channel (default) or tensor").one_of({"channel", "tensor"});
+  }
+};
+
+template <>
+struct qat::config::Schema<qat::quant::Match> {
+  static void describe(Fields<qat::quant::Match>& f) {
+    using C = qat::quant::Match;
+    f.field("name", &C::name).doc("glob with * and ?, or /regular expression/");
+    f.field("type", &C::type).doc("conv2d, linear, add, avg_pool2d, global_avg_pool2d, ...");
+    f.field("position", &C::position).doc("among layers with a weight").one_of({"first", "last"});
+  }
+};
+
+template <>
+struct qat::config::Schema<qat::quant::Rule> {
+  static void describe(Fields<qat::quant::Rule>& f) {
+    using C = qat::quant::Rule;
+    f.field("match", &C::match).doc("which layers; all given conditions must hold").required();
+    f.field("weight", &C::weight).doc("the layer's weight");
+    f.field("activation", &C::activation).doc("the layer's output tensor");
+    f.field("input", &C::input).doc("the layer's input tensor, that is its producer's output");
+    f.field("exclude", &C::exclude).doc("leave the layer in float");
+  }
+};
+
+template <>
+struct qat::config::Schema<qat::quant::BatchNormConfig> {
+  static void describe(Fields<qat::quant::BatchNormConfig>& f) {
+    using C = qat::quant::BatchNormConfig;
+    f.field("mode", &C::mode).doc("batch statistics until the freeze").one_of({"live"});
+    f.field("freeze_at", &C::freeze_at).doc("75% of the finetune stage's steps, {epoch: 3} or {step: 1000}");
+  }
+};
+
+template <>
+struct qat::config::Schema<qat::quant::CalibrationConfig> {
+  static void describe(Fields<qat::quant::CalibrationConfig>& f) {
+    using C = qat::quant::CalibrationConfig;
+    f.field("observer", &C::observer).doc("see `qat list observers`");
+    f.field("batches", &C::batches).doc("training batches that set the first ranges").minimum(1);
+  }
+};
+
+template <>
+struct qat::config::Schema<qat::quant::QuantizationConfig> {
+  static void describe(Fields<qat::quant::QuantizationConfig>& f) {
+    using C = qat::quant::QuantizationConfig;
+    f.field("target", &C::target).doc("runtime whose arithmetic is trained, see `qat list targets`").one_of({"onnxruntime"});
+    f.field("weight", &C::weight).doc("default of all weights");
+    f.field("activation", &C::activation).doc("default of all activations");
+    f.field("logits", &C::logits).doc("bits of a final linear layer's output; null: float").minimum(2).maximum(8);
+    f.field("rules", &C::rules).doc("list of {match, weight, activation, input, exclude}; the last match wins per key");
+    f.field("batch_norm", &C::batch_norm).doc("batch norm during finetune");
+    f.field("memory", &C::memory).doc("how batch norm's input is kept for backward: int16, int32 or not at all").one_of({"compact", "exact", "recompute"});
+    f.field("calibration", &C::calibration).doc("first ranges");
+  }
+};

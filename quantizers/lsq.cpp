@@ -1,0 +1,55 @@
+#include "quantizers/lsq.h"
+
+#include <ATen/ops/full.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/TensorOperators.h>
+#include <c10/core/GradMode.h>
+
+#include <cmath>
+#include <limits>
+
+#include "core/base/error.h"
+
+namespace qat::quantizers {
+namespace {
+
+constexpr double kSmallestScale = std::numeric_limits<float>::epsilon();
+
+}  // namespace
+
+Lsq::Lsq(const quant::QuantSpec& spec, const quant::QuantizerOptions&)
+    : Quantizer(spec),
+      scale_(register_parameter("scale", at::ones({spec.scales()}, at::kFloat))),
+      zero_point_(register_buffer("zero_point", at::full({spec.scales()}, spec.symmetric_zero_point(), at::kInt))),
+      mean_abs_(register_buffer("mean_abs", at::zeros({spec.scales()}, at::kDouble))),
+      batches_(register_buffer("batches", at::zeros({1}, at::kLong))) {}
+
+void Lsq::observe(const at::Tensor& values) {
+  if (values.numel() == 0) return;
+  const at::Tensor x = values.detach().abs().to(at::kDouble);
+  mean_abs_.add_(spec().granularity == quant::Granularity::kChannel ? x.flatten(1).mean(1) : x.mean().view({1}));
+  batches_.add_(1);
+}
+
+void Lsq::initialize_parameters() {
+  const int64_t batches = *batches_.const_data_ptr<int64_t>();
+  QAT_CHECK(batches > 0, "an lsq quantizer saw no data: run the calibrate stage first");
+  const at::NoGradGuard no_grad;
+  scale_.copy_((mean_abs_ * (2.0 / (static_cast<double>(batches) * std::sqrt(spec().positive_levels()))))
+                   .clamp_min(kSmallestScale));
+  QAT_CHECK(scale_.isfinite().all().item<bool>(), "values to quantize are not finite: the network diverges");
+}
+
+quant::QParams Lsq::parameters_now() const { return {scale_, zero_point_}; }
+
+double Lsq::gradient_scale(int64_t elements) const {
+  return 1.0 / std::sqrt(static_cast<double>(elements) * spec().positive_levels());
+}
+
+void Lsq::project() {
+  const at::NoGradGuard no_grad;
+  scale_.clamp_min_(kSmallestScale);
+}
+
+}  // namespace qat::quantizers
