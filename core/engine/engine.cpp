@@ -266,9 +266,11 @@ void Engine::concat(const Node& node, const Prepared& prepared, const std::vecto
   int64_t offset = 0;
   for (size_t k = 0; k < node.inputs.size(); ++k) {
     const int64_t width = channels(tensor(node.inputs[k]));
-    const Code* x = codes<Code>(values[static_cast<size_t>(node.inputs[k])]);
+    std::vector<Code> mapped(static_cast<size_t>(rows * width));
+    ops::lookup(codes<Code>(values[static_cast<size_t>(node.inputs[k])]), rows * width, prepared.tables[k].data(),
+                mapped.data());
     for (int64_t r = 0; r < rows; ++r) {
-      ops::lookup(x + r * width, width, prepared.tables[k].data(), codes<Code>(y) + r * channels(ty) + offset);
+      std::copy_n(mapped.data() + r * width, width, codes<Code>(y) + r * channels(ty) + offset);
     }
     offset += width;
   }

@@ -1,4 +1,5 @@
-// Float <-> code. Encode divides (a reciprocal differs at near-ties); requantization is another arithmetic (requantize.h).
+// Float <-> code. Encode divides (a reciprocal differs at near-ties); requantization is another arithmetic
+// (requantize.h).
 #pragma once
 
 #include <cstdint>
@@ -8,7 +9,8 @@
 namespace qat::ops {
 
 /// codes[i] = rne(clip(fl32(x[i] / scale), lo - z, hi - z)) + z. Infinities saturate, NaN gives lo.
-/// inside (optional): bit i % 8 of byte i / 8 is set where lo - z <= x / scale <= hi - z; (n + 7) / 8 bytes, unused bits 0.
+/// inside (optional): bit i % 8 of byte i / 8 is set where lo - z <= x / scale <= hi - z; (n + 7) / 8 bytes, unused
+/// bits 0.
 template <class Code>
 void encode(const float* x, int64_t n, float scale, CodeRange range, Code* codes, uint8_t* inside = nullptr);
 

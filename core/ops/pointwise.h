@@ -32,8 +32,8 @@ void add_broadcast(const Code* a, bool broadcast_a, const Code* b, int64_t batch
 template <class Code>
 void mul(const Code* a, const Code* b, int64_t n, const BinaryParams& p, Code* y);
 
-/// The same with b [batch][channels] broadcast over the pixels of a [batch][pixels][channels]. The formula is symmetric:
-/// a caller with a broadcast A exchanges the operands and their parameters.
+/// The same with b [batch][channels] broadcast over the pixels of a [batch][pixels][channels]. The formula is
+/// symmetric: a caller with a broadcast A exchanges the operands and their parameters.
 template <class Code>
 void mul_broadcast(const Code* a, const Code* b, int64_t batch, int64_t pixels, int64_t channels, const BinaryParams& p,
                    Code* y);
@@ -46,7 +46,8 @@ void relu(const Code* x, int64_t n, int32_t zero_point, Code* y, uint8_t* inside
 template <class Code>
 void lookup(const Code* x, int64_t n, const int16_t* table, Code* y);
 
-/// LSQ's gradient of the output scale of add(), as scale_gradient in requantize.h; t is the value before rounding - z_y.
+/// LSQ's gradient of the output scale of add(), as scale_gradient in requantize.h; t is the value before rounding -
+/// z_y.
 template <class Code>
 double add_scale_gradient(const float* g, const Code* a, const Code* b, const Code* y, const uint8_t* inside, int64_t n,
                           const BinaryParams& p);

@@ -19,8 +19,8 @@ struct PoolGeometry {
   int64_t out_w() const;
 };
 
-/// First maximum in row-major window order; padding never wins. winner (optional) [batch][out_h][out_w][channels]: index
-/// kh * kernel_w + kw of the winning pixel.
+/// First maximum in row-major window order; padding never wins. winner (optional) [batch][out_h][out_w][channels]:
+/// index kh * kernel_w + kw of the winning pixel.
 template <class Code>
 void max_pool(const PoolGeometry& g, const Code* x, Code* y, uint16_t* winner = nullptr);
 

@@ -1,0 +1,117 @@
+#include "core/io/checkpoint.h"
+
+#include <ATen/ops/empty.h>
+#include <c10/core/GradMode.h>
+
+#include <array>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "core/base/error.h"
+#include "core/base/files.h"
+#include "core/base/text.h"
+
+namespace qat::io {
+namespace {
+
+constexpr std::array<std::pair<std::string_view, at::ScalarType>, 10> kDtypes{{
+    {"F64", at::kDouble},
+    {"F32", at::kFloat},
+    {"F16", at::kHalf},
+    {"BF16", at::kBFloat16},
+    {"I64", at::kLong},
+    {"I32", at::kInt},
+    {"I16", at::kShort},
+    {"I8", at::kChar},
+    {"U8", at::kByte},
+    {"BOOL", at::kBool},
+}};
+
+std::string dtype_name(const std::string& name, const at::Tensor& tensor) {
+  for (const auto& [text, type] : kDtypes) {
+    if (type == tensor.scalar_type()) return std::string(text);
+  }
+  throw CheckpointError(fmt::format("{}: safetensors has no dtype for {}", name, c10::toString(tensor.scalar_type())));
+}
+
+std::string shape_and_dtype(const std::string& name, const at::Tensor& tensor) {
+  return fmt::format("[{}] {}", fmt::join(tensor.sizes(), ", "), dtype_name(name, tensor));
+}
+
+/// At most this many names of one kind are listed: a wrong file would otherwise fill the screen.
+constexpr size_t kListed = 8;
+
+void add_names(std::vector<std::string>& parts, const char* what, std::vector<std::string> names) {
+  if (names.empty()) return;
+  const size_t count = names.size();
+  if (count > kListed) {
+    names.resize(kListed);
+    names.push_back(fmt::format("and {} more", count - kListed));
+  }
+  parts.push_back(fmt::format("{} {}: {}", count, what, join(names)));
+}
+
+}  // namespace
+
+at::Tensor to_tensor(const TensorView& view) {
+  for (const auto& [text, type] : kDtypes) {
+    if (text != view.dtype) continue;
+    at::Tensor tensor = at::empty(view.shape, type);
+    if (view.bytes > 0) std::memcpy(tensor.data_ptr(), view.data, view.bytes);
+    return tensor;
+  }
+  throw CheckpointError(fmt::format("{}: no LibTorch type for dtype {}", view.name, view.dtype));
+}
+
+void write_tensors(const std::string& path, const TensorFile& file) {
+  std::vector<at::Tensor> kept;
+  std::vector<TensorView> views;
+  for (const auto& [name, tensor] : file.tensors) {
+    QAT_CHECK_AS(CheckpointError, tensor.defined(), "{}: the tensor is undefined", name);
+    const at::Tensor& stored = kept.emplace_back(tensor.detach().cpu().contiguous());
+    views.push_back({name, dtype_name(name, stored), stored.sizes().vec(), stored.const_data_ptr(), stored.nbytes()});
+  }
+  write_file_atomic(path, write_safetensors(views, file.metadata));
+}
+
+TensorFile read_tensors(const std::string& path) {
+  const SafetensorsFile file = SafetensorsFile::open(path);
+  TensorFile result{{}, file.metadata()};
+  for (const TensorView& view : file.tensors()) result.tensors.emplace(view.name, to_tensor(view));
+  return result;
+}
+
+TensorMap state_of(const torch::nn::Module& module) {
+  TensorMap state;
+  for (const auto& item : module.named_parameters()) state.emplace(item.key(), item.value());
+  for (const auto& item : module.named_buffers()) {
+    if (item.value().defined()) state.emplace(item.key(), item.value());
+  }
+  return state;
+}
+
+void copy_state(const TensorMap& into, const TensorMap& from, const std::string& source) {
+  std::vector<std::string> missing, unexpected, mismatched;
+  for (const auto& [name, tensor] : into) {
+    const auto found = from.find(name);
+    if (found == from.end()) {
+      missing.push_back(name);
+    } else if (found->second.sizes() != tensor.sizes() || found->second.scalar_type() != tensor.scalar_type()) {
+      mismatched.push_back(fmt::format("{} expected {}, found {}", name, shape_and_dtype(name, tensor),
+                                       shape_and_dtype(name, found->second)));
+    }
+  }
+  for (const auto& [name, tensor] : from) {
+    if (into.count(name) == 0) unexpected.push_back(name);
+  }
+  std::vector<std::string> parts;
+  add_names(parts, "missing", std::move(missing));
+  add_names(parts, "unexpected", std::move(unexpected));
+  add_names(parts, "mismatched", std::move(mismatched));
+  QAT_CHECK_AS(CheckpointError, parts.empty(), "{}: does not fit the network: {}", source, join(parts, "; "));
+  const at::NoGradGuard no_grad;
+  for (const auto& [name, tensor] : into) at::Tensor(tensor).copy_(from.at(name));
+}
+
+}  // namespace qat::io

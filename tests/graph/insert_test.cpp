@@ -1,0 +1,119 @@
+// Who owns which quantizer, and what rules do (DESIGN section 4).
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "core/base/error.h"
+#include "core/nn/weighted.h"
+#include "models/model.h"
+#include "tests/support/networks.h"
+
+namespace qat::graph {
+namespace {
+
+using testing::HasSubstr;
+
+struct Resnet {
+  models::Model model;
+  std::shared_ptr<GraphModule> net;
+  InsertReport report;
+
+  explicit Resnet(const std::string& yaml) {
+    quantizers::register_builtin();
+    const auto options = config::load_text("{in_channels: 1, width: 4}", "model", {});
+    model = models::registry().get("resnet20")(options.root());
+    Graph graph = trace(*model.module, model.forward, {1, 28, 28});
+    canonicalize(graph);
+    net = std::make_shared<GraphModule>(graph, *model.module);
+    report = insert_quantizers(*net, config::load_text(yaml, "test.yaml", {}).root().as<quant::QuantizationConfig>());
+  }
+
+  const nn::QLayer& layer(const std::string& name) const {
+    for (const auto& step : net->steps()) {
+      if (step.layer->label() == name) return *step.layer;
+    }
+    throw Error("no layer " + name);
+  }
+  int output_bits(const std::string& name) const { return layer(name).output_quantizer()->spec().bits; }
+  int weight_bits(const std::string& name) const { return layer(name).weight_quantizer()->spec().bits; }
+};
+
+std::string refusal(const std::string& yaml) {
+  try {
+    Resnet net(yaml);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST(Insert, EveryEdgeHasOneOwner) {
+  const Resnet r("{weight: {quantizer: lsq, bits: 4}, activation: {quantizer: lsq, bits: 4}}");
+  EXPECT_EQ(r.output_bits("input"), 8);  // network inputs
+  EXPECT_EQ(r.output_bits("conv1"), 4);
+  EXPECT_FALSE(r.layer("conv1").output_quantizer()->spec().is_signed);  // behind a ReLU
+  EXPECT_TRUE(r.layer("layer1.0.conv2").output_quantizer()->spec().is_signed);
+  EXPECT_FALSE(r.layer("add").output_quantizer()->spec().is_signed);
+  EXPECT_EQ(r.layer("flatten").output_quantizer(), nullptr);  // passes the pool's on
+  EXPECT_EQ(r.layer("fc").output_quantizer(), nullptr);       // float logits
+  EXPECT_EQ(r.weight_bits("fc"), 4);
+  EXPECT_EQ(r.report.quantized_layers, 21 + 9 + 1 + 1);
+  EXPECT_TRUE(r.report.float_layers.empty());
+}
+
+TEST(Insert, LastAtEightBitsMeansWeightAndInput) {
+  const Resnet r(
+      "{weight: {bits: 4}, activation: {bits: 4}, rules: ["
+      "{match: {position: first}, weight: {bits: 8}}, {match: {position: last}, weight: {bits: 8}, input: {bits: 8}}, "
+      "{match: {name: 'layer3.*.conv2'}, weight: {bits: 2}}, {match: {name: '/layer2.0/', type: conv2d}, weight: {bits: 3}}]}");
+  EXPECT_EQ(r.weight_bits("conv1"), 8);
+  EXPECT_EQ(r.weight_bits("fc"), 8);
+  EXPECT_EQ(r.output_bits("avgpool"), 8);  // fc's input, through flatten
+  EXPECT_EQ(r.weight_bits("layer3.1.conv2"), 2);
+  EXPECT_EQ(r.weight_bits("layer3.1.conv1"), 4);
+  EXPECT_EQ(r.weight_bits("layer2.0.downsample.0"), 3);
+  EXPECT_EQ(r.weight_bits("layer2.1.conv1"), 4);
+}
+
+TEST(Insert, TheLastMatchWinsPerKey) {
+  const Resnet r(
+      "{rules: [{match: {type: conv2d}, weight: {bits: 4, quantizer: lsq}}, {match: {name: conv1}, weight: {bits: 6}}]}");
+  EXPECT_EQ(r.weight_bits("conv1"), 6);
+  EXPECT_EQ(r.layer("conv1").weight_quantizer()->method(), "lsq");
+  EXPECT_EQ(r.weight_bits("layer1.0.conv1"), 4);
+}
+
+TEST(Insert, AnExcludedLayerIsAnIslandOfFloats) {
+  const Resnet r("{rules: [{match: {name: layer1.1.conv1}, exclude: true}]}");
+  EXPECT_EQ(r.layer("layer1.1.conv1").weight_quantizer(), nullptr);
+  ASSERT_NE(r.layer("layer1.1.conv1").output_quantizer(), nullptr);  // its reader computes on codes
+  EXPECT_THAT(r.report.float_layers, testing::ElementsAre("layer1.1.conv1"));
+  const Resnet last("{rules: [{match: {type: linear}, exclude: true}]}");
+  EXPECT_EQ(last.layer("fc").output_quantizer(), nullptr);
+}
+
+TEST(Insert, LogitsCanBeQuantized) { EXPECT_EQ(Resnet("{logits: 8}").output_bits("fc"), 8); }
+
+TEST(Insert, Refusals) {
+  EXPECT_THAT(refusal("{rules: [{match: {name: conv9}, exclude: true}]}"),
+              testing::AllOf(HasSubstr("test.yaml:1:"), HasSubstr("matches no layer"), HasSubstr("layer1.0.conv1")));
+  EXPECT_THAT(refusal("{rules: [{match: {name: conv1}, activation: {bits: 4}}, {match: {name: layer1.0.conv1}, input: {bits: 8}}]}"),
+              testing::AllOf(HasSubstr("conv1's activation"), HasSubstr("layer1.0.conv1's input"), HasSubstr("one tensor has one")));
+  EXPECT_THAT(refusal("{weight: {bits: 1}}"), HasSubstr("test.yaml:1:17: weight.bits"));
+  EXPECT_THAT(refusal("{rules: [{match: {name: conv1}, weight: {quantizer: lsg}}]}"), HasSubstr("did you mean 'lsq'"));
+  EXPECT_THAT(refusal("{weight: {quantizer: lsg}}"), HasSubstr("did you mean 'lsq'"));
+  EXPECT_THAT(refusal("{rules: [{match: {name: '/(/'}, exclude: true}]}"), HasSubstr("not a regular expression"));
+}
+
+TEST(GraphModule, ParametersKeepTheirNamesAndIdentity) {
+  const Resnet r("{weight: {quantizer: lsq, bits: 4}}");
+  const auto parameters = r.net->named_parameters();
+  for (const auto& item : r.model.module->named_parameters()) {
+    ASSERT_NE(parameters.find(item.key()), nullptr) << item.key();
+    EXPECT_TRUE(parameters[item.key()].is_same(item.value())) << item.key();
+  }
+  EXPECT_NE(parameters.find("layer1.0.conv1.weight_quantizer.scale"), nullptr);
+  EXPECT_NE(r.net->named_buffers().find("add.output_quantizer.scale"), nullptr);
+}
+
+}  // namespace
+}  // namespace qat::graph
