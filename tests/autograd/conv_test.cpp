@@ -250,14 +250,14 @@ TEST(Encode, GradientByHand) {
 
 TEST(Add, SendsTheMaskedGradientToBothAndLearnsItsScale) {
   at::manual_seed(3);
-  const QuantizedTensor a = random_codes({2, 3, 4, 5}, 0.03f, {0, 255, 120});
-  const QuantizedTensor b = random_codes({2, 3, 4, 5}, 0.05f, {0, 255, 0});
-  OutputQuantizer out = test::output_quantizer(0.04f, 0);
+  const QuantizedTensor a = random_codes({2, 3, 4, 5}, 0.0313f, {0, 255, 120});
+  const QuantizedTensor b = random_codes({2, 3, 4, 5}, 0.0497f, {0, 255, 0});
+  OutputQuantizer out = test::output_quantizer(0.0401f, 0);
   out.rule = GradientRule::kLearnedStep;
   out.learn = true;
   out.scale.set_requires_grad(true);
   const QuantizedTensor y = add(a, b, out, true);
-  const Tensor t = (real(a) + real(b)) / static_cast<double>(0.04f);
+  const Tensor t = (real(a) + real(b)) / static_cast<double>(0.0401f);
   const Tensor code = t.clamp(0, 255).round();
   EXPECT_LE((y.codes().to(at::kDouble) - code).abs().max().item<double>(), 1.0);
   const Tensor g = at::randn(y.sizes());

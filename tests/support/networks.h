@@ -42,7 +42,7 @@ class MixedNet : public torch::nn::Module {
     y = pointwise_bn_(pointwise_(y));
     y += x;
     if (variant_ % 4 != 3) y.relu_();
-    if (variant_ % 2 == 1) y = at::avg_pool2d(y, {2, 2}, {2, 2});
+    if (variant_ % 2 == 1) y = at::avg_pool2d(y, {2, 2}, {1, 1});
     y = plain_(y);
     y = variant_ % 2 == 0 ? at::adaptive_avg_pool2d(y, {1, 1}).flatten(1) : y.mean({2, 3});
     y = at::relu(fc1_(y.view({y.size(0), -1})));

@@ -1,0 +1,90 @@
+#include "core/lower/lower.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "core/base/error.h"
+#include "tests/support/networks.h"
+
+namespace qat::lower {
+namespace {
+
+struct Small : torch::nn::Module {
+  torch::nn::Conv2d conv = register_module("conv", torch::nn::Conv2d(torch::nn::Conv2dOptions(1, 2, {1, 2})));
+  torch::nn::Linear fc = register_module("fc", torch::nn::Linear(6, 2));
+  bool with_sigmoid = false;
+  at::Tensor forward(const at::Tensor& x) {
+    at::Tensor y = at::relu(conv(x));
+    if (with_sigmoid) y = at::sigmoid(y);
+    return fc(y.flatten(1));
+  }
+};
+
+std::shared_ptr<graph::GraphModule> quantized(Small& net, const at::Tensor& x) {
+  return test::quantize(net, {1, 1, 4}, {}, x);
+}
+
+TEST(Lower, NumbersByHand) {
+  Small net;
+  const at::NoGradGuard no_grad;
+  net.conv->weight.copy_(at::tensor({1.27f, -0.5f, 0.0f, 2.54f}).view({2, 1, 1, 2}));
+  net.conv->bias.copy_(at::tensor({0.25f, -1.0f}));
+  net.fc->weight.copy_(at::full({2, 6}, 0.5f));
+  net.fc->bias.zero_();
+  // Input range [0, 2.55]: affine with z = 0, s = 0.01.
+  const auto module = quantized(net, at::tensor({0.0f, 2.55f, 1.0f, 0.5f}).view({1, 1, 1, 4}));
+  const integer::IntegerModel model = lower(*module, {{0.5f}, {0.25f}});
+
+  ASSERT_EQ(model.nodes.size(), 4u);
+  EXPECT_EQ(model.tensors[model.inputs[0]].name, "input");
+  EXPECT_EQ(model.preprocessing.mean, std::vector<float>{0.5f});
+  EXPECT_EQ(model.nodes[0].op, integer::Op::kQuantize);
+  EXPECT_FLOAT_EQ(model.tensors[model.nodes[0].output].scale, 0.01f);
+  EXPECT_EQ(model.tensors[model.nodes[0].output].zero_point, 0);
+  const integer::Node& conv = model.nodes[1];
+  EXPECT_EQ(conv.name, "conv");
+  EXPECT_EQ(conv.weight.codes, (std::vector<int16_t>{127, -50, 0, 127}));
+  EXPECT_FLOAT_EQ(conv.weight.scale[0], 0.01f);
+  EXPECT_FLOAT_EQ(conv.weight.scale[1], 0.02f);
+  EXPECT_EQ(conv.bias, (std::vector<int32_t>{2500, -5000}));  // 0.25 / (0.01 * 0.01), -1 / (0.01 * 0.02)
+  // Outputs: 1.27 * 1 - 0.5 * 0.5 + 0.25 = 1.27, 3.2385 - 0.5 + 0.25 = 2.9885, ...; the largest: 2.54 * 2.55 - 1 = 5.477
+  EXPECT_NEAR(model.tensors[conv.output].scale, 5.477 / 255, 1e-5);
+  EXPECT_EQ(model.tensors[conv.output].zero_point, 0);
+  EXPECT_EQ(model.nodes[2].op, integer::Op::kFlatten);
+  EXPECT_EQ(model.nodes[3].op, integer::Op::kLinear);
+  EXPECT_EQ(model.tensors[model.outputs[0]].type, integer::CodeType::kFloat32);
+}
+
+TEST(Lower, FloatLayersAreAllListed) {
+  Small net;
+  net.with_sigmoid = true;
+  const auto module = quantized(net, at::rand({2, 1, 1, 4}));
+  try {
+    lower(*module, {{0}, {1}});
+    FAIL();
+  } catch (const ExportError& error) {
+    EXPECT_STREQ(error.what(), "sigmoid (aten::sigmoid) cannot be lowered to integers: layers in float: sigmoid (aten::sigmoid)");
+  }
+}
+
+TEST(Lower, AnUncalibratedNetworkIsRefused) {
+  Small net;
+  quantizers::register_builtin();
+  graph::GraphModule module(test::trace_canonical(net, {1, 1, 4}), net);
+  graph::insert_quantizers(module, {});
+  EXPECT_THROW(lower(module, {{0}, {1}}), Error);
+}
+
+TEST(Lower, AnAccumulatorThatCouldOverflowIsRefused) {
+  struct Wide : torch::nn::Module {
+    torch::nn::Linear fc = register_module("fc", torch::nn::Linear(torch::nn::LinearOptions(70000, 1).bias(false)));
+    at::Tensor forward(const at::Tensor& x) { return fc(x); }
+  } net;
+  const at::NoGradGuard no_grad;
+  net.fc->weight.fill_(1.0f);
+  const auto module = test::quantize(net, {70000}, {}, at::rand({1, 70000}));
+  EXPECT_THROW(lower(*module, {{0}, {1}}), Error);
+}
+
+}  // namespace
+}  // namespace qat::lower
