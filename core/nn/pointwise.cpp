@@ -15,7 +15,8 @@ at::Tensor QAdd::run_float(const std::vector<at::Tensor>& inputs) {
 }
 
 Value QAdd::run_quantized(const std::vector<Value>& inputs) {
-  return autograd::add(codes_of(inputs[0]), codes_of(inputs[1]), output_call(), relu_);
+  const QuantizedTensor &a = codes_of(inputs[0]), &b = codes_of(inputs[1]);
+  return autograd::add(a, b, output_call(), relu_);
 }
 
 at::Tensor FloatBatchNorm::run_float(const std::vector<at::Tensor>& inputs) { return run_batch_norm(inputs[0], norm_); }
@@ -41,7 +42,8 @@ at::Tensor QAvgPool2d::run_float(const std::vector<at::Tensor>& inputs) {
 }
 
 Value QAvgPool2d::run_quantized(const std::vector<Value>& inputs) {
-  return autograd::avg_pool2d(codes_of(inputs[0]), pool_, output_call());
+  const QuantizedTensor& x = codes_of(inputs[0]);
+  return autograd::avg_pool2d(x, pool_, output_call());
 }
 
 at::Tensor QGlobalAvgPool2d::run_float(const std::vector<at::Tensor>& inputs) {
@@ -49,7 +51,8 @@ at::Tensor QGlobalAvgPool2d::run_float(const std::vector<at::Tensor>& inputs) {
 }
 
 Value QGlobalAvgPool2d::run_quantized(const std::vector<Value>& inputs) {
-  return autograd::global_avg_pool2d(codes_of(inputs[0]), output_call());
+  const QuantizedTensor& x = codes_of(inputs[0]);
+  return autograd::global_avg_pool2d(x, output_call());
 }
 
 at::Tensor QDropout::run_float(const std::vector<at::Tensor>& inputs) {

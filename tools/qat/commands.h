@@ -1,0 +1,22 @@
+// The subcommands: each adds itself to the command line and returns what runs when it was chosen.
+#pragma once
+
+#include <CLI/App.hpp>
+#include <functional>
+#include <string>
+
+namespace qat::cli {
+
+/// Returns the exit code; throws for failures.
+using Run = std::function<int()>;
+
+Run add_train(CLI::App& app, const std::string& program);
+Run add_eval(CLI::App& app);
+Run add_export(CLI::App& app);
+Run add_verify(CLI::App& app);
+Run add_inspect(CLI::App& app);
+Run add_list(CLI::App& app);
+Run add_config(CLI::App& app);
+Run add_version(CLI::App& app);
+
+}  // namespace qat::cli

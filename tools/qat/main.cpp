@@ -1,0 +1,62 @@
+// qat: the command line. Results go to stdout; progress, logs and errors to stderr.
+// Exit codes: 0 done, 1 failed, 2 a mistake of usage or config, 130 stopped by a signal.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <utility>
+#include <vector>
+
+#include "core/base/text.h"
+#include "core/log/log.h"
+#include "tools/qat/commands.h"
+#include "trainers/commands.h"
+
+namespace {
+
+int run(int argc, char** argv) {
+  CLI::App app("Quantization-aware training of vision models, from training to a verified integer network.", "qat");
+  app.require_subcommand(1);
+  app.get_formatter()->column_width(32);
+  app.option_defaults()->always_capture_default();
+  std::vector<std::pair<CLI::App*, qat::cli::Run>> commands;
+  const auto add = [&](const char* name, const char* description, auto&& setup) {
+    CLI::App* command = app.add_subcommand(name, description);
+    commands.emplace_back(command, setup(*command));
+  };
+  using namespace qat::cli;
+  add("train", "Run an experiment's stages into a run folder", [&](CLI::App& a) { return add_train(a, argv[0]); });
+  add("eval", "Measure a run's network on the evaluation data", add_eval);
+  add("export", "Write a run's network to a file of another format", add_export);
+  add("verify", "Compare an exported file with the training's network, code by code", add_verify);
+  add("inspect", "Show a network, its graph and its quantizers", add_inspect);
+  add("list", "List what a config can name", add_list);
+  add("config", "Check a config, write it out in full, or print the reference", add_config);
+  add("version", "Print the versions of qat and LibTorch", add_version);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& help) {
+    return app.exit(help);
+  } catch (const CLI::ParseError& error) {
+    qat::log::write_stderr("qat: " + qat::one_line(error.what()) + " (see `qat --help`)\n");
+    return 2;
+  }
+  for (const auto& [command, action] : commands) {
+    if (command->parsed()) return action();
+  }
+  return 2;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    const int code = run(argc, argv);
+    // A full disk or a closed pipe shows only when the buffer is written out.
+    if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return code;
+    qat::log::write_stderr("qat: cannot write the result to stdout\n");
+    return 1;
+  } catch (...) {
+    const qat::trainers::Failure failure = qat::trainers::describe_current_exception();
+    qat::log::write_stderr("qat: " + failure.message + "\n");
+    return failure.exit_code;
+  }
+}

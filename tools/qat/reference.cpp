@@ -1,0 +1,58 @@
+// The commands that need no run: list, config, version.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <memory>
+#include <string>
+
+#include "core/base/version.h"
+#include "tools/qat/commands.h"
+#include "trainers/commands.h"
+#include "trainers/experiment.h"
+
+namespace qat::cli {
+
+Run add_list(CLI::App& app) {
+  const auto kind = std::make_shared<std::string>();
+  app.add_option("kind", *kind, "What to list")->required()->check(CLI::IsMember(trainers::catalogue_kinds()));
+  return [kind] {
+    for (const trainers::CatalogueEntry& entry : trainers::catalogue(*kind)) {
+      fmt::print("{:<16} {}\n", entry.name, entry.description);
+    }
+    return 0;
+  };
+}
+
+Run add_config(CLI::App& app) {
+  struct Options {
+    std::string check, resolve;
+    bool docs = false;
+  };
+  const auto o = std::make_shared<Options>();
+  app.add_option("--check", o->check, "Say whether a config is sound")->type_name("FILE");
+  app.add_option("--resolve", o->resolve, "Print a config with all defaults")->type_name("FILE");
+  app.add_flag("--docs", o->docs, "Print all keys as Markdown");
+  app.require_option(1);
+  return [o] {
+    if (o->docs) {
+      fmt::print("{}", trainers::experiment_docs());
+    } else if (!o->resolve.empty()) {
+      fmt::print("{}", config::dump(trainers::load_experiment(o->resolve)));
+    } else {
+      trainers::load_experiment(o->check);
+      fmt::print("{}: ok\n", o->check);
+    }
+    return 0;
+  };
+}
+
+Run add_version(CLI::App&) {
+  return [] {
+    fmt::print("qat {}\nLibTorch {} (CPU kernels: {})\nCUDA: not built in\n", version_string(),
+               trainers::libtorch_version(), trainers::cpu_capability());
+    return 0;
+  };
+}
+
+}  // namespace qat::cli

@@ -1,0 +1,221 @@
+#include "trainers/commands.h"
+
+#include <ATen/Version.h>
+#include <c10/util/Exception.h>
+#include <torch/headeronly/version.h>
+
+#include <filesystem>
+#include <new>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "core/base/text.h"
+#include "core/export/export.h"
+#include "core/quant/quantizer.h"
+#include "datasets/registry.h"
+#include "models/model.h"
+#include "quantizers/builtin.h"
+#include "trainers/evaluate.h"
+#include "trainers/experiment.h"
+#include "trainers/exporting.h"
+#include "trainers/optimizer.h"
+#include "trainers/run.h"
+#include "trainers/run_folder.h"
+#include "trainers/schedule.h"
+#include "trainers/stages.h"
+
+namespace qat::trainers {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr const char* kTarget = "onnxruntime";
+
+std::vector<std::string> target_override(const std::optional<std::string>& target) {
+  return target ? std::vector<std::string>{"quantization.target=" + *target} : std::vector<std::string>{};
+}
+
+/// A run's session with a checkpoint in it.
+Session open_run(const std::string& path, const std::string& checkpoint,
+                 const std::optional<std::string>& target = std::nullopt) {
+  const RunFolder folder(path);
+  folder.require_run();
+  const std::string file = folder.checkpoint(checkpoint);
+  QAT_CHECK_AS(FileError, std::filesystem::exists(file), "{}: there is no such checkpoint{}", file,
+               checkpoint == "last" ? "; train the run first" : "");
+  Session session(load_experiment(folder.config(), target_override(target)));
+  const RunCheckpoint loaded = read_checkpoint(file);
+  io::copy_state(session.state(), loaded.tensors, file);
+  apply_phase(session, loaded.state.phase);
+  return session;
+}
+
+Runtime runtime_of(const std::string& name, const Session& session) {
+  if (name == "float") return Runtime::kFloat;
+  if (name == "simulated") return Runtime::kSimulated;
+  if (name == "integer") return Runtime::kInteger;
+  QAT_CHECK_AS(UsageError, name.empty(), "unknown runtime {}; known: float, simulated, integer", in_quotes(name));
+  return session.net && session.net->phase() != nn::Phase::kFloat ? Runtime::kSimulated : Runtime::kFloat;
+}
+
+template <class Factory>
+std::vector<CatalogueEntry> entries_of(const Registry<Factory>& registry) {
+  std::vector<CatalogueEntry> entries;
+  for (const std::string& name : registry.names()) entries.push_back({name, registry.description(name)});
+  return entries;
+}
+
+std::vector<CatalogueEntry> models_with_sizes() {
+  std::vector<CatalogueEntry> entries = entries_of(models::registry());
+  for (CatalogueEntry& entry : entries) {
+    int64_t parameters = 0;
+    const models::Model model = models::registry().get(entry.name)(config::Node());
+    for (const at::Tensor& p : model.module->parameters()) parameters += p.numel();
+    entry.description += fmt::format("; {} parameters with default options", parameters);
+  }
+  return entries;
+}
+
+std::vector<CatalogueEntry> formats() {
+  std::vector<CatalogueEntry> entries = entries_of(exporter::formats());
+  for (CatalogueEntry& entry : entries) {
+    entry.description += fmt::format(" ({})", exporter::formats().get(entry.name).extension);
+  }
+  return entries;
+}
+
+using Lister = std::vector<CatalogueEntry> (*)();
+const std::vector<std::pair<std::string, Lister>>& listers() {
+  static const std::vector<std::pair<std::string, Lister>> all{
+      {"models", models_with_sizes},
+      {"quantizers", [] { return entries_of(quant::quantizers()); }},
+      {"observers", [] { return entries_of(quant::observers()); }},
+      {"datasets", [] { return entries_of(datasets::registry()); }},
+      {"targets",
+       [] {
+         return std::vector<CatalogueEntry>{
+             {kTarget, "uint8 activations, int8 weights per channel, int32 bias, rounding half to even"}};
+       }},
+      {"formats", formats},
+      {"optimizers", [] { return entries_of(optimizers()); }},
+      {"schedules", [] { return entries_of(schedules()); }},
+  };
+  return all;
+}
+
+}  // namespace
+
+Json eval_report(const std::string& run, const std::string& checkpoint, const std::string& runtime) {
+  Session session = open_run(run, checkpoint);
+  const Runtime chosen = runtime_of(runtime, session);
+  const Evaluation result = evaluate(session, chosen);
+  return {{"top1", result.top1_fraction()},
+          {"top5", result.top5_fraction()},
+          {"loss", result.loss},
+          {"samples", result.samples},
+          {"runtime", to_string(chosen)}};
+}
+
+Json export_report(const std::string& run, const std::string& format, const std::string& out,
+                   const std::optional<std::string>& target) {
+  QAT_CHECK_AS(UsageError, exporter::formats().contains(format), "unknown format {}{}; known: {}", in_quotes(format),
+               did_you_mean(format, exporter::formats().names()), join(exporter::formats().names()));
+  const Session session = open_run(run, "last", target);
+  const uint64_t bytes = export_model(session, format, out);
+  return {{"format", format}, {"path", out}, {"bytes", bytes}};
+}
+
+Json verify_report(const std::string& run, const std::string& model, std::optional<int64_t> samples,
+                   const std::vector<std::string>& required_judges) {
+  Session session = open_run(run, "last");
+  const judges::VerifyResult result = verify_model(session, model, samples);
+  Json judges = Json::array();
+  std::vector<std::string> missing = required_judges;
+  for (const judges::JudgeResult& judge : result.judges) {
+    Json tensors = Json::array();
+    for (const judges::TensorResult& tensor : judge.tensors) {
+      tensors.push_back({{"name", tensor.name},
+                         {"compared", tensor.compared},
+                         {"mismatches", tensor.mismatches},
+                         {"max_difference", tensor.max_difference}});
+    }
+    judges.push_back({{"name", judge.name},
+                      {"mismatches", judge.mismatches},
+                      {"compared", judge.compared},
+                      {"tensors", std::move(tensors)}});
+    std::erase(missing, judge.name);
+  }
+  const auto fraction = [&](int64_t correct) {
+    return result.samples > 0 ? static_cast<double>(correct) / static_cast<double>(result.samples) : 0.0;
+  };
+  return {{"mismatches", result.mismatches},
+          {"compared", result.compared},
+          {"skipped", result.skipped},
+          {"samples", result.samples},
+          {"passed", result.passed() && missing.empty()},
+          {"missing_judges", missing},
+          {"simulated_top1", fraction(result.simulated_top1)},
+          {"integer_top1", fraction(result.integer_top1)},
+          {"judges", std::move(judges)}};
+}
+
+Json inspect_report(const std::string& run, const std::string& config, const std::optional<std::string>& target) {
+  QAT_CHECK_AS(UsageError, run.empty() != config.empty(), "inspect: expected either --run or --config");
+  const RunFolder folder(run);
+  if (!run.empty()) folder.require_run();
+  Session session(load_experiment(run.empty() ? config : folder.config(), target_override(target)));
+  const datasets::Shape image = session.transforms.eval.output_shape(session.data.eval->shape());
+  return {{"model", session.experiment.model_name()},
+          {"parameters", session.parameter_count()},
+          {"parameter_bytes", session.parameter_bytes()},
+          {"input", {image[2], image[0], image[1]}},
+          {"nodes", session.graph.nodes.size()},
+          {"fusions", session.pass_report},
+          {"quantized_layers", session.quantizers.quantized_layers},
+          {"float_layers", session.quantizers.float_layers},
+          {"quantizers", session.quantizers.lines},
+          {"graph", session.graph.dump()}};
+}
+
+std::vector<std::string> catalogue_kinds() {
+  std::vector<std::string> kinds;
+  for (const auto& [kind, lister] : listers()) kinds.push_back(kind);
+  return kinds;
+}
+
+std::vector<CatalogueEntry> catalogue(const std::string& kind) {
+  quantizers::register_builtin();
+  for (const auto& [name, lister] : listers()) {
+    if (name == kind) return lister();
+  }
+  throw UsageError(fmt::format("unknown list {}{}; known: {}", in_quotes(kind), did_you_mean(kind, catalogue_kinds()),
+                               join(catalogue_kinds())));
+}
+
+std::string libtorch_version() {
+  return fmt::format("{}.{}.{}", TORCH_VERSION_MAJOR, TORCH_VERSION_MINOR, TORCH_VERSION_PATCH);
+}
+
+std::string cpu_capability() { return at::get_cpu_capability(); }
+
+Failure describe_current_exception() {
+  try {
+    throw;
+  } catch (const Interrupted& error) {
+    return {error.what(), 130};
+  } catch (const UsageError& error) {
+    return {error.what(), 2};
+  } catch (const ConfigError& error) {
+    return {error.what(), 2};
+  } catch (const c10::Error& error) {
+    return {one_line(error.what_without_backtrace()), 1};
+  } catch (const std::bad_alloc&) {
+    return {"out of memory", 1};
+  } catch (const std::exception& error) {
+    return {one_line(error.what()), 1};
+  } catch (...) {
+    return {"an unknown error", 1};
+  }
+}
+
+}  // namespace qat::trainers

@@ -1,0 +1,102 @@
+// Experiment: a config file as a typed, checked, complete struct.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/config/config.h"
+#include "core/quant/config.h"
+#include "datasets/data_config.h"
+
+namespace qat::trainers {
+
+/// A `float` or `finetune` stage.
+struct TrainStage {
+  int64_t epochs = 1;
+  std::optional<int64_t> steps;  // at most this many, for trials
+  config::Node optimizer = config::Node::map({{"name", config::Node::scalar("sgd")}});
+  config::Node schedule = config::Node::map({{"name", config::Node::scalar("cosine")}});
+};
+
+struct ExportEntry {
+  std::string format;
+};
+
+struct VerifyStage {
+  std::optional<int64_t> samples;  // of the evaluation split; all when absent
+};
+
+enum class StageKind { kFloat, kCalibrate, kFinetune, kExport, kVerify };
+const char* to_string(StageKind kind);
+
+struct Stage {
+  StageKind kind = StageKind::kFloat;
+  TrainStage train;                  // kFloat, kFinetune
+  std::vector<ExportEntry> exports;  // kExport
+  VerifyStage verify;                // kVerify
+};
+
+struct CheckpointConfig {
+  int64_t every = 500;  // optimizer steps
+};
+
+struct Experiment {
+  int64_t seed = 0;
+  std::string device = "cpu";
+  int64_t threads = 0;  // 0: one for each core; resolved, the number itself
+  datasets::DataConfig data;
+  config::Node model;  // name, options, weights
+  std::optional<quant::QuantizationConfig> quantization;
+  std::vector<config::Node> stages;  // name, or {name: options}
+  CheckpointConfig checkpoint;
+
+  std::string model_name() const { return model.at("name").text(); }
+  /// What the model's factory takes.
+  config::Node model_options() const { return model.without("name").without("weights"); }
+  /// The file or run whose weights the network starts from.
+  std::optional<std::string> weights() const;
+  /// The typed stages; throws ConfigError.
+  std::vector<Stage> parsed_stages() const;
+};
+
+/// The experiment of a config tree, all defaults filled in (`threads` too). Throws ConfigError for a mistake anywhere:
+/// unknown names of models, datasets, optimizers, schedules, formats and methods, options that they refuse, stages in
+/// an order that cannot run.
+Experiment make_experiment(const config::Node& root);
+Experiment load_experiment(const std::string& path, const std::vector<std::string>& overrides = {});
+
+/// The first key whose value differs, "data.batch_size: 128 in the run, 64 now", or "". Keys that change no result are
+/// left out: data.workers, checkpoint.every and threads.
+std::string first_difference(const Experiment& run, const Experiment& now);
+
+/// The optimizer step at whose start ranges and batch norm freeze: `batch_norm.freeze_at`, at most `total`.
+/// "75%": of the steps, rounded down; {epoch: e}: e epochs; {step: s}. Throws ConfigError.
+int64_t freeze_step(const config::Node& freeze_at, int64_t total, int64_t steps_per_epoch);
+
+/// Markdown: all keys with type, default, bounds and meaning.
+std::string experiment_docs();
+
+}  // namespace qat::trainers
+
+template <>
+struct qat::config::Schema<qat::trainers::TrainStage> {
+  static void describe(Fields<qat::trainers::TrainStage>& f);
+};
+template <>
+struct qat::config::Schema<qat::trainers::ExportEntry> {
+  static void describe(Fields<qat::trainers::ExportEntry>& f);
+};
+template <>
+struct qat::config::Schema<qat::trainers::VerifyStage> {
+  static void describe(Fields<qat::trainers::VerifyStage>& f);
+};
+template <>
+struct qat::config::Schema<qat::trainers::CheckpointConfig> {
+  static void describe(Fields<qat::trainers::CheckpointConfig>& f);
+};
+template <>
+struct qat::config::Schema<qat::trainers::Experiment> {
+  static void describe(Fields<qat::trainers::Experiment>& f);
+};

@@ -1,0 +1,149 @@
+#include "trainers/session.h"
+
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <utility>
+
+#include "core/base/random.h"
+#include "core/base/text.h"
+#include "core/graph/passes.h"
+#include "core/graph/trace.h"
+#include "trainers/run_folder.h"
+
+namespace qat::trainers {
+namespace {
+
+/// The stream of random numbers for the initial weights; those of training are numbered by stage.
+constexpr uint64_t kInitialWeights = 0xffff;
+
+models::Model make_model(const Experiment& e) {
+  const config::Node& name = e.model.at("name");
+  return models::registry().get(name.text(), name)(e.model_options());
+}
+
+graph::Graph trace_network(const Experiment& e, const models::Model& model, const datasets::Shape& image) {
+  try {
+    return graph::trace(*model.module, model.forward, {image[2], image[0], image[1]});
+  } catch (const c10::Error& error) {
+    const std::string cause = error.what_without_backtrace();
+    throw e.model.error(fmt::format("{} cannot run on images of {}x{}x{} (channels, height, width): {}", e.model_name(),
+                                    image[2], image[0], image[1], one_line(cause.substr(0, cause.find('\n')))));
+  }
+}
+
+/// A quantizer's tensors stand beside the network's in a run's checkpoint.
+bool is_quantizer_state(const std::string& name) { return name.find("_quantizer.") != std::string::npos; }
+
+}  // namespace
+
+Session::Session(const Experiment& e) : experiment(e) {
+  at::set_num_threads(static_cast<int>(e.threads));
+  data = datasets::make_datasets(e.data);
+  transforms = datasets::make_transforms(e.data, data);
+  at::manual_seed(hash(static_cast<uint64_t>(e.seed), kInitialWeights));
+  model = make_model(e);
+  const datasets::Shape image = transforms.eval.output_shape(data.eval->shape());
+  const datasets::Shape train_image = transforms.train.output_shape(data.train->shape());
+  if (image != train_image) {
+    throw e.data.dataset.error(fmt::format("training images are {}x{}, evaluation images {}x{} after their transforms",
+                                           train_image[0], train_image[1], image[0], image[1]));
+  }
+  graph = trace_network(e, model, image);
+  const std::vector<int64_t>& output = graph.nodes[static_cast<size_t>(graph.output)].sizes;
+  if (output.size() != 1 || output[0] < data.eval->num_classes()) {
+    throw e.model.error(fmt::format("the network's output is [{}] for each image, the dataset has {} classes",
+                                    fmt::join(output, ", "), data.eval->num_classes()));
+  }
+  graph::canonicalize(graph, &pass_report);
+  if (!e.quantization) return;
+  net = std::make_shared<graph::GraphModule>(graph, *model.module);
+  quantizers = graph::insert_quantizers(*net, *e.quantization);
+}
+
+io::TensorMap Session::state() const { return net ? io::state_of(*net) : io::state_of(*model.module); }
+
+std::vector<std::pair<std::string, at::Tensor>> Session::parameters() const {
+  std::vector<std::pair<std::string, at::Tensor>> parameters;
+  const torch::nn::Module& module = net ? static_cast<const torch::nn::Module&>(*net) : *model.module;
+  for (const auto& item : module.named_parameters()) {
+    const bool seen = std::any_of(parameters.begin(), parameters.end(),
+                                  [&](const auto& other) { return other.second.is_same(item.value()); });
+    if (!seen && item.value().requires_grad()) parameters.emplace_back(item.key(), item.value());
+  }
+  return parameters;
+}
+
+int64_t Session::parameter_count() const {
+  int64_t count = 0;
+  for (const at::Tensor& parameter : model.module->parameters()) count += parameter.numel();
+  return count;
+}
+
+uint64_t Session::parameter_bytes() const { return static_cast<uint64_t>(parameter_count()) * sizeof(float); }
+
+integer::Preprocessing Session::preprocessing() const {
+  const int64_t channels = data.eval->channels();
+  return {transforms.eval.mean(channels), transforms.eval.std(channels)};
+}
+
+void Session::load_weights(const std::string& path) {
+  io::TensorMap tensors;
+  std::string source = path;
+  if (std::filesystem::is_directory(path)) {
+    const RunFolder run(path);
+    run.require_run();
+    source = run.last();
+    tensors = read_checkpoint(source).tensors;
+    std::erase_if(tensors, [](const auto& item) { return is_quantizer_state(item.first); });
+  } else if (path.ends_with(".safetensors")) {
+    tensors = io::read_tensors(path).tensors;
+  } else {
+    throw experiment.model.at("weights").error(
+        fmt::format("expected a .safetensors file or a run folder, found {}", in_quotes(path)));
+  }
+  io::copy_state(io::state_of(*model.module), tensors, source);
+}
+
+TensorBatch to_tensors(const datasets::Batch& batch, const datasets::Shape& shape) {
+  // LibTorch's own memory is aligned alike for every batch: kernels may choose their order of sums by it.
+  const at::Tensor images = at::empty({batch.size, shape[0], shape[1], shape[2]}, at::kFloat);
+  const at::Tensor labels = at::empty({batch.size}, at::kLong);
+  std::memcpy(images.data_ptr(), batch.images.data(), images.nbytes());
+  std::memcpy(labels.data_ptr(), batch.labels.data(), labels.nbytes());
+  return {images.permute({0, 3, 1, 2}), labels};
+}
+
+namespace {
+
+/// The first samples of a dataset.
+class Head final : public datasets::Dataset {
+ public:
+  Head(std::shared_ptr<const datasets::Dataset> all, int64_t size) : all_(std::move(all)), size_(size) {}
+  int64_t size() const override { return size_; }
+  datasets::Sample get(int64_t index) const override { return all_->get(index); }
+  int64_t num_classes() const override { return all_->num_classes(); }
+  int64_t height() const override { return all_->height(); }
+  int64_t width() const override { return all_->width(); }
+  int64_t channels() const override { return all_->channels(); }
+
+ private:
+  std::shared_ptr<const datasets::Dataset> all_;
+  int64_t size_;
+};
+
+}  // namespace
+
+std::unique_ptr<datasets::Loader> eval_loader(const Session& session, std::optional<int64_t> samples) {
+  std::shared_ptr<const datasets::Dataset> dataset = session.data.eval;
+  if (samples && *samples < dataset->size()) dataset = std::make_shared<Head>(dataset, *samples);
+  return std::make_unique<datasets::Loader>(dataset, session.transforms.eval,
+                                            datasets::eval_options(session.experiment.data));
+}
+
+}  // namespace qat::trainers

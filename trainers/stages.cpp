@@ -1,0 +1,253 @@
+#include "trainers/stages.h"
+
+#include <ATen/Context.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/argmax.h>
+#include <ATen/ops/cross_entropy_loss.h>
+#include <c10/core/GradMode.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "core/base/random.h"
+#include "core/log/log.h"
+#include "core/log/progress.h"
+#include "trainers/schedule.h"
+
+namespace qat::trainers {
+namespace {
+
+/// Steps between two lines of metrics.jsonl.
+constexpr int64_t kMetricsEvery = 50;
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+std::unique_ptr<datasets::Loader> training_loader(const RunContext& run) {
+  const Session& session = run.session;
+  const uint64_t seed = hash(static_cast<uint64_t>(session.experiment.seed), static_cast<uint64_t>(run.state.stage));
+  return std::make_unique<datasets::Loader>(session.data.train, session.transforms.train,
+                                            datasets::train_options(session.experiment.data, session.data, seed));
+}
+
+std::unique_ptr<Optimizer> make_optimizer(const Session& session, const config::Node& node) {
+  std::vector<NamedParameter> parameters;
+  for (auto& [name, tensor] : session.parameters()) parameters.push_back({name, tensor});
+  return optimizers().get(node.at("name").text()).make(node.without("name"), std::move(parameters));
+}
+
+/// One `float` or `finetune` stage.
+class Training {
+ public:
+  Training(RunContext& run, const Stage& stage, const io::TensorMap& momentum)
+      : run_(run),
+        state_(run.state),
+        quantized_(stage.kind == StageKind::kFinetune),
+        kind_(to_string(stage.kind)),
+        loader_(training_loader(run)),
+        optimizer_(make_optimizer(run.session, stage.train.optimizer)) {
+    const config::Node& schedule = stage.train.schedule;
+    schedule_ = schedules().get(schedule.at("name").text()).make(schedule.without("name"));
+    steps_per_epoch_ = loader_->batches();
+    epochs_ = stage.train.epochs;
+    total_ = steps_per_epoch_ * epochs_;
+    if (stage.train.steps) total_ = std::min(total_, *stage.train.steps);
+    freeze_ = quantized_
+                  ? freeze_step(run.session.experiment.quantization->batch_norm.freeze_at, total_, steps_per_epoch_)
+                  : total_;
+    optimizer_->load_state(momentum, run.folder.last());
+  }
+
+  void go() {
+    const int64_t batch_size = run_.session.experiment.data.batch_size;
+    log::Progress progress(total_ * batch_size);
+    datasets::Batch batch;
+    if (state_.step < total_ && state_.step % steps_per_epoch_ != 0) {
+      loader_->start_epoch(static_cast<uint64_t>(state_.step / steps_per_epoch_), state_.step % steps_per_epoch_);
+    }
+    for (;;) {
+      const bool epoch_ended = state_.step % steps_per_epoch_ == 0 || state_.step == total_;
+      if (epoch_ended && state_.evaluated < state_.step) {
+        progress.finish();
+        finish_epoch();
+      }
+      if (state_.step == total_) return;
+      if (state_.step % steps_per_epoch_ == 0) {
+        loader_->start_epoch(static_cast<uint64_t>(state_.step / steps_per_epoch_));
+      }
+      const auto start = std::chrono::steady_clock::now();
+      QAT_CHECK(loader_->next(batch), "the loader ended before its epoch");
+      data_seconds_ += seconds_since(start);
+      step(batch);
+      progress.update(
+          state_.step * batch_size, [this] { return head(); }, data_seconds_);
+      if (run_.request.on_step) run_.request.on_step(state_.stage, state_.step);
+      const bool stopping = run_.stopping();
+      if (stopping || state_.step % run_.session.experiment.checkpoint.every == 0) {
+        run_.save(run_.folder.last(), optimizer_.get());
+      }
+      if (stopping) throw Interrupted(fmt::format("stopped in stage {} at step {}", kind_, state_.step));
+    }
+  }
+
+ private:
+  void set_mode() {
+    if (!quantized_) {
+      run_.session.model.module->train();
+      return;
+    }
+    if (state_.phase != "frozen" && state_.step >= freeze_) {
+      log::info("{}: step {}: batch norm and ranges are frozen", kind_, state_.step);
+      state_.phase = "frozen";
+      apply_phase(run_.session, state_.phase);
+    }
+    run_.session.net->train();
+  }
+
+  void step(const datasets::Batch& batch) {
+    set_mode();
+    // Random layers need no saved generator: their numbers follow from the step.
+    at::manual_seed(hash(static_cast<uint64_t>(run_.session.experiment.seed), static_cast<uint64_t>(state_.stage),
+                         static_cast<uint64_t>(state_.step)));
+    const TensorBatch tensors = to_tensors(batch, loader_->shape());
+    optimizer_->zero_grad();
+    const at::Tensor logits =
+        quantized_ ? run_.session.net->forward(tensors.images) : run_.session.model.forward(tensors.images);
+    const at::Tensor loss = at::cross_entropy_loss(logits, tensors.labels);
+    const double value = loss.item<double>();
+    QAT_CHECK(
+        std::isfinite(value),
+        "stage {} step {}: the loss is {}: training diverged; lower the learning rate (the last checkpoint is {})",
+        kind_, state_.step, value, run_.folder.last());
+    loss.backward();
+    rate_ = optimizer_->base_learning_rate() * schedule_({state_.step, total_, steps_per_epoch_});
+    optimizer_->step(rate_);
+    if (quantized_) run_.session.net->project();
+
+    state_.loss_sum += value * static_cast<double>(batch.size);
+    state_.correct += logits.argmax(1).eq(tensors.labels).sum().item<int64_t>();
+    state_.samples += batch.size;
+    ++state_.step;
+    if (state_.step % kMetricsEvery == 0) {
+      run_.metrics.write(
+          {{"stage", state_.stage}, {"kind", kind_}, {"step", state_.step}, {"loss", value}, {"learning_rate", rate_}});
+    }
+  }
+
+  double train_loss() const { return state_.loss_sum / static_cast<double>(std::max<int64_t>(1, state_.samples)); }
+  double train_top1() const {
+    return static_cast<double>(state_.correct) / static_cast<double>(std::max<int64_t>(1, state_.samples));
+  }
+
+  std::string head() const {
+    const int64_t epoch = (state_.step - 1) / steps_per_epoch_;
+    return fmt::format("{} epoch {}/{} step {}/{} | loss {:.4f} | top1 {:.1f}% | lr {:.2e}", kind_, epoch + 1, epochs_,
+                       state_.step - epoch * steps_per_epoch_, std::min(steps_per_epoch_, total_), train_loss(),
+                       100 * train_top1(), rate_);
+  }
+
+  void finish_epoch() {
+    Evaluation result;
+    try {
+      result = evaluate(run_.session, quantized_ ? Runtime::kSimulated : Runtime::kFloat, run_.request.stop);
+    } catch (const Interrupted&) {
+      run_.save(run_.folder.last(), optimizer_.get());
+      throw;
+    }
+    const int64_t epoch = (state_.step + steps_per_epoch_ - 1) / steps_per_epoch_;
+    const double top1 = result.top1_fraction();
+    run_.metrics.write({{"stage", state_.stage},
+                        {"kind", kind_},
+                        {"epoch", epoch},
+                        {"step", state_.step},
+                        {"phase", state_.phase},
+                        {"train_loss", train_loss()},
+                        {"train_top1", train_top1()},
+                        {"eval_loss", result.loss},
+                        {"eval_top1", top1},
+                        {"eval_top5", result.top5_fraction()}});
+    log::info("{} epoch {}/{}: train loss {:.4f} top1 {:.2f}%, eval loss {:.4f} top1 {:.2f}%", kind_, epoch, epochs_,
+              train_loss(), 100 * train_top1(), result.loss, 100 * top1);
+    state_.evaluated = state_.step;
+    state_.loss_sum = 0;
+    state_.correct = state_.samples = 0;
+    if (state_.step == total_) {
+      run_.set_row(quantized_ ? "fine-tuned (simulated)" : "float", top1, run_.session.parameter_bytes());
+    }
+    if (top1 > state_.best_top1) {
+      state_.best_top1 = top1;
+      run_.save(run_.folder.best(), optimizer_.get());
+    }
+    run_.save(run_.folder.last(), optimizer_.get());
+  }
+
+  RunContext& run_;
+  RunState& state_;
+  const bool quantized_;
+  const std::string kind_;
+  std::unique_ptr<datasets::Loader> loader_;
+  std::unique_ptr<Optimizer> optimizer_;
+  Schedule schedule_;
+  int64_t epochs_ = 0, steps_per_epoch_ = 0, total_ = 0, freeze_ = 0;
+  double rate_ = 0, data_seconds_ = 0;
+};
+
+}  // namespace
+
+void RunContext::save(const std::string& path, const Optimizer* optimizer) {
+  state.metrics_bytes = metrics.offset();
+  write_checkpoint(path, {state, session.state(), optimizer ? optimizer->state() : io::TensorMap()});
+}
+
+void RunContext::set_row(const std::string& name, double top1, uint64_t bytes) {
+  const auto found =
+      std::find_if(state.rows.begin(), state.rows.end(), [&](const TableRow& row) { return row.name == name; });
+  if (found != state.rows.end()) state.rows.erase(found);
+  state.rows.push_back({name, top1, bytes});
+}
+
+void apply_phase(Session& session, const std::string& phase) {
+  if (!session.net) return;
+  session.net->set_phase(phase == "frozen" ? nn::Phase::kFrozen
+                         : phase == "live" ? nn::Phase::kLive
+                                           : nn::Phase::kFloat);
+}
+
+void run_training(RunContext& run, const Stage& stage, const io::TensorMap& momentum) {
+  Training(run, stage, momentum).go();
+}
+
+void run_calibration(RunContext& run) {
+  Session& session = run.session;
+  const auto loader = training_loader(run);
+  const int64_t batches = std::min(session.experiment.quantization->calibration.batches, loader->batches());
+  session.net->eval();
+  session.net->set_phase(nn::Phase::kCalibrate);
+  {
+    const at::NoGradGuard no_grad;
+    datasets::Batch batch;
+    loader->start_epoch(0);
+    for (int64_t i = 0; i < batches; ++i) {
+      if (run.stopping()) throw Interrupted("stopped during calibration");
+      QAT_CHECK(loader->next(batch), "the loader ended before its epoch");
+      session.net->forward(to_tensors(batch, loader->shape()).images);
+    }
+    session.net->initialize_quantizers();
+  }
+  run.state.phase = "live";
+  apply_phase(session, run.state.phase);
+  const Evaluation result = evaluate(session, Runtime::kSimulated, run.request.stop);
+  log::info("calibrate: {} batches, eval loss {:.4f} top1 {:.2f}%", batches, result.loss, 100 * result.top1_fraction());
+  run.metrics.write({{"stage", run.state.stage},
+                     {"kind", "calibrate"},
+                     {"batches", batches},
+                     {"eval_loss", result.loss},
+                     {"eval_top1", result.top1_fraction()}});
+  run.set_row("calibrated", result.top1_fraction(), session.parameter_bytes());
+}
+
+}  // namespace qat::trainers
