@@ -63,7 +63,7 @@ class Translator {
     const std::string full = name_of(record);
     std::string op = full.substr(0, full.find('.'));
     if (op.size() > 1 && op.back() == '_' && op != "aten::__and_") op.pop_back();  // in place: single assignment here
-    if (is_state(record, op)) return;
+    if (is_state(record)) return;
     if (record.results.size() != 1) {
       throw GraphError(fmt::format("{}{}: operators with {} results are not supported", full, near(index), record.results.size()));
     }
@@ -136,8 +136,10 @@ class Translator {
   }
 
   /// Bookkeeping that no value depends on, such as num_batches_tracked += 1.
-  bool is_state(const Record& record, const std::string& op) const {
-    return op == "aten::add" && !record.args.empty() && is_parameter(record.args[0]);
+  bool is_state(const Record& record) const {
+    if (record.args.empty() || !is_parameter(record.args[0])) return false;
+    const auto* alias = record.op.schema().arguments()[0].alias_info();
+    return alias != nullptr && alias->isWrite();
   }
 
   void linear(const RecordedArg& x, const RecordedArg& weight, const RecordedArg& bias, int result) {
