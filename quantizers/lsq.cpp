@@ -1,9 +1,9 @@
 #include "quantizers/lsq.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
-#include <ATen/TensorOperators.h>
 #include <c10/core/GradMode.h>
 
 #include <cmath>

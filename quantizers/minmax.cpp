@@ -1,8 +1,8 @@
 #include "quantizers/minmax.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/ones.h>
-#include <ATen/TensorOperators.h>
 
 #include <algorithm>
 #include <cmath>

@@ -6,8 +6,8 @@
 //                signed, symmetric: s = max(|min|, |max|) / (qmax - z), z = 2^(b-1)
 //   gradient     straight through inside the clip range; nothing is learned
 //
-// z is even because operators that add it before rounding differ at exact ties from those that add it afterwards when it
-// is odd. Activation ranges follow the data until the freeze (torch.ao's behaviour in training).
+// z is even because operators that add it before rounding differ at exact ties from those that add it afterwards when
+// it is odd. Activation ranges follow the data until the freeze (torch.ao's behaviour in training).
 #pragma once
 
 #include <memory>
@@ -32,8 +32,8 @@ class MinMax final : public quant::Quantizer {
   quant::QParams parameters_now() const override;
 
   std::shared_ptr<quant::Observer> observer_;  // activations
-  at::Tensor scale_;       // float32 [scales]
-  at::Tensor zero_point_;  // int32 [scales]
+  at::Tensor scale_;                           // float32 [scales]
+  at::Tensor zero_point_;                      // int32 [scales]
 };
 
 }  // namespace qat::quantizers

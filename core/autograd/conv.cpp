@@ -1,9 +1,9 @@
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/convolution_backward.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/relu.h>
-#include <ATen/TensorOperators.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
@@ -31,7 +31,9 @@ Tensor to_tensor(const std::vector<T>& values) {
       .clone();
 }
 
-Tensor to_float_tensor(const std::vector<double>& values) { return to_tensor(std::vector<float>(values.begin(), values.end())); }
+Tensor to_float_tensor(const std::vector<double>& values) {
+  return to_tensor(std::vector<float>(values.begin(), values.end()));
+}
 
 /// [C] -> [C, 1, 1, 1] or [C, 1], to scale a weight's rows.
 Tensor per_row(const Tensor& v, int64_t dims) {
@@ -49,7 +51,8 @@ ops::ConvGeometry geometry_of(at::IntArrayRef x, at::IntArrayRef w, const ConvCa
   g.out_c = w[0];
   g.groups = call.groups;
   QAT_CHECK(w[1] * call.groups == x[1] && w[0] % call.groups == 0,
-            "{}: weight [{}, {}, ...] in {} groups does not fit {} input channels", call.name, w[0], w[1], call.groups, x[1]);
+            "{}: weight [{}, {}, ...] in {} groups does not fit {} input channels", call.name, w[0], w[1], call.groups,
+            x[1]);
   if (x.size() == 2) return g;
   g.in_h = x[2], g.in_w = x[3];
   g.kernel_h = w[2], g.kernel_w = w[3];
@@ -181,8 +184,9 @@ std::vector<Tensor> ConvBackward::apply(const Tensor& grad, const std::vector<bo
   }
   w = w_codes.to(at::kFloat) * per_row(w_scale, dims);
   if (dims == 4) {
-    auto [dx, dw, db] = at::convolution_backward(dy, x, w, at::OptionalIntArrayRef(), call.stride, call.padding,
-                                                 call.dilation, false, {0, 0}, call.groups, {needed[0], needed[1], false});
+    auto [dx, dw, db] =
+        at::convolution_backward(dy, x, w, at::OptionalIntArrayRef(), call.stride, call.padding, call.dilation, false,
+                                 {0, 0}, call.groups, {needed[0], needed[1], false});
     if (needed[0]) result[0] = kernel_layout(dx);
     if (needed[1]) result[1] = kernel_layout(dw);
   } else {
@@ -288,7 +292,7 @@ ConvResult conv(const QuantizedTensor& x, const QuantizedWeight& w, const ConvCa
   const float* w_scale = w.scale.const_data_ptr<float>();
 
   Tensor acc;
-  std::vector<int32_t> bias;                 // folded
+  std::vector<int32_t> bias;                                        // folded
   std::vector<double> real_scale(channels), real_offset(channels);  // real value = scale * acc + offset
   ops::ChannelStatistics stats;
   const bool observing = call.output && call.output->observe != nullptr;
@@ -341,7 +345,9 @@ ConvResult conv(const QuantizedTensor& x, const QuantizedWeight& w, const ConvCa
     Tensor values = empty_kernel_layout(sizes, at::kFloat);
     std::vector<float> multiplier(channels);
     if (live) {
-      values.copy_(acc.to(at::kFloat).mul_(to_float_tensor(real_scale)).add_(to_float_tensor(real_offset))
+      values.copy_(acc.to(at::kFloat)
+                       .mul_(to_float_tensor(real_scale))
+                       .add_(to_float_tensor(real_offset))
                        .view(sizes.size() == 4 ? std::vector<int64_t>{g.batch, g.out_h(), g.out_w(), channels} : sizes)
                        .movedim(-1, 1));
     } else {

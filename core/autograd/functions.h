@@ -41,8 +41,8 @@ struct OutputQuantizer {
 enum class Memory { kCompact, kExact, kRecompute };
 
 struct BatchNorm {
-  at::Tensor gamma, beta;                 // float32 [C]
-  at::Tensor running_mean, running_var;   // float32 [C], updated in the live phase
+  at::Tensor gamma, beta;                // float32 [C]
+  at::Tensor running_mean, running_var;  // float32 [C], updated in the live phase
   double eps = 1e-5;
   double momentum = 0.1;
 };
@@ -52,9 +52,9 @@ struct ConvCall {
   std::string name;
   std::array<int64_t, 2> stride{1, 1}, padding{0, 0}, dilation{1, 1};
   int64_t groups = 1;
-  at::Tensor bias;                      // float32 [C] or undefined
+  at::Tensor bias;  // float32 [C] or undefined
   std::optional<BatchNorm> batch_norm;
-  bool live = false;                    // batch statistics (training before the freeze); otherwise fold()
+  bool live = false;  // batch statistics (training before the freeze); otherwise fold()
   bool relu = false;
   std::optional<OutputQuantizer> output;  // none: real values fl32(float(acc) * fl32(s_x * s)), as logits
   Memory memory = Memory::kCompact;

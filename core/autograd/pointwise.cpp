@@ -1,9 +1,11 @@
+#include "core/ops/pointwise.h"
+
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/aminmax.h>
 #include <ATen/ops/avg_pool2d.h>
 #include <ATen/ops/avg_pool2d_backward.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mean.h>
-#include <ATen/TensorOperators.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
@@ -11,7 +13,6 @@
 #include "core/autograd/functions.h"
 #include "core/autograd/node.h"
 #include "core/base/error.h"
-#include "core/ops/pointwise.h"
 #include "core/ops/pool.h"
 #include "core/ops/requantize.h"
 

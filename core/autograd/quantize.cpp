@@ -1,8 +1,8 @@
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/aminmax.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros_like.h>
-#include <ATen/TensorOperators.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
@@ -66,7 +66,7 @@ struct WeightBackward final : Backward {
       if (needed[0]) result[0] = at::where((code >= lo).logical_and_(code <= hi), grad, at::zeros_like(grad));
       return result;
     }
-    const Tensor below = t < lo, above = t > hi;
+    const Tensor below = t<lo, above = t> hi;
     if (needed[0]) result[0] = grad.masked_fill(below.logical_or(above), 0.0);
     if (needed[1]) {
       Tensor ds = t.round().sub_(t);
@@ -92,7 +92,8 @@ double OutputQuantizer::gradient_scale_of(const Tensor& codes) const {
 }
 
 QuantizedTensor encode(const Tensor& x, const OutputQuantizer& output) {
-  QAT_CHECK(x.scalar_type() == at::kFloat, "expected float32 values to quantize, found {}", c10::toString(x.scalar_type()));
+  QAT_CHECK(x.scalar_type() == at::kFloat, "expected float32 values to quantize, found {}",
+            c10::toString(x.scalar_type()));
   const bool learn = output.learns();
   std::vector<Tensor> inputs{x};
   if (learn) inputs.push_back(output.scale);

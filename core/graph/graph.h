@@ -32,16 +32,16 @@ const char* to_string(Op op);
 /// One operator and its output tensor. Fields that the operator does not use keep their defaults.
 struct Node {
   Op op = Op::kCall;
-  std::string name;          // of the parameters' module ("layer1.0.conv1"), otherwise of the operator ("add", "add_1")
-  std::vector<int> inputs;   // indices of earlier nodes
+  std::string name;         // of the parameters' module ("layer1.0.conv1"), otherwise of the operator ("add", "add_1")
+  std::vector<int> inputs;  // indices of earlier nodes
   std::vector<int64_t> sizes;  // of the output, without the batch
 
-  nn::LayerTensors tensors;        // kConv2d, kLinear: weight, bias; with batch norm once fused. kBatchNorm: batch_norm
-  nn::ConvGeometry2d geometry;     // kConv2d
-  autograd::Pool2d pool;           // pools
-  bool relu = false;               // a fused ReLU
-  double dropout = 0.0;            // probability
-  std::string call_name;           // kCall: the operator, "aten::sigmoid"
+  nn::LayerTensors tensors;     // kConv2d, kLinear: weight, bias; with batch norm once fused. kBatchNorm: batch_norm
+  nn::ConvGeometry2d geometry;  // kConv2d
+  autograd::Pool2d pool;        // pools
+  bool relu = false;            // a fused ReLU
+  double dropout = 0.0;         // probability
+  std::string call_name;        // kCall: the operator, "aten::sigmoid"
   std::function<at::Tensor(const std::vector<at::Tensor>& inputs)> call;
 };
 

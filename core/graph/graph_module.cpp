@@ -11,18 +11,29 @@ namespace {
 
 std::shared_ptr<nn::QLayer> make_layer(const Node& node) {
   switch (node.op) {
-    case Op::kInput: return std::make_shared<nn::QInput>(node.name);
+    case Op::kInput:
+      return std::make_shared<nn::QInput>(node.name);
     case Op::kConv2d:
-    case Op::kLinear: return std::make_shared<nn::WeightedLayer>(node.name, node.tensors, node.geometry, node.relu);
-    case Op::kRelu: return std::make_shared<nn::QReLU>(node.name);
-    case Op::kAdd: return std::make_shared<nn::QAdd>(node.name, node.relu);
-    case Op::kMaxPool2d: return std::make_shared<nn::QMaxPool2d>(node.name, node.pool);
-    case Op::kAvgPool2d: return std::make_shared<nn::QAvgPool2d>(node.name, node.pool);
-    case Op::kGlobalAvgPool2d: return std::make_shared<nn::QGlobalAvgPool2d>(node.name);
-    case Op::kFlatten: return std::make_shared<nn::QFlatten>(node.name);
-    case Op::kDropout: return std::make_shared<nn::QDropout>(node.name, node.dropout);
-    case Op::kBatchNorm: return std::make_shared<nn::FloatBatchNorm>(node.name, *node.tensors.batch_norm);
-    case Op::kCall: return std::make_shared<nn::FloatLayer>(node.name, node.call_name, node.call);
+    case Op::kLinear:
+      return std::make_shared<nn::WeightedLayer>(node.name, node.tensors, node.geometry, node.relu);
+    case Op::kRelu:
+      return std::make_shared<nn::QReLU>(node.name);
+    case Op::kAdd:
+      return std::make_shared<nn::QAdd>(node.name, node.relu);
+    case Op::kMaxPool2d:
+      return std::make_shared<nn::QMaxPool2d>(node.name, node.pool);
+    case Op::kAvgPool2d:
+      return std::make_shared<nn::QAvgPool2d>(node.name, node.pool);
+    case Op::kGlobalAvgPool2d:
+      return std::make_shared<nn::QGlobalAvgPool2d>(node.name);
+    case Op::kFlatten:
+      return std::make_shared<nn::QFlatten>(node.name);
+    case Op::kDropout:
+      return std::make_shared<nn::QDropout>(node.name, node.dropout);
+    case Op::kBatchNorm:
+      return std::make_shared<nn::FloatBatchNorm>(node.name, *node.tensors.batch_norm);
+    case Op::kCall:
+      return std::make_shared<nn::FloatLayer>(node.name, node.call_name, node.call);
   }
   throw GraphError(fmt::format("{}: has no executable layer", node.name));
 }
@@ -34,7 +45,8 @@ GraphModule::GraphModule(const Graph& graph, const torch::nn::Module& source) {
     const std::string& name = item.key();
     const size_t dot = name.rfind('.');
     container(dot == std::string::npos ? "" : name.substr(0, dot))
-        ->register_parameter(name.substr(dot == std::string::npos ? 0 : dot + 1), item.value(), item.value().requires_grad());
+        ->register_parameter(name.substr(dot == std::string::npos ? 0 : dot + 1), item.value(),
+                             item.value().requires_grad());
   }
   for (const auto& item : source.named_buffers()) {
     const std::string& name = item.key();
@@ -54,7 +66,8 @@ torch::nn::Module* GraphModule::container(const std::string& path) {
     const std::string name = path.substr(start, dot - start);
     const auto children = module->named_children();
     const auto* found = children.find(name);
-    module = found != nullptr ? found->get() : module->register_module(name, std::make_shared<torch::nn::Module>()).get();
+    module =
+        found != nullptr ? found->get() : module->register_module(name, std::make_shared<torch::nn::Module>()).get();
     start = dot + 1;
   }
   return module;

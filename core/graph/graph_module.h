@@ -62,8 +62,8 @@ class GraphModule : public torch::nn::Module {
 /// One line a quantized tensor or float layer, for the start of a run and `qat inspect`.
 struct InsertReport {
   std::vector<std::string> lines;
-  int64_t quantized_layers = 0;              // layers with integer arithmetic
-  std::vector<std::string> float_layers;     // layers left in float
+  int64_t quantized_layers = 0;           // layers with integer arithmetic
+  std::vector<std::string> float_layers;  // layers left in float
 };
 
 /// Gives every tensor that integer layers read its one quantizer, owned by its producer, and every weight its own

@@ -77,7 +77,8 @@ class Inserter {
     }
     // The network's output: 8 bits unless a rule says otherwise.
     const int last = owner(net_.output_step());
-    if (codes_[last] && choices_[last].activation.location.empty() && !config_.logits) choices_[last].activation.bits = 8;
+    if (codes_[last] && choices_[last].activation.location.empty() && !config_.logits)
+      choices_[last].activation.bits = 8;
   }
 
   /// non_negative_[i]: the output of step i cannot be below zero.
@@ -112,11 +113,12 @@ class Inserter {
         const TensorChoice& wanted = *choices_[reader].input;
         const bool same = wanted.bits == result.bits && wanted.quantizer == result.quantizer;
         if (!set_by.empty() && !same) {
-          throw ConfigError(fmt::format(
-              "{}: the tensor made by {} is set to {} {} bits by {} and to {} {} bits by {}'s input: one tensor has one "
-              "quantizer, make the two equal",
-              wanted.location, infos_[i].name, result.quantizer, result.bits, set_by, wanted.quantizer, wanted.bits,
-              infos_[reader].name));
+          throw ConfigError(
+              fmt::format("{}: the tensor made by {} is set to {} {} bits by {} and to {} {} bits by {}'s input: one "
+                          "tensor has one "
+                          "quantizer, make the two equal",
+                          wanted.location, infos_[i].name, result.quantizer, result.bits, set_by, wanted.quantizer,
+                          wanted.bits, infos_[reader].name));
         }
         result = wanted;
         set_by = infos_[reader].name + "'s input (" + wanted.location + ")";
@@ -139,7 +141,8 @@ class Inserter {
       weighted.set_memory(config_.memory == "exact"       ? autograd::Memory::kExact
                           : config_.memory == "recompute" ? autograd::Memory::kRecompute
                                                           : autograd::Memory::kCompact);
-      line += fmt::format(" weight {} {} bits per {}", choice.quantizer, choice.bits, choice.per_channel ? "channel" : "tensor");
+      line += fmt::format(" weight {} {} bits per {}", choice.quantizer, choice.bits,
+                          choice.per_channel ? "channel" : "tensor");
     }
     if (owns) {
       const TensorChoice choice = activation_of(i);

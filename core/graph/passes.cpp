@@ -31,18 +31,30 @@ bool takes_relu(const Node& node) {
 
 const char* to_string(Op op) {
   switch (op) {
-    case Op::kInput: return "input";
-    case Op::kConv2d: return "conv2d";
-    case Op::kLinear: return "linear";
-    case Op::kBatchNorm: return "batch_norm";
-    case Op::kRelu: return "relu";
-    case Op::kAdd: return "add";
-    case Op::kMaxPool2d: return "max_pool2d";
-    case Op::kAvgPool2d: return "avg_pool2d";
-    case Op::kGlobalAvgPool2d: return "global_avg_pool2d";
-    case Op::kFlatten: return "flatten";
-    case Op::kDropout: return "dropout";
-    case Op::kCall: return "call";
+    case Op::kInput:
+      return "input";
+    case Op::kConv2d:
+      return "conv2d";
+    case Op::kLinear:
+      return "linear";
+    case Op::kBatchNorm:
+      return "batch_norm";
+    case Op::kRelu:
+      return "relu";
+    case Op::kAdd:
+      return "add";
+    case Op::kMaxPool2d:
+      return "max_pool2d";
+    case Op::kAvgPool2d:
+      return "avg_pool2d";
+    case Op::kGlobalAvgPool2d:
+      return "global_avg_pool2d";
+    case Op::kFlatten:
+      return "flatten";
+    case Op::kDropout:
+      return "dropout";
+    case Op::kCall:
+      return "call";
   }
   return "?";
 }
@@ -61,9 +73,10 @@ std::string Graph::dump() const {
   for (const Node& node : nodes) {
     std::vector<std::string> inputs;
     for (const int input : node.inputs) inputs.push_back(nodes[input].name);
-    text += fmt::format("{:<28} {}{}{}({}) -> [{}]\n", node.name, node.op == Op::kCall ? node.call_name : to_string(node.op),
-                        node.op != Op::kBatchNorm && node.tensors.batch_norm ? "+batch_norm" : "", node.relu ? "+relu" : "",
-                        fmt::join(inputs, ", "), fmt::join(node.sizes, ", "));
+    text += fmt::format("{:<28} {}{}{}({}) -> [{}]\n", node.name,
+                        node.op == Op::kCall ? node.call_name : to_string(node.op),
+                        node.op != Op::kBatchNorm && node.tensors.batch_norm ? "+batch_norm" : "",
+                        node.relu ? "+relu" : "", fmt::join(inputs, ", "), fmt::join(node.sizes, ", "));
   }
   return text;
 }

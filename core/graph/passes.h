@@ -1,4 +1,5 @@
-// Passes over a Graph. Each keeps the function in evaluation (outputs equal within float rounding) and says what it did.
+// Passes over a Graph. Each keeps the function in evaluation (outputs equal within float rounding) and says what it
+// did.
 #pragma once
 
 #include <string>

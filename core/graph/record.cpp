@@ -28,14 +28,15 @@ class Recorder {
     if (!tensor.defined()) return kUndefined;
     const auto found = current_.find(tensor.unsafeGetTensorImpl());
     if (found == current_.end()) {
-      throw GraphError(fmt::format(
-          "{}{}: reads a tensor of sizes {} that is neither a parameter, a buffer nor computed from the input: register "
-          "it as a buffer",
-          op, near(), c10::str(tensor.sizes())));
+      throw GraphError(
+          fmt::format("{}{}: reads a tensor of sizes {} that is neither a parameter, a buffer nor computed from the "
+                      "input: register "
+                      "it as a buffer",
+                      op, near(), c10::str(tensor.sizes())));
     }
     if (found->second.stale) {
-      throw GraphError(fmt::format("{}{}: reads a view whose base was changed in place: use the out-of-place operator",
-                                   op, near()));
+      throw GraphError(
+          fmt::format("{}{}: reads a view whose base was changed in place: use the out-of-place operator", op, near()));
     }
     return found->second.value;
   }
@@ -74,7 +75,8 @@ class Recorder {
     if (value.isTensor()) return use(value.toTensor(), op);
     if (value.isTensorList() || value.isOptionalTensorList()) {
       std::vector<int> list;
-      for (const c10::IValue& item : value.toListRef()) list.push_back(item.isTensor() ? use(item.toTensor(), op) : kUndefined);
+      for (const c10::IValue& item : value.toListRef())
+        list.push_back(item.isTensor() ? use(item.toTensor(), op) : kUndefined);
       return list;
     }
     return value;
@@ -83,7 +85,8 @@ class Recorder {
   /// Everything else that shares this storage has other contents now.
   void mark_stale(const at::Tensor& written) {
     for (auto& [impl, current] : current_) {
-      if (impl != written.unsafeGetTensorImpl() && impl->has_storage() && impl->storage().is_alias_of(written.storage())) {
+      if (impl != written.unsafeGetTensorImpl() && impl->has_storage() &&
+          impl->storage().is_alias_of(written.storage())) {
         current.stale = true;
       }
     }

@@ -48,13 +48,15 @@ class Translator {
     const size_t common = std::min(r_.records.size(), other_.records.size());
     for (size_t i = 0; i < common; ++i) {
       if (name_of(r_.records[i]) == name_of(other_.records[i])) continue;
-      throw GraphError(fmt::format("{}{}: with another batch size the network calls {} here: control flow must not "
-                                   "depend on the batch",
-                                   name_of(r_.records[i]), near(i), name_of(other_.records[i])));
+      throw GraphError(
+          fmt::format("{}{}: with another batch size the network calls {} here: control flow must not "
+                      "depend on the batch",
+                      name_of(r_.records[i]), near(i), name_of(other_.records[i])));
     }
     if (r_.records.size() != other_.records.size()) {
-      throw GraphError("the network calls another number of operators with another batch size: control flow must not "
-                       "depend on the batch");
+      throw GraphError(
+          "the network calls another number of operators with another batch size: control flow must not "
+          "depend on the batch");
     }
   }
 
@@ -65,7 +67,8 @@ class Translator {
     if (op.size() > 1 && op.back() == '_' && op != "aten::__and_") op.pop_back();  // in place: single assignment here
     if (is_state(record)) return;
     if (record.results.size() != 1) {
-      throw GraphError(fmt::format("{}{}: operators with {} results are not supported", full, near(index), record.results.size()));
+      throw GraphError(
+          fmt::format("{}{}: operators with {} results are not supported", full, near(index), record.results.size()));
     }
     current_ = index;
     const Args& a = record.args;
@@ -75,7 +78,8 @@ class Translator {
       node.op = Op::kConv2d;
       node.tensors.weight = parameter(a[1], "weight");
       node.tensors.bias = optional_parameter(a[2]);
-      node.geometry = {.stride = pair(a[3]), .padding = pair(a[4]), .dilation = pair(a[5]), .groups = constant(a[6]).toInt()};
+      node.geometry = {
+          .stride = pair(a[3]), .padding = pair(a[4]), .dilation = pair(a[5]), .groups = constant(a[6]).toInt()};
       finish(node, {a[0]}, result, module_of(a[1]));
     } else if (op == "aten::linear") {
       linear(a[0], a[1], a[2], result);
@@ -88,8 +92,8 @@ class Translator {
     } else if (op == "aten::batch_norm") {
       node.op = Op::kBatchNorm;
       if (is_undefined(a[1]) || is_undefined(a[3])) {
-        throw GraphError(fmt::format("{}{}: batch norm without affine parameters or running statistics is not supported",
-                                     full, near(index)));
+        throw GraphError(fmt::format(
+            "{}{}: batch norm without affine parameters or running statistics is not supported", full, near(index)));
       }
       node.tensors.batch_norm = autograd::BatchNorm{.gamma = parameter(a[1], "weight"),
                                                     .beta = parameter(a[2], "bias"),
@@ -106,13 +110,19 @@ class Translator {
       finish(node, {a[0], a[1]}, result, "add");
     } else if (op == "aten::max_pool2d") {
       node.op = Op::kMaxPool2d;
-      node.pool = {.kernel = pair(a[1]), .stride = pair(a[2], a[1]), .padding = pair(a[3]), .dilation = pair(a[4]),
+      node.pool = {.kernel = pair(a[1]),
+                   .stride = pair(a[2], a[1]),
+                   .padding = pair(a[3]),
+                   .dilation = pair(a[4]),
                    .ceil_mode = constant(a[5]).toBool()};
       finish(node, {a[0]}, result, "max_pool2d");
     } else if (op == "aten::avg_pool2d" && constant(a[6]).isNone()) {
       node.op = Op::kAvgPool2d;
-      node.pool = {.kernel = pair(a[1]), .stride = pair(a[2], a[1]), .padding = pair(a[3]),
-                   .ceil_mode = constant(a[4]).toBool(), .count_include_pad = constant(a[5]).toBool()};
+      node.pool = {.kernel = pair(a[1]),
+                   .stride = pair(a[2], a[1]),
+                   .padding = pair(a[3]),
+                   .ceil_mode = constant(a[4]).toBool(),
+                   .count_include_pad = constant(a[5]).toBool()};
       finish(node, {a[0]}, result, "avg_pool2d");
     } else if (op == "aten::adaptive_avg_pool2d" && constant(a[1]).toIntVector() == std::vector<int64_t>{1, 1}) {
       node.op = Op::kGlobalAvgPool2d;
@@ -195,7 +205,7 @@ class Translator {
 
     // slots: per argument, the input that fills it; a constant; or a constant with the batch in it.
     struct Slot {
-      std::vector<int> inputs;           // positions among the node's inputs; -1: undefined; -2 - k: tensors[k]
+      std::vector<int> inputs;  // positions among the node's inputs; -1: undefined; -2 - k: tensors[k]
       bool is_list = false;
       c10::IValue constant;
       std::vector<size_t> batch_places;  // in an int list (or 0 for a single int)
@@ -363,8 +373,8 @@ class Translator {
   int node_of(int value, const std::string& reader) const {
     const auto found = nodes_.find(value);
     if (found == nodes_.end()) {
-      throw GraphError(fmt::format("{}{}: reads a parameter as if it were a feature map, which is not supported", reader,
-                                   near(current_)));
+      throw GraphError(fmt::format("{}{}: reads a parameter as if it were a feature map, which is not supported",
+                                   reader, near(current_)));
     }
     return found->second;
   }

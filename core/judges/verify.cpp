@@ -90,19 +90,21 @@ VerifyResult verify(graph::GraphModule& net, const integer::IntegerModel& file_m
     const int64_t c = input.shape[0], h = input.shape[1], w = input.shape[2];
     const at::Tensor nhwc = at::from_blob(const_cast<float*>(batch.images), {batch.size, h, w, c}, at::kFloat);
     std::map<std::string, Simulated> simulated;
-    const at::Tensor logits = net.forward(nhwc.permute({0, 3, 1, 2}), [&](const nn::QLayer& layer, const nn::Value& value) {
-      if (layer.type() == "dropout") return;  // the identity here
-      Simulated& kept = simulated[tensor_name(layer)];
-      if (const auto* codes = std::get_if<nn::QuantizedTensor>(&value)) {
-        const uint8_t* data = codes->codes().const_data_ptr<uint8_t>();
-        kept.codes.assign(data, data + codes->codes().numel());
-      } else {
-        const at::Tensor values = autograd::kernel_layout(std::get<at::Tensor>(value));
-        kept.values.assign(values.const_data_ptr<float>(), values.const_data_ptr<float>() + values.numel());
-      }
-    });
+    const at::Tensor logits =
+        net.forward(nhwc.permute({0, 3, 1, 2}), [&](const nn::QLayer& layer, const nn::Value& value) {
+          if (layer.type() == "dropout") return;  // the identity here
+          Simulated& kept = simulated[tensor_name(layer)];
+          if (const auto* codes = std::get_if<nn::QuantizedTensor>(&value)) {
+            const uint8_t* data = codes->codes().const_data_ptr<uint8_t>();
+            kept.codes.assign(data, data + codes->codes().numel());
+          } else {
+            const at::Tensor values = autograd::kernel_layout(std::get<at::Tensor>(value));
+            kept.values.assign(values.const_data_ptr<float>(), values.const_data_ptr<float>() + values.numel());
+          }
+        });
     const at::Tensor flat = logits.contiguous();
-    result.simulated_top1 += count_correct(flat.const_data_ptr<float>(), batch.size, flat.numel() / batch.size, batch.labels);
+    result.simulated_top1 +=
+        count_correct(flat.const_data_ptr<float>(), batch.size, flat.numel() / batch.size, batch.labels);
 
     engine::Value image{.batch = batch.size};
     image.values.assign(batch.images, batch.images + batch.size * h * w * c);

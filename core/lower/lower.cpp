@@ -35,7 +35,9 @@ class Lowering {
   }
 
  private:
-  bool has_codes(int step) const { return net_.steps()[step].layer->output_quantizer() != nullptr || passes_codes(step); }
+  bool has_codes(int step) const {
+    return net_.steps()[step].layer->output_quantizer() != nullptr || passes_codes(step);
+  }
   bool passes_codes(int step) const {
     const auto& s = net_.steps()[step];
     return s.layer->passes_through() && s.layer->output_quantizer() == nullptr && has_codes(s.inputs[0]);
@@ -52,7 +54,8 @@ class Lowering {
     if (dynamic_cast<const nn::WeightedLayer*>(&layer) != nullptr) {
       return layer.weight_quantizer() != nullptr && (layer.output_quantizer() != nullptr || layer.type() == "linear");
     }
-    return layer.output_quantizer() != nullptr && (layer.type() == "add" || layer.type() == "avg_pool2d" || layer.type() == "global_avg_pool2d");
+    return layer.output_quantizer() != nullptr &&
+           (layer.type() == "add" || layer.type() == "avg_pool2d" || layer.type() == "global_avg_pool2d");
   }
 
   void refuse_float_layers() const {
@@ -62,7 +65,8 @@ class Lowering {
       if (!has_integer_form(static_cast<int>(i))) found.push_back(layer.label() + " (" + layer.type() + ")");
     }
     if (found.empty()) return;
-    throw ExportError(fmt::format("{} cannot be lowered to integers: layers in float: {}", found.front(), join(found, ", ")));
+    throw ExportError(
+        fmt::format("{} cannot be lowered to integers: layers in float: {}", found.front(), join(found, ", ")));
   }
 
   int add_tensor(integer::Tensor tensor) {
@@ -176,8 +180,11 @@ class Lowering {
       node.dilation = g.dilation;
       node.groups = g.groups;
     }
-    node.weight = {.type = CodeType::kInt8, .shape = raw.sizes().vec(), .codes = {data, data + codes.numel()},
-                   .scale = folded.scale, .zero_point = {0}};
+    node.weight = {.type = CodeType::kInt8,
+                   .shape = raw.sizes().vec(),
+                   .codes = {data, data + codes.numel()},
+                   .scale = folded.scale,
+                   .zero_point = {0}};
     node.bias = folded.bias;
     const int output = layer.output_quantizer()
                            ? codes_tensor(layer.label(), step.sizes, *layer.output_quantizer())

@@ -83,11 +83,11 @@ Value WeightedLayer::run_quantized(const std::vector<Value>& inputs) {
 
 void WeightedLayer::choose_quantizers(const Choice& weight, const std::optional<Choice>& input,
                                       const std::optional<Choice>& output) {
-  weight_quantizer_ = register_module(
-      "weight_quantizer", make_quantizer(weight, {.role = quant::Role::kWeight,
-                                                  .narrow_range = weight.bits == 8,
-                                                  .granularity = weight.granularity,
-                                                  .channels = tensors_.weight.size(0)}));
+  weight_quantizer_ =
+      register_module("weight_quantizer", make_quantizer(weight, {.role = quant::Role::kWeight,
+                                                                  .narrow_range = weight.bits == 8,
+                                                                  .granularity = weight.granularity,
+                                                                  .channels = tensors_.weight.size(0)}));
   if (input) input_quantizer_ = register_module("input_quantizer", make_activation(*input));
   if (!output) return;
   Choice choice = *output;
@@ -96,7 +96,8 @@ void WeightedLayer::choose_quantizers(const Choice& weight, const std::optional<
 }
 
 at::Tensor WeightedLayer::forward_values(const at::Tensor& x) {
-  QAT_CHECK(input_quantizer_ != nullptr, "{}: forward() takes floats only where an input quantizer was chosen", label());
+  QAT_CHECK(input_quantizer_ != nullptr, "{}: forward() takes floats only where an input quantizer was chosen",
+            label());
   const auto start = [](quant::Quantizer& quantizer, const at::Tensor& values) {
     if (quantizer.initialized()) return;
     quantizer.observe(values);
@@ -118,30 +119,30 @@ at::Tensor WeightedLayer::forward_values(const at::Tensor& x) {
 QConv2dImpl::QConv2dImpl(const QConv2dOptions& options) : WeightedLayer("QConv2d") {
   const auto& g = options.geometry;
   QAT_CHECK(g.groups > 0 && options.in_channels % g.groups == 0 && options.out_channels % g.groups == 0,
-            "QConv2d: {} and {} channels do not divide into {} groups", options.in_channels, options.out_channels, g.groups);
+            "QConv2d: {} and {} channels do not divide into {} groups", options.in_channels, options.out_channels,
+            g.groups);
   geometry_ = g;
   relu_ = options.with_relu;
-  tensors_.weight = register_parameter(
-      "weight", at::empty({options.out_channels, options.in_channels / g.groups, options.kernel_size[0],
-                           options.kernel_size[1]}, at::kFloat));
+  tensors_.weight = register_parameter("weight", at::empty({options.out_channels, options.in_channels / g.groups,
+                                                            options.kernel_size[0], options.kernel_size[1]},
+                                                           at::kFloat));
   if (options.with_bias) tensors_.bias = register_parameter("bias", at::empty({options.out_channels}, at::kFloat));
   reset_parameters(tensors_.weight, tensors_.bias);
   if (options.with_batch_norm) {
     auto norm = register_module("bn", std::make_shared<torch::nn::Module>());
     const int64_t c = options.out_channels;
-    tensors_.batch_norm = autograd::BatchNorm{
-        .gamma = norm->register_parameter("weight", at::ones({c}, at::kFloat)),
-        .beta = norm->register_parameter("bias", at::zeros({c}, at::kFloat)),
-        .running_mean = norm->register_buffer("running_mean", at::zeros({c}, at::kFloat)),
-        .running_var = norm->register_buffer("running_var", at::ones({c}, at::kFloat))};
+    tensors_.batch_norm =
+        autograd::BatchNorm{.gamma = norm->register_parameter("weight", at::ones({c}, at::kFloat)),
+                            .beta = norm->register_parameter("bias", at::zeros({c}, at::kFloat)),
+                            .running_mean = norm->register_buffer("running_mean", at::zeros({c}, at::kFloat)),
+                            .running_var = norm->register_buffer("running_var", at::ones({c}, at::kFloat))};
   }
   choose_quantizers(options.weight_choice, options.input_choice, options.output_choice);
 }
 
 QLinearImpl::QLinearImpl(const QLinearOptions& options) : WeightedLayer("QLinear") {
   relu_ = options.with_relu;
-  tensors_.weight =
-      register_parameter("weight", at::empty({options.out_features, options.in_features}, at::kFloat));
+  tensors_.weight = register_parameter("weight", at::empty({options.out_features, options.in_features}, at::kFloat));
   if (options.with_bias) tensors_.bias = register_parameter("bias", at::empty({options.out_features}, at::kFloat));
   reset_parameters(tensors_.weight, tensors_.bias);
   choose_quantizers(options.weight_choice, options.input_choice, options.output_choice);

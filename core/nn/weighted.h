@@ -31,7 +31,7 @@ struct ConvGeometry2d {
 struct Choice {
   std::string method;
   int bits = 8;
-  bool is_signed = true;                                         // activations: can values be negative?
+  bool is_signed = true;                                          // activations: can values be negative?
   quant::Granularity granularity = quant::Granularity::kChannel;  // weights
 };
 inline Choice lsq(int bits) { return {.method = "lsq", .bits = bits}; }
@@ -78,17 +78,48 @@ class WeightedLayer : public QLayer {
 
 /// Options in LibTorch's style; defaults as torch::nn::Conv2dOptions.
 struct QConv2dOptions {
-  QConv2dOptions(int64_t in, int64_t out, int64_t kernel) : in_channels(in), out_channels(out), kernel_size{kernel, kernel} {}
-  QConv2dOptions& stride(int64_t v) { geometry.stride = {v, v}; return *this; }
-  QConv2dOptions& padding(int64_t v) { geometry.padding = {v, v}; return *this; }
-  QConv2dOptions& dilation(int64_t v) { geometry.dilation = {v, v}; return *this; }
-  QConv2dOptions& groups(int64_t v) { geometry.groups = v; return *this; }
-  QConv2dOptions& bias(bool v) { with_bias = v; return *this; }
-  QConv2dOptions& batch_norm(bool v) { with_batch_norm = v; return *this; }
-  QConv2dOptions& relu(bool v) { with_relu = v; return *this; }
-  QConv2dOptions& weight(Choice v) { weight_choice = std::move(v); return *this; }
-  QConv2dOptions& input(Choice v) { input_choice = std::move(v); return *this; }
-  QConv2dOptions& output(Choice v) { output_choice = std::move(v); return *this; }
+  QConv2dOptions(int64_t in, int64_t out, int64_t kernel)
+      : in_channels(in), out_channels(out), kernel_size{kernel, kernel} {}
+  QConv2dOptions& stride(int64_t v) {
+    geometry.stride = {v, v};
+    return *this;
+  }
+  QConv2dOptions& padding(int64_t v) {
+    geometry.padding = {v, v};
+    return *this;
+  }
+  QConv2dOptions& dilation(int64_t v) {
+    geometry.dilation = {v, v};
+    return *this;
+  }
+  QConv2dOptions& groups(int64_t v) {
+    geometry.groups = v;
+    return *this;
+  }
+  QConv2dOptions& bias(bool v) {
+    with_bias = v;
+    return *this;
+  }
+  QConv2dOptions& batch_norm(bool v) {
+    with_batch_norm = v;
+    return *this;
+  }
+  QConv2dOptions& relu(bool v) {
+    with_relu = v;
+    return *this;
+  }
+  QConv2dOptions& weight(Choice v) {
+    weight_choice = std::move(v);
+    return *this;
+  }
+  QConv2dOptions& input(Choice v) {
+    input_choice = std::move(v);
+    return *this;
+  }
+  QConv2dOptions& output(Choice v) {
+    output_choice = std::move(v);
+    return *this;
+  }
 
   int64_t in_channels, out_channels;
   std::array<int64_t, 2> kernel_size;
@@ -108,11 +139,26 @@ TORCH_MODULE(QConv2d);
 
 struct QLinearOptions {
   QLinearOptions(int64_t in, int64_t out) : in_features(in), out_features(out) {}
-  QLinearOptions& bias(bool v) { with_bias = v; return *this; }
-  QLinearOptions& relu(bool v) { with_relu = v; return *this; }
-  QLinearOptions& weight(Choice v) { weight_choice = std::move(v); return *this; }
-  QLinearOptions& input(Choice v) { input_choice = std::move(v); return *this; }
-  QLinearOptions& output(Choice v) { output_choice = std::move(v); return *this; }
+  QLinearOptions& bias(bool v) {
+    with_bias = v;
+    return *this;
+  }
+  QLinearOptions& relu(bool v) {
+    with_relu = v;
+    return *this;
+  }
+  QLinearOptions& weight(Choice v) {
+    weight_choice = std::move(v);
+    return *this;
+  }
+  QLinearOptions& input(Choice v) {
+    input_choice = std::move(v);
+    return *this;
+  }
+  QLinearOptions& output(Choice v) {
+    output_choice = std::move(v);
+    return *this;
+  }
 
   int64_t in_features, out_features;
   bool with_bias = true, with_relu = false;

@@ -42,7 +42,7 @@ struct CalibrationConfig {
 struct QuantizationConfig {
   std::string target = "onnxruntime";
   TensorConfig weight, activation;
-  std::optional<int> logits;  // bits of the logits of a linear layer; unset: float
+  std::optional<int> logits;        // bits of the logits of a linear layer; unset: float
   std::vector<config::Node> rules;  // of Rule; kept as nodes for their positions
   BatchNormConfig batch_norm;
   std::string memory = "compact";
@@ -67,8 +67,8 @@ struct TensorChoice {
 struct LayerChoice {
   bool exclude = false;
   TensorChoice weight;
-  TensorChoice activation;           // the layer's output
-  std::optional<TensorChoice> input; // set by a rule: the layer's input tensor
+  TensorChoice activation;            // the layer's output
+  std::optional<TensorChoice> input;  // set by a rule: the layer's input tensor
 };
 
 /// One choice a layer: target preset < defaults < rules in order, the last match wins per key.
@@ -83,7 +83,9 @@ struct qat::config::Schema<qat::quant::TensorConfig> {
     using C = qat::quant::TensorConfig;
     f.field("quantizer", &C::quantizer).doc("method, see `qat list quantizers`; default minmax");
     f.field("bits", &C::bits).doc("width of the codes; default 8").minimum(2).maximum(8);
-    f.field("granularity", &C::granularity).doc("weights: one scale per output channel (default) or tensor").one_of({"channel", "tensor"});
+    f.field("granularity", &C::granularity)
+        .doc("weights: one scale per output channel (default) or tensor")
+        .one_of({"channel", "tensor"});
   }
 };
 
@@ -131,13 +133,17 @@ template <>
 struct qat::config::Schema<qat::quant::QuantizationConfig> {
   static void describe(Fields<qat::quant::QuantizationConfig>& f) {
     using C = qat::quant::QuantizationConfig;
-    f.field("target", &C::target).doc("runtime whose arithmetic is trained, see `qat list targets`").one_of({"onnxruntime"});
+    f.field("target", &C::target)
+        .doc("runtime whose arithmetic is trained, see `qat list targets`")
+        .one_of({"onnxruntime"});
     f.field("weight", &C::weight).doc("default of all weights");
     f.field("activation", &C::activation).doc("default of all activations");
     f.field("logits", &C::logits).doc("bits of a final linear layer's output; null: float").minimum(2).maximum(8);
     f.field("rules", &C::rules).doc("list of {match, weight, activation, input, exclude}; the last match wins per key");
     f.field("batch_norm", &C::batch_norm).doc("batch norm during finetune");
-    f.field("memory", &C::memory).doc("how batch norm's input is kept for backward: int16, int32 or not at all").one_of({"compact", "exact", "recompute"});
+    f.field("memory", &C::memory)
+        .doc("how batch norm's input is kept for backward: int16, int32 or not at all")
+        .one_of({"compact", "exact", "recompute"});
     f.field("calibration", &C::calibration).doc("first ranges");
   }
 };

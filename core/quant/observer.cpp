@@ -14,13 +14,13 @@ Observer::Observer()
       batches_(register_buffer("batches", at::zeros({1}, at::kLong))) {}
 
 void Observer::observe(double min, double max) {
-  QAT_CHECK(std::isfinite(min) && std::isfinite(max) && min <= max,
-            "expected a finite range of values to quantize, found [{}, {}]: the network diverges or its input is damaged",
-            min, max);
+  QAT_CHECK(
+      std::isfinite(min) && std::isfinite(max) && min <= max,
+      "expected a finite range of values to quantize, found [{}, {}]: the network diverges or its input is damaged",
+      min, max);
   double* range = range_.mutable_data_ptr<double>();
   int64_t& batches = *batches_.mutable_data_ptr<int64_t>();
-  const std::pair<double, double> next =
-      batches == 0 ? std::pair{min, max} : combine({range[0], range[1]}, {min, max});
+  const std::pair<double, double> next = batches == 0 ? std::pair{min, max} : combine({range[0], range[1]}, {min, max});
   range[0] = next.first;
   range[1] = next.second;
   ++batches;

@@ -19,7 +19,8 @@ void Quantizer::initialize() {
 bool Quantizer::initialized() const { return *initialized_.const_data_ptr<bool>(); }
 
 QParams Quantizer::qparams() const {
-  QAT_CHECK(initialized(), "a {} quantizer was used before it was initialized: run the calibrate stage first", method());
+  QAT_CHECK(initialized(), "a {} quantizer was used before it was initialized: run the calibrate stage first",
+            method());
   return parameters_now();
 }
 

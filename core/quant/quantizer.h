@@ -16,8 +16,8 @@ namespace qat::quant {
 /// Supplies scale and zero point of one tensor and says which gradient passes; the target supplies the arithmetic
 /// (core/ops): encode at float edges, requantize between quantized layers, fold for weights.
 ///
-/// Life: observe() on calibration data (a weight quantizer: on its weight), initialize(), then qparams(). State lives in
-/// parameters and buffers, so a checkpoint holds it.
+/// Life: observe() on calibration data (a weight quantizer: on its weight), initialize(), then qparams(). State lives
+/// in parameters and buffers, so a checkpoint holds it.
 class Quantizer : public torch::nn::Module {
  public:
   /// Throws qat::Error if the request is impossible for the method.

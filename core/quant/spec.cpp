@@ -11,9 +11,7 @@ int32_t QuantSpec::lo() const {
 
 int32_t QuantSpec::hi() const { return role == Role::kActivation ? (1 << bits) - 1 : (1 << (bits - 1)) - 1; }
 
-int32_t QuantSpec::symmetric_zero_point() const {
-  return role == Role::kActivation && is_signed ? 1 << (bits - 1) : 0;
-}
+int32_t QuantSpec::symmetric_zero_point() const { return role == Role::kActivation && is_signed ? 1 << (bits - 1) : 0; }
 
 void QuantSpec::check() const {
   QAT_CHECK(bits >= 2 && bits <= 8, "expected 2 to 8 bits, found {}", bits);

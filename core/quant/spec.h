@@ -24,7 +24,7 @@ struct QuantSpec {
   bool affine = false;        // activations, signed: the zero point may follow the range
   bool narrow_range = false;  // weights
   Granularity granularity = Granularity::kTensor;
-  int64_t channels = 1;       // of a weight; output channels come first
+  int64_t channels = 1;  // of a weight; output channels come first
 
   int32_t lo() const;
   int32_t hi() const;

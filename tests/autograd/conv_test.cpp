@@ -1,10 +1,9 @@
 // The fused convolution against a double-precision composition with the same gradient rules (ARITHMETIC section 2).
-#include "core/autograd/functions.h"
-
 #include <gtest/gtest.h>
 
 #include <cmath>
 
+#include "core/autograd/functions.h"
 #include "core/base/error.h"
 #include "tests/support/tensors.h"
 
@@ -71,7 +70,8 @@ Reference reference(const Net& net, bool live) {
     r.gamma = net.call.batch_norm->gamma.detach().to(at::kDouble).set_requires_grad(true);
     r.beta = net.call.batch_norm->beta.detach().to(at::kDouble).set_requires_grad(true);
     y = at::batch_norm(y, r.gamma, r.beta, net.call.batch_norm->running_mean.to(at::kDouble).clone(),
-                       net.call.batch_norm->running_var.to(at::kDouble).clone(), live, 0.1, net.call.batch_norm->eps, false);
+                       net.call.batch_norm->running_var.to(at::kDouble).clone(), live, 0.1, net.call.batch_norm->eps,
+                       false);
   }
   r.v = y;
   return r;
@@ -145,22 +145,22 @@ TEST_P(ConvGradient, EqualsTheDoubleComposition) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    All, ConvGradient,
-    testing::Values(Case{true, true, true, false, 1, false, Memory::kExact},
-                    Case{true, true, true, true, 1, false, Memory::kCompact},
-                    Case{true, true, false, false, 1, false, Memory::kRecompute},
-                    Case{true, true, true, false, 8, false, Memory::kExact},
-                    Case{true, false, true, true, 1, false, Memory::kCompact},
-                    Case{true, false, false, false, 2, false, Memory::kCompact},
-                    Case{false, false, true, true, 1, false, Memory::kExact},
-                    Case{false, false, false, false, 1, false, Memory::kCompact},
-                    Case{false, false, true, true, 1, true, Memory::kExact},
-                    Case{true, true, false, true, 1, true, Memory::kExact}));
+INSTANTIATE_TEST_SUITE_P(All, ConvGradient,
+                         testing::Values(Case{true, true, true, false, 1, false, Memory::kExact},
+                                         Case{true, true, true, true, 1, false, Memory::kCompact},
+                                         Case{true, true, false, false, 1, false, Memory::kRecompute},
+                                         Case{true, true, true, false, 8, false, Memory::kExact},
+                                         Case{true, false, true, true, 1, false, Memory::kCompact},
+                                         Case{true, false, false, false, 2, false, Memory::kCompact},
+                                         Case{false, false, true, true, 1, false, Memory::kExact},
+                                         Case{false, false, false, false, 1, false, Memory::kCompact},
+                                         Case{false, false, true, true, 1, true, Memory::kExact},
+                                         Case{true, true, false, true, 1, true, Memory::kExact}));
 
 TEST(Conv, LogitsAreTheDequantizedAccumulators) {
   Net net = make_net(false, false, true, 1, true);
-  const QuantizedWeight w = quantize_weight(net.weight, net.weight_scale, -127, 127, GradientRule::kStraightThrough, 1.0);
+  const QuantizedWeight w =
+      quantize_weight(net.weight, net.weight_scale, -127, 127, GradientRule::kStraightThrough, 1.0);
   const ConvResult result = conv(net.x, w, net.call);
   ASSERT_FALSE(result.codes.has_value());
   const Reference ref = reference(net, false);
@@ -179,7 +179,8 @@ TEST(Conv, LiveRunningStatisticsAreThoseOfADoubleBatchNorm) {
   net.call.output = test::output_quantizer(0.05f, 128);
   const Tensor mean = net.call.batch_norm->running_mean.to(at::kDouble).clone();
   const Tensor var = net.call.batch_norm->running_var.to(at::kDouble).clone();
-  const QuantizedWeight w = quantize_weight(net.weight, net.weight_scale, -127, 127, GradientRule::kStraightThrough, 1.0);
+  const QuantizedWeight w =
+      quantize_weight(net.weight, net.weight_scale, -127, 127, GradientRule::kStraightThrough, 1.0);
   ConvCall plain = net.call;
   plain.batch_norm.reset();
   const Reference ref = reference({net.x, net.weight, net.weight_scale, plain}, false);
@@ -195,7 +196,8 @@ TEST(Conv, ObservesTheRealRangeBeforeItQuantizes) {
   net.call.output = test::output_quantizer(0.05f, 0);
   double lo = -1, hi = -1;
   net.call.output->observe = [&](double a, double b) { lo = a, hi = b; };
-  const QuantizedWeight w = quantize_weight(net.weight, net.weight_scale, -127, 127, GradientRule::kStraightThrough, 1.0);
+  const QuantizedWeight w =
+      quantize_weight(net.weight, net.weight_scale, -127, 127, GradientRule::kStraightThrough, 1.0);
   conv(net.x, w, net.call);
   const Tensor v = reference(net, true).v.detach();
   EXPECT_EQ(lo, 0.0);
@@ -205,7 +207,8 @@ TEST(Conv, ObservesTheRealRangeBeforeItQuantizes) {
 TEST(Conv, SecondDerivativesAndSecondBackwardsAreRefused) {
   Net net = make_net(true, true, false);
   net.call.output = test::output_quantizer(0.05f, 0);
-  const QuantizedWeight w = quantize_weight(net.weight, net.weight_scale, -127, 127, GradientRule::kStraightThrough, 1.0);
+  const QuantizedWeight w =
+      quantize_weight(net.weight, net.weight_scale, -127, 127, GradientRule::kStraightThrough, 1.0);
   const ConvResult result = conv(net.x, w, net.call);
   const Tensor g = at::ones(result.codes->sizes());
   EXPECT_THROW(result.codes->handle().backward(g, true, /*create_graph=*/true), std::exception);
@@ -216,7 +219,8 @@ TEST(Conv, SecondDerivativesAndSecondBackwardsAreRefused) {
 TEST(Conv, ShapesThatDoNotFitAreNamed) {
   Net net = make_net(false, false, false);
   const QuantizedTensor x = random_codes({1, 5, 7, 7}, 0.1f, {0, 255, 0});
-  const QuantizedWeight w = quantize_weight(net.weight, net.weight_scale, -127, 127, GradientRule::kStraightThrough, 1.0);
+  const QuantizedWeight w =
+      quantize_weight(net.weight, net.weight_scale, -127, 127, GradientRule::kStraightThrough, 1.0);
   EXPECT_THROW(conv(x, w, net.call), Error);
 }
 

@@ -28,7 +28,8 @@ TEST(Formats, EachGivesBackTheModelAndTheSameBytes) {
   for (const std::string& name : formats().names()) {
     SCOPED_TRACE(name);
     const Format& format = formats().get(name);
-    const std::string a = testing::TempDir() + "export_a" + format.extension, b = testing::TempDir() + "export_b" + format.extension;
+    const std::string a = testing::TempDir() + "export_a" + format.extension,
+                      b = testing::TempDir() + "export_b" + format.extension;
     format.write(model(), a);
     format.write(model(), b);
     EXPECT_EQ(read_file(a), read_file(b));

@@ -64,7 +64,8 @@ TEST(Insert, LastAtEightBitsMeansWeightAndInput) {
   const Resnet r(
       "{weight: {bits: 4}, activation: {bits: 4}, rules: ["
       "{match: {position: first}, weight: {bits: 8}}, {match: {position: last}, weight: {bits: 8}, input: {bits: 8}}, "
-      "{match: {name: 'layer3.*.conv2'}, weight: {bits: 2}}, {match: {name: '/layer2.0/', type: conv2d}, weight: {bits: 3}}]}");
+      "{match: {name: 'layer3.*.conv2'}, weight: {bits: 2}}, {match: {name: '/layer2.0/', type: conv2d}, weight: "
+      "{bits: 3}}]}");
   EXPECT_EQ(r.weight_bits("conv1"), 8);
   EXPECT_EQ(r.weight_bits("fc"), 8);
   EXPECT_EQ(r.output_bits("avgpool"), 8);  // fc's input, through flatten
@@ -76,7 +77,8 @@ TEST(Insert, LastAtEightBitsMeansWeightAndInput) {
 
 TEST(Insert, TheLastMatchWinsPerKey) {
   const Resnet r(
-      "{rules: [{match: {type: conv2d}, weight: {bits: 4, quantizer: lsq}}, {match: {name: conv1}, weight: {bits: 6}}]}");
+      "{rules: [{match: {type: conv2d}, weight: {bits: 4, quantizer: lsq}}, {match: {name: conv1}, weight: {bits: "
+      "6}}]}");
   EXPECT_EQ(r.weight_bits("conv1"), 6);
   EXPECT_EQ(r.layer("conv1").weight_quantizer()->method(), "lsq");
   EXPECT_EQ(r.weight_bits("layer1.0.conv1"), 4);
@@ -96,8 +98,10 @@ TEST(Insert, LogitsCanBeQuantized) { EXPECT_EQ(Resnet("{logits: 8}").output_bits
 TEST(Insert, Refusals) {
   EXPECT_THAT(refusal("{rules: [{match: {name: conv9}, exclude: true}]}"),
               testing::AllOf(HasSubstr("test.yaml:1:"), HasSubstr("matches no layer"), HasSubstr("layer1.0.conv1")));
-  EXPECT_THAT(refusal("{rules: [{match: {name: conv1}, activation: {bits: 4}}, {match: {name: layer1.0.conv1}, input: {bits: 8}}]}"),
-              testing::AllOf(HasSubstr("conv1's activation"), HasSubstr("layer1.0.conv1's input"), HasSubstr("one tensor has one")));
+  EXPECT_THAT(refusal("{rules: [{match: {name: conv1}, activation: {bits: 4}}, {match: {name: layer1.0.conv1}, input: "
+                      "{bits: 8}}]}"),
+              testing::AllOf(HasSubstr("conv1's activation"), HasSubstr("layer1.0.conv1's input"),
+                             HasSubstr("one tensor has one")));
   EXPECT_THAT(refusal("{weight: {bits: 1}}"), HasSubstr("test.yaml:1:17: weight.bits"));
   EXPECT_THAT(refusal("{rules: [{match: {name: conv1}, weight: {quantizer: lsg}}]}"), HasSubstr("did you mean 'lsq'"));
   EXPECT_THAT(refusal("{weight: {quantizer: lsg}}"), HasSubstr("did you mean 'lsq'"));

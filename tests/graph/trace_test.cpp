@@ -47,7 +47,8 @@ void expect_same_function(torch::nn::Module& module, const std::function<Tensor(
       const auto found = run([&](const Tensor& t) { return replay.forward(t); });
       ASSERT_EQ(expected.size(), found.size());
       for (size_t i = 0; i < expected.size(); ++i) {
-        EXPECT_TRUE(at::allclose(found[i], expected[i], 1e-4, 1e-4)) << i << " batch " << batch << " training " << training;
+        EXPECT_TRUE(at::allclose(found[i], expected[i], 1e-4, 1e-4))
+            << i << " batch " << batch << " training " << training;
         if (!fused) {
           EXPECT_TRUE(at::equal(found[i], expected[i])) << i;
         }
@@ -72,8 +73,10 @@ TEST(Trace, ANetWrittenWithFunctionsReplaysAsItself) {
     SCOPED_TRACE(seed);
     at::manual_seed(seed);
     test::MixedNet net(seed);
-    expect_same_function(net, [&](const Tensor& x) { return net.forward(x); }, {3, 14, 14}, false);
-    expect_same_function(net, [&](const Tensor& x) { return net.forward(x); }, {3, 14, 14}, true);
+    expect_same_function(
+        net, [&](const Tensor& x) { return net.forward(x); }, {3, 14, 14}, false);
+    expect_same_function(
+        net, [&](const Tensor& x) { return net.forward(x); }, {3, 14, 14}, true);
   }
 }
 
@@ -86,8 +89,8 @@ TEST(Trace, NodesCarryTheModulesNames) {
   std::vector<std::string> names;
   for (const Node& node : graph.nodes) names.push_back(node.name);
   EXPECT_EQ(names.front(), "input");
-  EXPECT_THAT(names, testing::IsSupersetOf({"conv1", "layer1.0.conv1", "layer2.0.downsample.0", "add", "add_8", "avgpool",
-                                            "flatten", "fc"}));
+  EXPECT_THAT(names, testing::IsSupersetOf({"conv1", "layer1.0.conv1", "layer2.0.downsample.0", "add", "add_8",
+                                            "avgpool", "flatten", "fc"}));
   // 19 convolutions and 2 shortcuts, 9 adds, pool, flatten, linear, input: all batch norms and ReLUs are fused.
   EXPECT_EQ(graph.nodes.size(), 21u + 9u + 4u);
   EXPECT_EQ(report.size(), 21u + 19u);
@@ -106,7 +109,8 @@ struct SharedAndFree : torch::nn::Module {
 TEST(Trace, SharedModulesAndSeveralReadersAreNotFused) {
   at::manual_seed(2);
   SharedAndFree net;
-  expect_same_function(net, [&](const Tensor& x) { return net.forward(x); }, {4, 6, 6}, true);
+  expect_same_function(
+      net, [&](const Tensor& x) { return net.forward(x); }, {4, 6, 6}, true);
   const Graph graph = test::trace_canonical(net, {4, 6, 6});
   for (const Node& node : graph.nodes) {
     EXPECT_FALSE(node.op == Op::kConv2d && (node.tensors.batch_norm || node.relu)) << node.name;
@@ -129,7 +133,11 @@ TEST(Trace, RefusalsNameOperatorAndLayer) {
   const Tensor captured = at::ones({4, 1, 1});
   EXPECT_THAT(refusal([&](const Tensor& x) { return net.conv->forward(x) * captured; }, net),
               testing::AllOf(HasSubstr("aten::mul.Tensor (after conv)"), HasSubstr("register it as a buffer")));
-  EXPECT_THAT(refusal([&](const Tensor& x) { return net.conv->forward(x).view({x.size(0) * 4, -1}); }, net),
+  EXPECT_THAT(refusal(
+                  [&](const Tensor& x) {
+                    return net.conv->forward(x).view({x.size(0) * 4, -1});
+                  },
+                  net),
               testing::AllOf(HasSubstr("aten::view (near conv)"), HasSubstr("12 depends on the batch")));
   EXPECT_THAT(refusal([&](const Tensor& x) { return x.size(0) > 3 ? at::relu(x) : at::sigmoid(x); }, net),
               HasSubstr("control flow must not depend on the batch"));
@@ -142,7 +150,11 @@ TEST(Trace, RefusalsNameOperatorAndLayer) {
                   },
                   net),
               HasSubstr("changed in place"));
-  EXPECT_THAT(refusal([&](const Tensor& x) { return at::conv2d(x, at::zeros({4, 9, 3, 3})); }, net),
+  EXPECT_THAT(refusal(
+                  [&](const Tensor& x) {
+                    return at::conv2d(x, at::zeros({4, 9, 3, 3}));
+                  },
+                  net),
               HasSubstr("does not run on an input of sizes [N, 4, 6, 6]"));
 }
 

@@ -54,7 +54,8 @@ void disturb_batch_norm(torch::nn::Module& net) {
     for (size_t i = 0; i < values.size(); ++i) gamma[static_cast<int64_t>(i)] = values[i];
   }
   for (const auto& item : net.named_parameters()) {
-    if (item.key().find("_bn.bias") != std::string::npos) item.value().copy_(at::randn(item.value().sizes()) * 0.5 + 0.3);
+    if (item.key().find("_bn.bias") != std::string::npos)
+      item.value().copy_(at::randn(item.value().sizes()) * 0.5 + 0.3);
   }
 }
 
@@ -200,7 +201,8 @@ TEST(RandomNets, AnInjectedErrorIsCaught) {
     for (int32_t& b : wrong.nodes[i].bias) b += 1;  // one accumulator step: moves every tie
     EXPECT_GT(mismatches(wrong), 0);
     wrong = right;
-    for (float& s : wrong.nodes[i].weight.scale) s = std::nextafter(s * (1 + 1.0f / 255), 2.0f);  // max / 127.5 for max / 127
+    for (float& s : wrong.nodes[i].weight.scale)
+      s = std::nextafter(s * (1 + 1.0f / 255), 2.0f);  // max / 127.5 for max / 127
     EXPECT_GT(mismatches(wrong), 0);
     wrong = right;
     wrong.nodes[i].weight.codes[0] += wrong.nodes[i].weight.codes[0] > 0 ? -1 : 1;

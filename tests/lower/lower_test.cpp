@@ -47,7 +47,8 @@ TEST(Lower, NumbersByHand) {
   EXPECT_FLOAT_EQ(conv.weight.scale[0], 0.01f);
   EXPECT_FLOAT_EQ(conv.weight.scale[1], 0.02f);
   EXPECT_EQ(conv.bias, (std::vector<int32_t>{2500, -5000}));  // 0.25 / (0.01 * 0.01), -1 / (0.01 * 0.02)
-  // Outputs: 1.27 * 1 - 0.5 * 0.5 + 0.25 = 1.27, 3.2385 - 0.5 + 0.25 = 2.9885, ...; the largest: 2.54 * 2.55 - 1 = 5.477
+  // Outputs: 1.27 * 1 - 0.5 * 0.5 + 0.25 = 1.27, 3.2385 - 0.5 + 0.25 = 2.9885, ...; the largest: 2.54 * 2.55 - 1
+  // = 5.477
   EXPECT_NEAR(model.tensors[conv.output].scale, 5.477 / 255, 1e-5);
   EXPECT_EQ(model.tensors[conv.output].zero_point, 0);
   EXPECT_EQ(model.nodes[2].op, integer::Op::kFlatten);
@@ -63,7 +64,8 @@ TEST(Lower, FloatLayersAreAllListed) {
     lower(*module, {{0}, {1}});
     FAIL();
   } catch (const ExportError& error) {
-    EXPECT_STREQ(error.what(), "sigmoid (aten::sigmoid) cannot be lowered to integers: layers in float: sigmoid (aten::sigmoid)");
+    EXPECT_STREQ(error.what(),
+                 "sigmoid (aten::sigmoid) cannot be lowered to integers: layers in float: sigmoid (aten::sigmoid)");
   }
 }
 

@@ -20,7 +20,8 @@ class Layers : public testing::Test {
 };
 
 TEST_F(Layers, QConv2dTrainsInAPlainLoop) {
-  QConv2d conv(QConv2dOptions(4, 8, 3).padding(1).batch_norm(true).relu(true).weight(lsq(4)).input(minmax(8)).output(lsq(8)));
+  QConv2d conv(
+      QConv2dOptions(4, 8, 3).padding(1).batch_norm(true).relu(true).weight(lsq(4)).input(minmax(8)).output(lsq(8)));
   const at::Tensor x = at::randn({8, 4, 6, 6});
   const at::Tensor target = at::rand({8, 8, 6, 6});
   double first = 0, last = 0;
@@ -41,8 +42,8 @@ TEST_F(Layers, QConv2dTrainsInAPlainLoop) {
 TEST_F(Layers, EightBitsAreCloseToFloat) {
   QConv2d conv(QConv2dOptions(4, 8, 3).stride(2).groups(2).input(minmax(8)));
   const at::Tensor x = at::randn({2, 4, 9, 9});
-  const at::Tensor expected = at::conv2d(x, conv->named_parameters()["weight"], conv->named_parameters()["bias"], {2, 2},
-                                         at::IntArrayRef{0, 0}, {1, 1}, 2);
+  const at::Tensor expected = at::conv2d(x, conv->named_parameters()["weight"], conv->named_parameters()["bias"],
+                                         {2, 2}, at::IntArrayRef{0, 0}, {1, 1}, 2);
   conv->eval();
   EXPECT_LT(test::relative_error(conv(x), expected), 0.02);
 

@@ -23,7 +23,8 @@ class MixedNet : public torch::nn::Module {
   explicit MixedNet(int seed) : variant_(seed) {
     namespace nn = torch::nn;
     const int64_t c = 6 + seed % 5, stride = 1 + seed % 2;
-    stem_ = register_module("stem", nn::Conv2d(nn::Conv2dOptions(3, c, 3).stride(stride).padding(1).bias(seed % 3 == 0)));
+    stem_ =
+        register_module("stem", nn::Conv2d(nn::Conv2dOptions(3, c, 3).stride(stride).padding(1).bias(seed % 3 == 0)));
     stem_bn_ = register_module("stem_bn", nn::BatchNorm2d(c));
     depthwise_ = register_module("depthwise", nn::Conv2d(nn::Conv2dOptions(c, c, 3).padding(1).groups(c).bias(false)));
     depthwise_bn_ = register_module("depthwise_bn", nn::BatchNorm2d(c));
@@ -58,7 +59,8 @@ class MixedNet : public torch::nn::Module {
 
 template <class Net>
 graph::Graph trace_canonical(Net& net, const std::vector<int64_t>& input) {
-  graph::Graph graph = graph::trace(net, [&](const at::Tensor& x) { return net.forward(x); }, input);
+  graph::Graph graph = graph::trace(
+      net, [&](const at::Tensor& x) { return net.forward(x); }, input);
   graph::canonicalize(graph);
   return graph;
 }
