@@ -17,7 +17,7 @@ std::shared_ptr<nn::QLayer> make_layer(const Node& node) {
     case Op::kLinear:
       return std::make_shared<nn::WeightedLayer>(node.name, node.tensors, node.geometry, node.relu);
     case Op::kRelu:
-      return std::make_shared<nn::QReLU>(node.name);
+      return std::make_shared<nn::ReLULayer>(node.name);
     case Op::kAdd:
       return std::make_shared<nn::QAdd>(node.name, node.relu);
     case Op::kMaxPool2d:

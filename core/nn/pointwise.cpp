@@ -21,9 +21,9 @@ Value QAdd::run_quantized(const std::vector<Value>& inputs) {
 
 at::Tensor FloatBatchNorm::run_float(const std::vector<at::Tensor>& inputs) { return run_batch_norm(inputs[0], norm_); }
 
-at::Tensor QReLU::run_float(const std::vector<at::Tensor>& inputs) { return at::relu(inputs[0]); }
+at::Tensor ReLULayer::run_float(const std::vector<at::Tensor>& inputs) { return at::relu(inputs[0]); }
 
-Value QReLU::run_quantized(const std::vector<Value>& inputs) {
+Value ReLULayer::run_quantized(const std::vector<Value>& inputs) {
   if (!std::holds_alternative<QuantizedTensor>(inputs[0])) return QLayer::run_quantized(inputs);
   return autograd::relu(codes_of(inputs[0]));
 }

@@ -36,7 +36,7 @@ class QAdd final : public QLayer {
 };
 
 /// ReLU by itself. On codes: max(q, z) with the input's parameters. Behind a float layer: floats.
-class QReLU final : public QLayer {
+class ReLULayer : public QLayer {
  public:
   using QLayer::QLayer;
   std::string type() const override { return "relu"; }

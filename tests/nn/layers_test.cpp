@@ -2,9 +2,10 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "core/base/error.h"
-#include "core/nn/pointwise.h"
-#include "core/nn/weighted.h"
+#include "core/nn/modules.h"
 #include "quantizers/builtin.h"
 #include "tests/support/tensors.h"
 
@@ -53,6 +54,17 @@ TEST_F(Layers, EightBitsAreCloseToFloat) {
       at::relu(at::linear(v, linear->named_parameters()["weight"], linear->named_parameters()["bias"]));
   linear->eval();
   EXPECT_LT(test::relative_error(linear(v), float_values), 0.03);
+}
+
+TEST_F(Layers, QReLUQuantizesWhatIsPositive) {
+  QReLU relu(lsq(4));
+  const at::Tensor x = at::tensor({-3.0f, -0.1f, 0.5f, 2.0f}).view({1, 4}).set_requires_grad(true);
+  const at::Tensor y = relu(x);
+  const double s = 2.0 * 0.625 / std::sqrt(15.0);  // 2 mean|relu(x)| / sqrt(Qp)
+  const at::Tensor expected = (at::relu(x.detach()) / s).round().clamp(0, 15) * s;
+  EXPECT_TRUE(at::allclose(y, expected));
+  y.sum().backward();
+  EXPECT_TRUE(at::equal(x.grad(), at::tensor({0.0f, 0.0f, 1.0f, 1.0f}).view({1, 4})));
 }
 
 TEST_F(Layers, FrozenTrainingEqualsEvaluation) {
