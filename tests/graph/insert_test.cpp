@@ -93,6 +93,54 @@ TEST(Insert, AnExcludedLayerIsAnIslandOfFloats) {
   EXPECT_EQ(last.layer("fc").output_quantizer(), nullptr);
 }
 
+struct SumOfFloats : torch::nn::Module {
+  torch::nn::Conv2d conv = register_module("conv", torch::nn::Conv2d(torch::nn::Conv2dOptions(2, 3, 3)));
+  at::Tensor forward(const at::Tensor& x) {
+    const at::Tensor a = at::sigmoid(x);
+    return conv(a + x);
+  }
+};
+
+TEST(Insert, AnExcludedAddIsComputedInFloat) {
+  at::manual_seed(6);
+  SumOfFloats net;
+  const auto config = config::load_text("{rules: [{match: {type: add}, exclude: true}]}", "test", {})
+                          .root()
+                          .as<quant::QuantizationConfig>();
+  const at::Tensor x = at::rand({2, 2, 5, 5});
+  const auto module = test::quantize(net, {2, 5, 5}, config, x);
+  module->eval();
+  std::vector<uint8_t> found;
+  const nn::QLayer* add = nullptr;
+  module->forward(x, [&](const nn::QLayer& layer, const nn::Value& value) {
+    if (layer.type() != "add") return;
+    add = &layer;
+    const at::Tensor& codes = std::get<nn::QuantizedTensor>(value).codes();
+    found.assign(codes.const_data_ptr<uint8_t>(), codes.const_data_ptr<uint8_t>() + codes.numel());
+  });
+  ASSERT_NE(add, nullptr);
+  const auto expected = autograd::encode(at::sigmoid(x) + x, add->output_quantizer()->output(false));
+  const uint8_t* data = expected.codes().const_data_ptr<uint8_t>();
+  EXPECT_EQ(found, std::vector<uint8_t>(data, data + expected.codes().numel()));
+}
+
+TEST(Insert, AKeyThatNoRuleSetsKeepsItsDefault) {
+  const Resnet r(
+      "{activation: {bits: 4}, rules: [{match: {name: conv1}, input: {quantizer: lsq}}, {match: {name: "
+      "layer1.0.conv1}, "
+      "activation: {bits: 5}}, {match: {name: layer1.0.conv2}, input: {quantizer: lsq}}]}");
+  EXPECT_EQ(r.output_bits("input"), 8);
+  EXPECT_EQ(r.layer("input").output_quantizer()->method(), "lsq");
+  EXPECT_EQ(r.output_bits("layer1.0.conv1"), 5);
+  EXPECT_EQ(r.layer("layer1.0.conv1").output_quantizer()->method(), "lsq");
+}
+
+TEST(Insert, ALaterRuleCanTakeAnExclusionBack) {
+  const Resnet r("{rules: [{match: {type: conv2d}, exclude: true}, {match: {name: conv1}, exclude: false}]}");
+  EXPECT_NE(r.layer("conv1").weight_quantizer(), nullptr);
+  EXPECT_EQ(r.layer("layer1.0.conv1").weight_quantizer(), nullptr);
+}
+
 TEST(Insert, LogitsCanBeQuantized) { EXPECT_EQ(Resnet("{logits: 8}").output_bits("fc"), 8); }
 
 TEST(Insert, Refusals) {

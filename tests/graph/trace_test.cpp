@@ -80,6 +80,26 @@ TEST(Trace, ANetWrittenWithFunctionsReplaysAsItself) {
   }
 }
 
+TEST(Trace, AUsersNetTrainsQuantized) {
+  at::manual_seed(9);
+  test::MixedNet net(0);
+  // The class shows as the brightness of one channel.
+  const Tensor labels = at::randint(0, 5, {60}, at::kLong);
+  Tensor images = at::randn({60, 3, 14, 14}) * 0.3;
+  images.select(1, 1).add_((labels.to(at::kFloat) - 2).view({60, 1, 1}));
+  quant::QuantizationConfig config;
+  config.weight.quantizer = config.activation.quantizer = "lsq";
+  config.weight.bits = config.activation.bits = 4;
+  auto quantized = test::quantize(net, {3, 14, 14}, config, images);
+  const double first = test::train_step(*quantized, images, labels, 0.1);
+  double last = first;
+  for (int step = 0; step < 80; ++step) {
+    if (step == 60) quantized->set_phase(nn::Phase::kFrozen);
+    last = test::train_step(*quantized, images, labels, 0.1);
+  }
+  EXPECT_LT(last, 0.5 * first);
+}
+
 TEST(Trace, NodesCarryTheModulesNames) {
   const auto options = config::load_text("{in_channels: 1}", "test", {});
   models::Model model = models::registry().get("resnet20")(options.root());
@@ -158,12 +178,41 @@ TEST(Trace, RefusalsNameOperatorAndLayer) {
               HasSubstr("does not run on an input of sizes [N, 4, 6, 6]"));
 }
 
+TEST(Trace, WhatReturnsItsArgumentInEvaluationIsANodeOfItsOwn) {
+  SharedAndFree net;
+  Graph graph = trace(net,
+                      [&](const Tensor& x) {
+                        const Tensor y = net.conv->forward(x);
+                        return at::dropout(y, 0.5, net.is_training()) + y;
+                      },
+                      {4, 6, 6});
+  ASSERT_EQ(graph.nodes.size(), 4u);
+  EXPECT_EQ(graph.nodes[2].op, Op::kDropout);
+  EXPECT_EQ(graph.nodes[3].inputs, (std::vector<int>{2, 1}));  // the shortcut is not dropped
+}
+
+TEST(Trace, WhatCannotBeReplayedInTrainingOrAtAnotherBatchIsRefused) {
+  SharedAndFree net;
+  EXPECT_THAT(refusal([&](const Tensor& x) { return net.conv->forward(x) * (1.0 / x.size(0)); }, net),
+              testing::AllOf(HasSubstr("aten::mul"), HasSubstr("depends on the batch")));
+  EXPECT_THAT(refusal(
+                  [&](const Tensor& x) {
+                    return net.conv->forward(x).view({3, -1});
+                  },
+                  net),
+              testing::AllOf(HasSubstr("aten::view (near conv)"), HasSubstr("3 with every batch")));
+  EXPECT_THAT(refusal([&](const Tensor& x) { return at::feature_dropout(x, 0.5, net.is_training()); }, net),
+              HasSubstr("only aten::dropout is supported"));
+}
+
 TEST(Trace, RestoresTheTrainingMode) {
   SharedAndFree net;
   net.train();
+  net.conv->eval();
   trace(net, [&](const Tensor& x) { return net.forward(x); }, {4, 6, 6});
   EXPECT_TRUE(net.is_training());
   EXPECT_TRUE(net.bn->is_training());
+  EXPECT_FALSE(net.conv->is_training());
   refusal([&](const Tensor& x) { return net.conv->forward(x.flatten()); }, net);
   EXPECT_TRUE(net.bn->is_training());
 }
