@@ -365,6 +365,8 @@ ConvResult conv(const QuantizedTensor& x, const QuantizedWeight& w, const ConvCa
     call.output->observe(lo, hi);
   }
   const ops::CodeRange range = call.output->range();
+  QAT_CHECK(!call.relu || range.lo == range.zero_point, "{}: a fused ReLU needs an output range that starts at zero",
+            call.name);
   const float y_scale = call.output->scale_value();
   Tensor codes = empty_kernel_layout(sizes, at::kByte);
   if (record) saved->inside = mask_bits(codes.numel());

@@ -18,10 +18,30 @@ namespace {
 
 using at::Tensor;
 
+/// A tensor of others that backward reads again: a write in between (an optimizer's step) would change the gradient.
+class Watched {
+ public:
+  Watched() = default;
+  explicit Watched(Tensor tensor) : tensor_(std::move(tensor)), version_(tensor_._version()) {}
+
+  const Tensor& get(const std::string& reader) const {
+    QAT_CHECK(tensor_._version() == version_,
+              "{}: its input was changed in place between forward and backward: call backward before the optimizer's "
+              "step",
+              reader);
+    return tensor_;
+  }
+
+ private:
+  Tensor tensor_;
+  int64_t version_ = 0;
+};
+
 struct EncodeBackward final : Backward {
   Tensor inside;
   bool learn = false;
-  Tensor x, codes;
+  Watched x;
+  Tensor codes;
   float scale = 1;
   ops::CodeRange range;
   double gradient_scale = 1;
@@ -37,8 +57,8 @@ struct EncodeBackward final : Backward {
       ops::mask_gradient(g, bits, grad.numel(), result[0].mutable_data_ptr<float>());
     }
     if (learn && needed[1]) {
-      const double ds = ops::encode_scale_gradient(g, codes.const_data_ptr<uint8_t>(), bits, x.const_data_ptr<float>(),
-                                                   scale, range, grad.numel());
+      const double ds = ops::encode_scale_gradient(g, codes.const_data_ptr<uint8_t>(), bits,
+                                                   x.get(name()).const_data_ptr<float>(), scale, range, grad.numel());
       result[1] = at::empty({1}, at::kFloat).fill_(ds * gradient_scale);
     }
     return result;
@@ -47,7 +67,8 @@ struct EncodeBackward final : Backward {
 
 /// The weight itself is kept (it is a parameter); its codes and masks are made again.
 struct WeightBackward final : Backward {
-  Tensor weight, scale;
+  Watched kept;
+  Tensor scale;
   int32_t lo = 0, hi = 0;
   GradientRule rule = GradientRule::kStraightThrough;
   double gradient_scale = 1;
@@ -56,9 +77,10 @@ struct WeightBackward final : Backward {
 
   std::vector<Tensor> apply(const Tensor& grad, const std::vector<bool>& needed) override {
     std::vector<Tensor> result(needed.size());
+    const Tensor& weight = kept.get(name());
     std::vector<int64_t> rows(weight.dim(), 1);
     rows[0] = scale.numel();
-    const Tensor t = weight.detach() / scale.detach().view(rows);
+    const Tensor t = weight / scale.view(rows);
     if (rule == GradientRule::kStraightThrough) {
       // The observed range covers the data: the rounded code decides, so that the largest weight, which may lie a last
       // bit above hi, learns too.
@@ -113,7 +135,7 @@ QuantizedTensor encode(const Tensor& x, const OutputQuantizer& output) {
     if (record) saved->inside = at::empty({(codes.numel() + 7) / 8}, at::kByte);
     ops::encode(values.const_data_ptr<float>(), values.numel(), saved->scale, saved->range,
                 codes.mutable_data_ptr<uint8_t>(), record ? saved->inside.mutable_data_ptr<uint8_t>() : nullptr);
-    if (learn) saved->x = values, saved->codes = codes;
+    if (record && learn) saved->x = Watched(values), saved->codes = codes;
   }
   saved->learn = learn;
   saved->gradient_scale = output.gradient_scale_of(codes);
@@ -138,7 +160,8 @@ QuantizedWeight quantize_weight(const Tensor& weight, const Tensor& scale, int32
                             result.scale.const_data_ptr<float>(), lo, hi, result.codes.mutable_data_ptr<int8_t>());
   }
   auto saved = std::make_unique<WeightBackward>();
-  saved->weight = weight.detach(), saved->scale = scale.detach().clone();
+  if (needs_gradient({weight, scale})) saved->kept = Watched(weight.detach());
+  saved->scale = scale.detach().clone();
   saved->lo = lo, saved->hi = hi;
   saved->rule = rule, saved->gradient_scale = gradient_scale;
   result.handle = connect(make_handle(weight.sizes()), {weight, scale}, std::move(saved));

@@ -27,7 +27,7 @@ class Inserter {
     if (first_weighted_ >= 0) infos_[first_weighted_].is_first = infos_[last_weighted_].is_last = true;
     choices_ = quant::resolve(config, infos_);
     // The network's input is 8 bits unless the first layer's `input:` says otherwise.
-    choices_[0].activation.bits = choices_[0].activation.location.empty() ? 8 : choices_[0].activation.bits;
+    if (!choices_[0].activation.sets_bits) choices_[0].activation.bits = 8;
   }
 
   InsertReport run() {
@@ -45,15 +45,29 @@ class Inserter {
   const std::vector<GraphModule::Step>& steps() const { return net_.steps(); }
   bool is_weighted(size_t i) const { return dynamic_cast<const nn::WeightedLayer*>(steps()[i].layer.get()) != nullptr; }
 
+  bool has_relu(size_t i) const {
+    return is_weighted(i) && dynamic_cast<const nn::WeightedLayer&>(*steps()[i].layer).has_relu();
+  }
+
   bool computes_on_codes(int i) const {
     const std::string type = infos_[i].type;
     return !choices_[i].exclude &&
            (is_weighted(i) || type == "add" || type == "avg_pool2d" || type == "global_avg_pool2d");
   }
 
+  /// Whether step i's output has its input's quantizer.
+  bool passes_on(int i) const { return steps()[i].layer->passes_through() && !choices_[i].exclude; }
+
   /// The step whose quantizer step i's output uses: itself, or through layers that pass parameters on.
   int owner(int i) const {
-    while (steps()[i].layer->passes_through() && codes_[steps()[i].inputs[0]]) i = steps()[i].inputs[0];
+    while (passes_on(i) && codes_[steps()[i].inputs[0]]) i = steps()[i].inputs[0];
+    return i;
+  }
+
+  /// The step that computes the network's output, before dropout or a flatten.
+  int maker_of_output() const {
+    int i = net_.output_step();
+    while (passes_on(i)) i = steps()[i].inputs[0];
     return i;
   }
 
@@ -63,22 +77,22 @@ class Inserter {
     const std::function<void(int)> need = [&](int i) {
       if (codes_[i]) return;
       codes_[i] = true;
-      if (steps()[i].layer->passes_through() && !choices_[i].exclude) need(steps()[i].inputs[0]);
+      if (passes_on(i)) need(steps()[i].inputs[0]);
     };
     for (size_t i = 0; i < steps().size(); ++i) {
       if (!computes_on_codes(static_cast<int>(i))) continue;
       for (const int input : steps()[i].inputs) need(input);
-      // Runtimes have no integer kernel with float output but that of a linear layer.
-      if (infos_[i].type != "linear") need(static_cast<int>(i));
-      if (infos_[i].type == "linear" && config_.logits && static_cast<int>(i) == net_.output_step()) {
+      // Runtimes have no integer kernel with float output but that of a linear layer without ReLU.
+      if (infos_[i].type != "linear" || has_relu(i)) need(static_cast<int>(i));
+      if (infos_[i].type == "linear" && config_.logits && static_cast<int>(i) == maker_of_output()) {
         need(static_cast<int>(i));
         choices_[i].activation.bits = *config_.logits;
+        choices_[i].activation.sets_bits = true;
       }
     }
     // The network's output: 8 bits unless a rule says otherwise.
     const int last = owner(net_.output_step());
-    if (codes_[last] && choices_[last].activation.location.empty() && !config_.logits)
-      choices_[last].activation.bits = 8;
+    if (codes_[last] && !choices_[last].activation.sets_bits) choices_[last].activation.bits = 8;
   }
 
   /// non_negative_[i]: the output of step i cannot be below zero.
@@ -102,26 +116,36 @@ class Inserter {
     }
   }
 
-  /// The activation settings of the tensor that step `i` owns: its own `activation:`, or a consumer's `input:`.
+  /// The activation settings of the tensor that step `i` owns: its own `activation:`, and the keys of its consumers'
+  /// `input:`.
   TensorChoice activation_of(int i) const {
     TensorChoice result = choices_[i].activation;
-    std::string set_by = result.location.empty() ? "" : infos_[i].name + "'s activation (" + result.location + ")";
+    const std::string own = infos_[i].name + "'s activation (" + result.location + ")";
+    std::string bits_by = result.sets_bits ? own : "", quantizer_by = result.sets_quantizer ? own : "";
     for (size_t reader = 0; reader < steps().size(); ++reader) {
-      if (!choices_[reader].input || choices_[reader].exclude || !computes_on_codes(static_cast<int>(reader))) continue;
+      if (!choices_[reader].input || !computes_on_codes(static_cast<int>(reader))) continue;
+      const TensorChoice& wanted = *choices_[reader].input;
+      const auto refuse = [&](const auto& found, const std::string& by, const auto& expected, const char* what) {
+        throw ConfigError(fmt::format(
+            "{}: the tensor made by {} is set to {}{} by {} and to {}{} by {}'s input: one tensor has one quantizer, "
+            "make the two equal",
+            wanted.location, infos_[i].name, found, what, by, expected, what, infos_[reader].name));
+      };
       for (const int input : steps()[reader].inputs) {
         if (!codes_[input] || owner(input) != i) continue;
-        const TensorChoice& wanted = *choices_[reader].input;
-        const bool same = wanted.bits == result.bits && wanted.quantizer == result.quantizer;
-        if (!set_by.empty() && !same) {
-          throw ConfigError(
-              fmt::format("{}: the tensor made by {} is set to {} {} bits by {} and to {} {} bits by {}'s input: one "
-                          "tensor has one "
-                          "quantizer, make the two equal",
-                          wanted.location, infos_[i].name, result.quantizer, result.bits, set_by, wanted.quantizer,
-                          wanted.bits, infos_[reader].name));
+        const std::string by = infos_[reader].name + "'s input (" + wanted.location + ")";
+        if (wanted.sets_bits) {
+          if (!bits_by.empty() && wanted.bits != result.bits) refuse(result.bits, bits_by, wanted.bits, " bits");
+          result.bits = wanted.bits;
+          bits_by = by;
         }
-        result = wanted;
-        set_by = infos_[reader].name + "'s input (" + wanted.location + ")";
+        if (wanted.sets_quantizer) {
+          if (!quantizer_by.empty() && wanted.quantizer != result.quantizer) {
+            refuse(result.quantizer, quantizer_by, wanted.quantizer, "");
+          }
+          result.quantizer = wanted.quantizer;
+          quantizer_by = by;
+        }
       }
     }
     return result;
@@ -129,6 +153,7 @@ class Inserter {
 
   void insert(int i, bool owns) {
     nn::QLayer& layer = *steps()[i].layer;
+    if (choices_[i].exclude) layer.exclude();
     std::string line;
     if (is_weighted(i) && computes_on_codes(i)) {
       auto& weighted = dynamic_cast<nn::WeightedLayer&>(layer);
@@ -155,7 +180,7 @@ class Inserter {
     }
     if (computes_on_codes(i)) {
       ++report_.quantized_layers;
-    } else if (i != 0 && !(layer.passes_through() && codes_[steps()[i].inputs[0]])) {
+    } else if (i != 0 && !(passes_on(i) && codes_[steps()[i].inputs[0]])) {
       report_.float_layers.push_back(layer.label());
       line += line.empty() ? " float" : ", computed in float";
     } else if (line.empty()) {

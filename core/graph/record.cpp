@@ -1,5 +1,6 @@
 #include "core/graph/record.h"
 
+#include <ATen/ops/alias.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/library.h>
 
@@ -51,8 +52,19 @@ class Recorder {
     op.callBoxed(*stack);
 
     for (size_t i = 0; i < count; ++i) {
+      if (!inputs[i].isTensor()) continue;
       const auto* alias = schema.arguments()[i].alias_info();
-      if (alias != nullptr && alias->isWrite() && inputs[i].isTensor()) mark_stale(inputs[i].toTensor());
+      if (alias != nullptr && alias->isWrite()) {
+        mark_stale(inputs[i].toTensor());
+      }
+      if (schema.is_mutable()) continue;
+      // An operator that had nothing to do (dropout in evaluation) returns its argument. Whoever reads the argument
+      // later must not be taken for a reader of the result.
+      for (auto it = stack->end() - static_cast<int64_t>(schema.returns().size()); it != stack->end(); ++it) {
+        if (it->isTensor() && it->toTensor().defined() && it->toTensor().is_same(inputs[i].toTensor())) {
+          *it = at::alias(it->toTensor());
+        }
+      }
     }
     const int index = static_cast<int>(out_.records.size());
     for (auto it = stack->end() - static_cast<int64_t>(schema.returns().size()); it != stack->end(); ++it) {

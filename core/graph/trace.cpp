@@ -101,6 +101,10 @@ class Translator {
                                                     .running_var = parameter(a[4], "running_var"),
                                                     .eps = constant(a[7]).toDouble(),
                                                     .momentum = constant(a[6]).toDouble()};
+      if (node.tensors.batch_norm->momentum == 0.0) {
+        throw GraphError(fmt::format("{}{}: batch norm with momentum 0 or none (a cumulative average) is not supported",
+                                     full, near(index)));
+      }
       finish(node, {a[0]}, result, module_of(a[1]));
     } else if (op == "aten::relu") {
       node.op = Op::kRelu;
@@ -138,7 +142,7 @@ class Translator {
       node.op = Op::kDropout;
       node.dropout = constant(a[1]).toDouble();
       finish(node, {a[0]}, result, "dropout");
-    } else if (op == "aten::contiguous" || op == "aten::clone" || op == "aten::alias" || op == "aten::detach") {
+    } else if (op == "aten::contiguous" || op == "aten::clone" || op == "aten::alias") {
       nodes_[result] = node_of(std::get<int>(a[0]), full);
     } else {
       generic(record, other_.records[index], result);
@@ -161,6 +165,10 @@ class Translator {
     node.op = Op::kLinear;
     node.tensors.weight = parameter(weight, "weight");
     node.tensors.bias = optional_parameter(bias);
+    if (node.tensors.bias.defined() && node.tensors.bias.numel() != node.tensors.weight.size(0)) {
+      throw GraphError(fmt::format("aten::linear{}: expected a bias of {} values, found {}", near(current_),
+                                   node.tensors.weight.size(0), node.tensors.bias.numel()));
+    }
     finish(node, {x}, result, module_of(weight));
   }
 
@@ -193,6 +201,15 @@ class Translator {
     Node node;
     node.op = Op::kCall;
     node.call_name = name_of(record);
+    const auto sizes = r_.values[result].tensor.sizes(), other_sizes = other_.values.at(result).tensor.sizes();
+    if (!sizes.empty() && sizes[0] == kBatch[0] && other_sizes[0] != kBatch[1]) {
+      throw GraphError(fmt::format("{}{}: its result's first size is {} with every batch: write the batch as x.size(0)",
+                                   node.call_name, near(current_), sizes[0]));
+    }
+    if (node.call_name.find("dropout") != std::string::npos) {
+      throw GraphError(
+          fmt::format("{}{}: of the kinds of dropout only aten::dropout is supported", node.call_name, near(current_)));
+    }
     node.name = unique(short_name(node.call_name));
     for (size_t i = 0; i < record.args.size(); ++i) {
       const auto* alias = record.op.schema().arguments()[i].alias_info();
@@ -281,6 +298,9 @@ class Translator {
       x = {a.toInt()}, y = {b.toInt()};
     } else if (a.isIntList() && b.isIntList()) {
       x = a.toIntVector(), y = b.toIntVector();
+    } else if (a.isDouble() && b.isDouble() && a.toDouble() != b.toDouble()) {
+      throw GraphError(fmt::format("{}{}: the number {} depends on the batch in a way that cannot be replayed", op,
+                                   near(current_), a.toDouble()));
     } else {
       return {};
     }
@@ -346,7 +366,8 @@ class Translator {
   bool flattens(const RecordedArg& x, int result) const {
     const auto to = r_.values[result].tensor.sizes();
     const auto from = sizes(x);
-    return from.size() >= 2 && to.size() == 2 && to[0] == from[0];
+    return from.size() >= 2 && to.size() == 2 && to[0] == from[0] &&
+           other_.values.at(result).tensor.sizes()[0] == kBatch[1];
   }
 
   at::IntArrayRef sizes(const RecordedArg& arg) const { return r_.values[std::get<int>(arg)].tensor.sizes(); }
@@ -429,6 +450,26 @@ class Translator {
   size_t current_ = 0;
 };
 
+/// Evaluation mode; afterwards every module has its own mode back (a user may keep a batch norm in evaluation).
+class Evaluation {
+ public:
+  explicit Evaluation(torch::nn::Module& root) : root_(root), training_(root.is_training()) {
+    for (const auto& module : root.modules(false)) modes_.emplace_back(module, module->is_training());
+    root.eval();
+  }
+  ~Evaluation() {
+    root_.train(training_);
+    for (const auto& [module, training] : modes_) module->train(training);  // outer modules first
+  }
+  Evaluation(const Evaluation&) = delete;
+  Evaluation& operator=(const Evaluation&) = delete;
+
+ private:
+  torch::nn::Module& root_;
+  bool training_;
+  std::vector<std::pair<std::shared_ptr<torch::nn::Module>, bool>> modes_;
+};
+
 }  // namespace
 
 Graph trace(torch::nn::Module& module, const std::function<at::Tensor(const at::Tensor&)>& forward,
@@ -437,8 +478,7 @@ Graph trace(torch::nn::Module& module, const std::function<at::Tensor(const at::
   for (const auto& item : module.named_parameters()) tensors.emplace_back(item.key(), item.value());
   for (const auto& item : module.named_buffers()) tensors.emplace_back(item.key(), item.value());
 
-  const bool training = module.is_training();
-  module.eval();
+  const Evaluation evaluation(module);
   const at::NoGradGuard no_grad;
   Recording recordings[2];
   try {
@@ -448,14 +488,9 @@ Graph trace(torch::nn::Module& module, const std::function<at::Tensor(const at::
       recordings[i] = record(forward, at::zeros(sizes, at::kFloat), tensors);
     }
   } catch (const c10::Error& error) {
-    module.train(training);
     throw GraphError(fmt::format("the network does not run on an input of sizes [N, {}]: {}", fmt::join(input, ", "),
                                  error.what_without_backtrace()));
-  } catch (...) {
-    module.train(training);
-    throw;
   }
-  module.train(training);
   return Translator(recordings[0], recordings[1]).run();
 }
 

@@ -20,6 +20,18 @@ struct Simulated {
   std::vector<float> values;
 };
 
+class EvaluationMode {
+ public:
+  explicit EvaluationMode(graph::GraphModule& net) : net_(net), training_(net.is_training()) { net_.eval(); }
+  ~EvaluationMode() { net_.train(training_); }
+  EvaluationMode(const EvaluationMode&) = delete;
+  EvaluationMode& operator=(const EvaluationMode&) = delete;
+
+ private:
+  graph::GraphModule& net_;
+  bool training_;
+};
+
 int64_t count_correct(const float* logits, int64_t samples, int64_t classes, const int64_t* labels) {
   int64_t correct = 0;
   for (int64_t i = 0; i < samples; ++i) {
@@ -81,12 +93,12 @@ VerifyResult verify(graph::GraphModule& net, const integer::IntegerModel& file_m
   JudgeResult judge{.name = "engine"};
   std::map<std::string, TensorResult> tensors;
   std::set<std::string> only_simulated, only_file;
-  const bool training = net.is_training();
-  net.eval();
+  const EvaluationMode mode(net);
   const at::NoGradGuard no_grad;
 
   VerifyBatch batch;
   while (batches(batch)) {
+    QAT_CHECK(batch.size > 0 && batch.images != nullptr && batch.labels != nullptr, "verify was given an empty batch");
     const int64_t c = input.shape[0], h = input.shape[1], w = input.shape[2];
     const at::Tensor nhwc = at::from_blob(const_cast<float*>(batch.images), {batch.size, h, w, c}, at::kFloat);
     std::map<std::string, Simulated> simulated;
@@ -127,7 +139,8 @@ VerifyResult verify(graph::GraphModule& net, const integer::IntegerModel& file_m
     const std::string& output_name = model.tensors[model.outputs[0]].name;
     if (simulated.count(output_name) == 0) {
       Simulated expected;
-      expected.values.assign(flat.const_data_ptr<float>(), flat.const_data_ptr<float>() + flat.numel());
+      const at::Tensor values = autograd::kernel_layout(logits);
+      expected.values.assign(values.const_data_ptr<float>(), values.const_data_ptr<float>() + values.numel());
       tensors[output_name].name = output_name;
       compare(expected, outputs[0], false, tensors[output_name]);
     }
@@ -138,8 +151,6 @@ VerifyResult verify(graph::GraphModule& net, const integer::IntegerModel& file_m
                                          static_cast<int64_t>(outputs[0].values.size()) / batch.size, batch.labels);
     result.samples += batch.size;
   }
-  net.train(training);
-
   for (const integer::Node& node : model.nodes) {
     const auto found = tensors.find(model.tensors[node.output].name);
     if (found == tensors.end()) continue;

@@ -40,13 +40,16 @@ class Lowering {
   }
   bool passes_codes(int step) const {
     const auto& s = net_.steps()[step];
-    return s.layer->passes_through() && s.layer->output_quantizer() == nullptr && has_codes(s.inputs[0]);
+    return s.layer->passes_through() && !s.layer->excluded() && s.layer->output_quantizer() == nullptr &&
+           has_codes(s.inputs[0]);
   }
 
   bool has_integer_form(int i) const {
     const auto& step = net_.steps()[i];
     const nn::QLayer& layer = *step.layer;
     if (step.inputs.empty()) return layer.output_quantizer() != nullptr;
+    if (layer.excluded()) return false;
+    if (layer.type() == "dropout") return true;  // the identity, of floats too
     for (const int input : step.inputs) {
       if (!has_codes(input)) return false;
     }

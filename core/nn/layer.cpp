@@ -29,7 +29,7 @@ void QLayer::set_weight_quantizer(std::shared_ptr<quant::Quantizer>) {
 Value QLayer::run(const std::vector<Value>& inputs) {
   try {
     if (phase_ == Phase::kLive || phase_ == Phase::kFrozen) {
-      if (has_integer_form()) return run_quantized(inputs);
+      if (has_integer_form() && !excluded_) return run_quantized(inputs);
       return QLayer::run_quantized(inputs);
     }
     std::vector<at::Tensor> values;

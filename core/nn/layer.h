@@ -49,7 +49,11 @@ class QLayer : public torch::nn::Module {
   void set_output_quantizer(std::shared_ptr<quant::Quantizer> quantizer);
   virtual void set_weight_quantizer(std::shared_ptr<quant::Quantizer> quantizer);
 
-  /// Whether the output passes the input's scale and zero point on (max pool, flatten, ReLU on codes).
+  /// Leaves the layer in float: it computes on real values, even where its inputs are codes.
+  void exclude() { excluded_ = true; }
+  bool excluded() const { return excluded_; }
+
+  /// Whether the output passes the input's scale and zero point on (max pool, flatten, ReLU on codes) unless excluded.
   virtual bool passes_through() const { return false; }
 
   /// Errors are rethrown with the layer's name.
@@ -74,6 +78,7 @@ class QLayer : public torch::nn::Module {
  private:
   std::string label_;
   Phase phase_ = Phase::kFloat;
+  bool excluded_ = false;
   std::shared_ptr<quant::Quantizer> output_quantizer_;
 };
 

@@ -59,6 +59,10 @@ at::Tensor HandWrittenLayer::forward(const at::Tensor& x) {
             label());
   start(*input_quantizer_, x);
   start(*weight_quantizer(), tensors_.weight);
+  // After the optimizer's last step, which nobody else follows here.
+  for (quant::Quantizer* q : {input_quantizer_.get(), weight_quantizer().get(), output_quantizer().get()}) {
+    if (q != nullptr) q->project();
+  }
   if (output_quantizer() && !output_quantizer()->initialized()) {
     const at::NoGradGuard no_grad;
     const bool training = is_training();
@@ -110,6 +114,7 @@ QReLUImpl::QReLUImpl(const Choice& output) : ReLULayer("QReLU") {
 
 at::Tensor QReLUImpl::forward(const at::Tensor& x) {
   start(*output_quantizer(), run_float({x}));
+  output_quantizer()->project();
   if (phase() == Phase::kFloat || phase() == Phase::kCalibrate) set_phase(Phase::kLive);
   return to_float(run({x}));
 }

@@ -26,8 +26,9 @@ bool matches(const Match& match, const LayerInfo& layer, const config::Node& rul
 }
 
 void apply(TensorChoice& choice, const TensorConfig& config, const std::string& location) {
-  if (config.quantizer) choice.quantizer = *config.quantizer;
-  if (config.bits) choice.bits = *config.bits;
+  const bool by_rule = !location.empty();
+  if (config.quantizer) choice.quantizer = *config.quantizer, choice.sets_quantizer = by_rule;
+  if (config.bits) choice.bits = *config.bits, choice.sets_bits = by_rule;
   if (config.granularity) choice.per_channel = *config.granularity == "channel";
   choice.location = location;
 }
@@ -56,23 +57,23 @@ std::vector<LayerChoice> resolve(const QuantizationConfig& config, const std::ve
     check_method(rule.input, node, "input");
     bool used = false;
     for (size_t i = 0; i < layers.size(); ++i) {
-      if (!matches(rule.match, layers[i], node)) continue;
+      // The network's input is no layer: the first layer's `input:` is what sets it.
+      if (layers[i].type == "input" || !matches(rule.match, layers[i], node)) continue;
       used = true;
       LayerChoice& choice = choices[i];
-      if (rule.exclude) choice.exclude = true;
+      if (rule.exclude) choice.exclude = *rule.exclude;
       if (rule.weight) apply(choice.weight, *rule.weight, node.location());
       if (rule.activation) apply(choice.activation, *rule.activation, node.location());
       if (rule.input) {
-        if (!choice.input) {
-          // Keys that the rule leaves open come from the defaults of activations.
-          choice.input = defaults.activation;
-        }
+        if (!choice.input) choice.input.emplace();  // keys that no rule sets stay the producer's
         apply(*choice.input, *rule.input, node.location());
       }
     }
     if (used) continue;
     std::vector<std::string> names;
-    for (const LayerInfo& layer : layers) names.push_back(layer.name);
+    for (const LayerInfo& layer : layers) {
+      if (layer.type != "input") names.push_back(layer.name);
+    }
     throw node.error(fmt::format("this rule matches no layer; layers: {}", join(names, ", ")));
   }
   return choices;

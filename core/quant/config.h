@@ -26,7 +26,7 @@ struct Match {
 struct Rule {
   Match match;
   std::optional<TensorConfig> weight, activation, input;
-  bool exclude = false;
+  std::optional<bool> exclude;
 };
 
 struct BatchNormConfig {
@@ -61,7 +61,8 @@ struct TensorChoice {
   std::string quantizer = "minmax";
   int bits = 8;
   bool per_channel = true;
-  std::string location;  // of the rule that set it, "" for defaults
+  std::string location;                            // of the last rule that set a key, "" for defaults
+  bool sets_bits = false, sets_quantizer = false;  // by a rule
 };
 
 struct LayerChoice {

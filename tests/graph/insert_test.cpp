@@ -75,6 +75,12 @@ TEST(Insert, LastAtEightBitsMeansWeightAndInput) {
   EXPECT_EQ(r.weight_bits("layer2.1.conv1"), 4);
 }
 
+TEST(Insert, ARuleForAllLayersLeavesTheInputAlone) {
+  const Resnet r("{rules: [{match: {name: '*'}, activation: {bits: 4}}]}");
+  EXPECT_EQ(r.output_bits("input"), 8);
+  EXPECT_EQ(r.output_bits("conv1"), 4);
+}
+
 TEST(Insert, TheLastMatchWinsPerKey) {
   const Resnet r(
       "{rules: [{match: {type: conv2d}, weight: {bits: 4, quantizer: lsq}}, {match: {name: conv1}, weight: {bits: "

@@ -230,6 +230,19 @@ TEST(Verify, ATensorThatWasNotComparedIsAFailure) {
   EXPECT_EQ(result.skipped.size(), 2u);  // the simulation's name and the file's
 }
 
+TEST(Verify, AnOutputWithPixelsIsComparedInOneOrder) {
+  struct Dense : torch::nn::Module {
+    torch::nn::Conv2d conv = register_module("conv", torch::nn::Conv2d(torch::nn::Conv2dOptions(3, 4, 3)));
+    Tensor forward(const Tensor& x) { return conv(x); }
+  };
+  at::manual_seed(6);
+  Dense float_net;
+  const Data data;
+  auto net = test::quantize(float_net, {3, kSize, kSize}, {}, data.images);
+  const VerifyResult result = verify(*net, lower::lower(*net, {{0, 0, 0}, {1, 1, 1}}), data.source());
+  EXPECT_TRUE(result.passed()) << describe(result);
+}
+
 TEST(Verify, AnotherNetworkIsRefused) {
   at::manual_seed(6);
   test::MixedNet float_net(0), small(0);

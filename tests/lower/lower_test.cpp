@@ -56,6 +56,38 @@ TEST(Lower, NumbersByHand) {
   EXPECT_EQ(model.tensors[model.outputs[0]].type, integer::CodeType::kFloat32);
 }
 
+TEST(Lower, ALinearLayerWithReluAtTheEndGivesCodes) {
+  struct Ends : torch::nn::Module {
+    torch::nn::Linear fc = register_module("fc", torch::nn::Linear(6, 4));
+    at::Tensor forward(const at::Tensor& x) { return at::relu(fc(x)); }
+  } net;
+  const auto module = test::quantize(net, {6}, {}, at::randn({8, 6}));
+  const integer::IntegerModel model = lower(*module, {{0}, {1}});
+  ASSERT_EQ(model.nodes.size(), 3u);
+  EXPECT_EQ(model.nodes[2].op, integer::Op::kDequantize);  // a float linear kernel has no ReLU
+  const integer::Tensor& codes = model.tensors[model.nodes[1].output];
+  EXPECT_EQ(codes.zero_point, codes.lo);
+}
+
+TEST(Lower, ExcludedLayersAreFloat) {
+  struct Sum : torch::nn::Module {
+    torch::nn::Conv2d conv = register_module("conv", torch::nn::Conv2d(torch::nn::Conv2dOptions(1, 1, 1)));
+    at::Tensor forward(const at::Tensor& x) { return conv(at::max_pool2d(conv(x) + x, {2, 2})); }
+  } net;
+  const auto excluding = [&](const std::string& type) {
+    const auto root = config::load_text("{rules: [{match: {type: " + type + "}, exclude: true}]}", "test", {}).root();
+    const auto module = test::quantize(net, {1, 4, 4}, root.as<quant::QuantizationConfig>(), at::randn({2, 1, 4, 4}));
+    try {
+      lower(*module, {{0}, {1}});
+    } catch (const ExportError& error) {
+      return std::string(error.what());
+    }
+    return std::string("no error");
+  };
+  EXPECT_THAT(excluding("add"), testing::EndsWith("layers in float: add (add)"));
+  EXPECT_THAT(excluding("max_pool2d"), testing::EndsWith("layers in float: max_pool2d (max_pool2d)"));
+}
+
 TEST(Lower, FloatLayersAreAllListed) {
   Small net;
   net.with_sigmoid = true;
