@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "core/base/error.h"
 #include "core/base/files.h"
@@ -43,11 +44,14 @@ void RunFolder::require_run() const {
 }
 
 void RunFolder::prepare() const {
-  for (const std::string& folder : {path_, path_ + "/checkpoints", exports()}) {
+  // In the folder itself, which may hold files of others, only what write_file_atomic() made for the config.
+  for (const auto& [folder, prefix] :
+       {std::pair<std::string, std::string>{path_, "config.yaml"}, {path_ + "/checkpoints", ""}, {exports(), ""}}) {
     make_directories(folder);
     std::error_code error;
     for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
-      if (entry.path().filename().string().find(".tmp.") != std::string::npos) fs::remove(entry.path(), error);
+      const std::string name = entry.path().filename();
+      if (name.starts_with(prefix) && name.find(".tmp.") != std::string::npos) fs::remove(entry.path(), error);
     }
   }
 }

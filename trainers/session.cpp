@@ -3,7 +3,6 @@
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
-#include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <cstring>
@@ -14,6 +13,7 @@
 #include "core/base/text.h"
 #include "core/graph/passes.h"
 #include "core/graph/trace.h"
+#include "core/io/weights.h"
 #include "trainers/run_folder.h"
 
 namespace qat::trainers {
@@ -27,18 +27,24 @@ models::Model make_model(const Experiment& e) {
   return models::registry().get(name.text(), name)(e.model_options());
 }
 
-graph::Graph trace_network(const Experiment& e, const models::Model& model, const datasets::Shape& image) {
-  try {
-    return graph::trace(*model.module, model.forward, {image[2], image[0], image[1]});
-  } catch (const c10::Error& error) {
-    const std::string cause = error.what_without_backtrace();
-    throw e.model.error(fmt::format("{} cannot run on images of {}x{}x{} (channels, height, width): {}", e.model_name(),
-                                    image[2], image[0], image[1], one_line(cause.substr(0, cause.find('\n')))));
-  }
-}
-
 /// A quantizer's tensors stand beside the network's in a run's checkpoint.
 bool is_quantizer_state(const std::string& name) { return name.find("_quantizer.") != std::string::npos; }
+
+/// The first samples of a dataset.
+class Head final : public datasets::Dataset {
+ public:
+  Head(std::shared_ptr<const datasets::Dataset> all, int64_t size) : all_(std::move(all)), size_(size) {}
+  int64_t size() const override { return size_; }
+  datasets::Sample get(int64_t index) const override { return all_->get(index); }
+  int64_t num_classes() const override { return all_->num_classes(); }
+  int64_t height() const override { return all_->height(); }
+  int64_t width() const override { return all_->width(); }
+  int64_t channels() const override { return all_->channels(); }
+
+ private:
+  std::shared_ptr<const datasets::Dataset> all_;
+  int64_t size_;
+};
 
 }  // namespace
 
@@ -54,7 +60,7 @@ Session::Session(const Experiment& e) : experiment(e) {
     throw e.data.dataset.error(fmt::format("training images are {}x{}, evaluation images {}x{} after their transforms",
                                            train_image[0], train_image[1], image[0], image[1]));
   }
-  graph = trace_network(e, model, image);
+  graph = graph::trace(*model.module, model.forward, {image[2], image[0], image[1]});
   const std::vector<int64_t>& output = graph.nodes[static_cast<size_t>(graph.output)].sizes;
   if (output.size() != 1 || output[0] < data.eval->num_classes()) {
     throw e.model.error(fmt::format("the network's output is [{}] for each image, the dataset has {} classes",
@@ -101,11 +107,8 @@ void Session::load_weights(const std::string& path) {
     source = run.last();
     tensors = read_checkpoint(source).tensors;
     std::erase_if(tensors, [](const auto& item) { return is_quantizer_state(item.first); });
-  } else if (path.ends_with(".safetensors")) {
-    tensors = io::read_tensors(path).tensors;
   } else {
-    throw experiment.model.at("weights").error(
-        fmt::format("expected a .safetensors file or a run folder, found {}", in_quotes(path)));
+    tensors = io::read_weights(path);
   }
   io::copy_state(io::state_of(*model.module), tensors, source);
 }
@@ -118,26 +121,6 @@ TensorBatch to_tensors(const datasets::Batch& batch, const datasets::Shape& shap
   std::memcpy(labels.data_ptr(), batch.labels.data(), labels.nbytes());
   return {images.permute({0, 3, 1, 2}), labels};
 }
-
-namespace {
-
-/// The first samples of a dataset.
-class Head final : public datasets::Dataset {
- public:
-  Head(std::shared_ptr<const datasets::Dataset> all, int64_t size) : all_(std::move(all)), size_(size) {}
-  int64_t size() const override { return size_; }
-  datasets::Sample get(int64_t index) const override { return all_->get(index); }
-  int64_t num_classes() const override { return all_->num_classes(); }
-  int64_t height() const override { return all_->height(); }
-  int64_t width() const override { return all_->width(); }
-  int64_t channels() const override { return all_->channels(); }
-
- private:
-  std::shared_ptr<const datasets::Dataset> all_;
-  int64_t size_;
-};
-
-}  // namespace
 
 std::unique_ptr<datasets::Loader> eval_loader(const Session& session, std::optional<int64_t> samples) {
   std::shared_ptr<const datasets::Dataset> dataset = session.data.eval;

@@ -30,8 +30,8 @@ struct Session {
   graph::InsertReport quantizers;
 
   /// Sets the number of threads, seeds LibTorch's generator for the initial weights, and builds all parts, so that a
-  /// mistake shows before anything is trained. Throws what the parts throw, and ConfigError for a network that does not
-  /// fit the images or the classes.
+  /// mistake shows before anything is trained. Throws what the parts throw (GraphError for a network that cannot
+  /// run on the images), and ConfigError for one with too few outputs for the classes.
   explicit Session(const Experiment& experiment);
 
   /// Parameters and buffers of network and quantizers: the tensors themselves.
@@ -43,7 +43,7 @@ struct Session {
   int64_t parameter_count() const;
   integer::Preprocessing preprocessing() const;
 
-  /// Takes the weights that `model.weights` names (a .safetensors file, or a run folder's last checkpoint).
+  /// Takes the weights that `model.weights` names (.pth, .safetensors, or a run folder's last checkpoint).
   /// Throws FileError, or CheckpointError listing everything that does not fit.
   void load_weights(const std::string& path);
 };

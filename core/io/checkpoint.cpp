@@ -64,15 +64,16 @@ at::Tensor to_tensor(const TensorView& view) {
   throw CheckpointError(fmt::format("{}: no LibTorch type for dtype {}", view.name, view.dtype));
 }
 
-void write_tensors(const std::string& path, const TensorFile& file) {
-  std::vector<at::Tensor> kept;
-  std::vector<TensorView> views;
-  for (const auto& [name, tensor] : file.tensors) {
+StoredTensors::StoredTensors(const TensorMap& tensors) {
+  for (const auto& [name, tensor] : tensors) {
     QAT_CHECK_AS(CheckpointError, tensor.defined(), "{}: the tensor is undefined", name);
-    const at::Tensor& stored = kept.emplace_back(tensor.detach().cpu().contiguous());
-    views.push_back({name, dtype_name(name, stored), stored.sizes().vec(), stored.const_data_ptr(), stored.nbytes()});
+    const at::Tensor& kept = kept_.emplace_back(tensor.detach().cpu().contiguous());
+    views_.push_back({name, dtype_name(name, kept), kept.sizes().vec(), kept.const_data_ptr(), kept.nbytes()});
   }
-  write_file_atomic(path, write_safetensors(views, file.metadata));
+}
+
+void write_tensors(const std::string& path, const TensorFile& file) {
+  write_file_atomic(path, write_safetensors(StoredTensors(file.tensors).views(), file.metadata));
 }
 
 TensorFile read_tensors(const std::string& path) {

@@ -6,6 +6,7 @@
 
 #include <map>
 #include <string>
+#include <vector>
 
 #include "core/base/safetensors.h"
 
@@ -17,6 +18,18 @@ using TensorMap = std::map<std::string, at::Tensor>;
 /// A row-major copy in memory of its own. Dtypes: float64, float32, float16, bfloat16, int64, int32, int16, int8,
 /// uint8, bool. Throws CheckpointError for a dtype that LibTorch does not have.
 at::Tensor to_tensor(const TensorView& view);
+
+/// Tensors as files hold them: row-major on the CPU, with views that live as long as this does. The constructor throws
+/// CheckpointError for an undefined tensor or a dtype that safetensors does not have.
+class StoredTensors {
+ public:
+  explicit StoredTensors(const TensorMap& tensors);
+  const std::vector<TensorView>& views() const { return views_; }
+
+ private:
+  std::vector<at::Tensor> kept_;
+  std::vector<TensorView> views_;
+};
 
 struct TensorFile {
   TensorMap tensors;

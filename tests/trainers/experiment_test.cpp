@@ -108,21 +108,21 @@ TEST(Experiment, FreezePoint) {
     EXPECT_THROW(step(wrong), ConfigError) << wrong;
   }
   EXPECT_EQ(complaint(with("quantization: {}", "quantization: {batch_norm: {freeze_at: 3 epochs}}")),
-            "e.yaml:4:42: quantization.batch_norm.freeze_at: expected 0% to 100%, {epoch: N} or {step: N}, found "
+            "e.yaml:4:40: quantization.batch_norm.freeze_at: expected 0% to 100%, {epoch: N} or {step: N}, found "
             "'3 epochs'");
 }
 
 TEST(Experiment, MistakesAreNamedWithTheirPlace) {
   EXPECT_EQ(
       complaint(with("epochs: 3", "epoch: 3")),
-      "e.yaml:6:13: stages[0].float.epoch: unknown key (did you mean 'epochs'?); known: epochs, steps, optimizer, "
+      "e.yaml:6:13: stages[0].float.epoch: unknown key (did you mean 'epochs'?); valid keys: epochs, steps, optimizer, "
       "schedule");
   EXPECT_EQ(complaint(with("epochs: 3", "epochs: many")),
             "e.yaml:6:21: stages[0].float.epochs: expected an integer, found 'many'");
   EXPECT_EQ(complaint(with("name: lenet5", "name: lenet")),
             "e.yaml:3:15: model.name: unknown model 'lenet' (did you mean 'lenet5'?); known: lenet5, resnet20");
   EXPECT_EQ(complaint(with("quantization: {}", "quantization: {weight: {bits: 1}}")),
-            "e.yaml:4:31: quantization.weight.bits: expected >= 2, <= 8, found '1'");
+            "e.yaml:4:31: quantization.weight.bits: 1 is out of bounds: expected >= 2, <= 8");
   EXPECT_EQ(complaint(with("model:", "model: {name: lenet5}\nmodel:")),
             "e.yaml:4:1: model: duplicate key, first at e.yaml:3:1");
   EXPECT_EQ(complaint(kMinimal, {"device=cuda"}),
@@ -130,7 +130,7 @@ TEST(Experiment, MistakesAreNamedWithTheirPlace) {
   EXPECT_EQ(complaint(with("name: sgd", "name: sdg")),
             "e.yaml:6:42: stages[0].float.optimizer.name: unknown optimizer 'sdg' (did you mean 'sgd'?); known: sgd");
   EXPECT_EQ(complaint(with("lr: 0.05", "lr: -1")),
-            "e.yaml:6:51: stages[0].float.optimizer.lr: expected >= 0, found '-1'");
+            "e.yaml:6:51: stages[0].float.optimizer.lr: -1 is out of bounds: expected >= 0");
   EXPECT_EQ(complaint(with("format: safetensors", "format: onnx")),
             "e.yaml:9:23: stages[3].export[0].format: unknown format 'onnx'; known: safetensors");
   EXPECT_EQ(

@@ -56,7 +56,7 @@ TEST(Schedule, UnknownOptionsAreRefused) {
     make("cosine", "{finale: 1}");
     FAIL() << "expected a ConfigError";
   } catch (const ConfigError& error) {
-    EXPECT_STREQ(error.what(), "s.yaml:1:2: finale: unknown key (did you mean 'final'?); known: warmup, final");
+    EXPECT_STREQ(error.what(), "s.yaml:1:2: finale: unknown key (did you mean 'final'?); valid keys: warmup, final");
   }
 }
 

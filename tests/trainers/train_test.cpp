@@ -266,8 +266,9 @@ TEST_F(Train, DivergenceStopsTheRunAndKeepsTheCheckpoint) {
 TEST_F(Train, NetworksThatDoNotFitTheDataAreRefused) {
   TrainRequest r = request("run");
   r.overrides = {"model.in_channels=3"};
-  const std::string channels = error_of<ConfigError>(r);
-  EXPECT_NE(channels.find("lenet5 cannot run on images of 1x28x28"), std::string::npos) << channels;
+  const std::string channels = error_of<GraphError>(r);
+  EXPECT_NE(channels.find("[N, 1, 28, 28]"), std::string::npos) << channels;
+  EXPECT_NE(channels.find("to have 3 channels, but got 1 channels"), std::string::npos) << channels;
   r.overrides = {"model.num_classes=4"};
   const std::string classes = error_of<ConfigError>(r);
   EXPECT_NE(classes.find("the network's output is [4] for each image, the dataset has 10 classes"), std::string::npos)

@@ -1,10 +1,15 @@
 // qat: the command line. Results go to stdout; progress, logs and errors to stderr.
 // Exit codes: 0 done, 1 failed, 2 a mistake of usage or config, 130 stopped by a signal.
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <cstdlib>
+#include <string>
 #include <utility>
 #include <vector>
 
+#include "core/base/error.h"
 #include "core/base/text.h"
 #include "core/log/log.h"
 #include "tools/qat/commands.h"
@@ -12,9 +17,17 @@
 
 namespace {
 
+/// OpenMP's threads spin while they wait, which slows training tenfold once data workers or other programs share the
+/// cores. The runtime reads its policy while it is loaded, so the program starts itself again with another one.
+void wait_without_spinning(char** argv) {
+  if (std::getenv("OMP_WAIT_POLICY") != nullptr || std::getenv("GOMP_SPINCOUNT") != nullptr) return;
+  setenv("OMP_WAIT_POLICY", "passive", 1);
+  execv("/proc/self/exe", argv);  // returns only when it fails; then the default policy serves
+}
+
 int run(int argc, char** argv) {
   CLI::App app("Quantization-aware training of vision models, from training to a verified integer network.", "qat");
-  app.require_subcommand(1);
+  app.require_subcommand(0, 1);  // a wrong name would otherwise only be told as a missing command
   app.get_formatter()->column_width(32);
   app.option_defaults()->always_capture_default();
   std::vector<std::pair<CLI::App*, qat::cli::Run>> commands;
@@ -40,9 +53,12 @@ int run(int argc, char** argv) {
     return 2;
   }
   for (const auto& [command, action] : commands) {
-    if (command->parsed()) return action();
+    if (!command->parsed()) continue;
+    const std::string name = command->get_name();
+    if (name == "train" || name == "eval" || name == "verify") wait_without_spinning(argv);
+    return action();
   }
-  return 2;
+  throw qat::UsageError("expected a command (see `qat --help`)");
 }
 
 }  // namespace

@@ -1,0 +1,116 @@
+#!/bin/bash
+# The command line from outside: exit codes, one line per mistake, JSON on stdout and nothing else.
+# Usage: cli.sh QAT_BINARY SOURCE_FOLDER
+set -uo pipefail
+qat=$(realpath "$1")
+source=$(realpath "$2")
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work"
+failures=0
+fail() { echo "FAILED: $*"; failures=$((failures + 1)); }
+
+# expect CODE PATTERN ARGUMENT...: the exit code, one line on stderr that matches, nothing on stdout.
+expect() {
+  local code=$1 pattern=$2
+  shift 2
+  "$qat" "$@" >out.txt 2>err.txt
+  local found=$?
+  [ "$found" = "$code" ] || fail "qat $*: exit $found, expected $code: $(cat err.txt)"
+  [ "$(wc -l <err.txt)" = 1 ] || fail "qat $*: expected one line on stderr: $(cat err.txt)"
+  grep -Eq -- "$pattern" err.txt || fail "qat $*: $(cat err.txt), expected $pattern"
+  [ ! -s out.txt ] || fail "qat $*: something on stdout: $(head -c 200 out.txt)"
+}
+
+# succeed PATTERN ARGUMENT...: exit 0 and a line on stdout that matches.
+succeed() {
+  local pattern=$1
+  shift
+  "$qat" "$@" >out.txt 2>err.txt || fail "qat $*: exit $?: $(cat err.txt)"
+  grep -Eq -- "$pattern" out.txt || fail "qat $*: $(head -c 300 out.txt), expected $pattern"
+}
+
+cp "$source/configs/ci_synthetic.yaml" good.yaml
+edit() { sed -e "$2" good.yaml >"$1"; cmp -s "$1" good.yaml && fail "$1: nothing was edited"; }
+
+succeed '^qat [0-9]+\.[0-9]+\.[0-9]+ ' version
+succeed '^lenet5 .* 582218|^lenet5 .*parameters' list models
+for kind in quantizers observers datasets targets formats optimizers schedules; do succeed '^[a-z]' list $kind; done
+succeed 'good.yaml: ok' config --check good.yaml
+succeed '^batch_size:|  batch_size: 32' config --resolve good.yaml
+succeed '`data.batch_size`' config --docs
+succeed 'conv1' inspect --config good.yaml --graph
+succeed 'train .*eval|Usage|usage' --help
+
+expect 2 'expected a command'
+expect 2 'calibrate' calibrate --config good.yaml
+expect 2 '--config is required' train
+expect 2 'kind' list modells
+edit typo.yaml 's/batch_size/batchsize/'
+expect 2 "typo.yaml:[0-9]+:[0-9]+: data.batchsize: unknown key .did you mean 'batch_size'" train --config typo.yaml
+edit type.yaml 's/batch_size: 32/batch_size: many/'
+expect 2 "type.yaml:[0-9]+:[0-9]+: data.batch_size: .*many" train --config type.yaml
+expect 1 'absent.yaml: cannot open: No such file' train --config absent.yaml
+edit model.yaml 's/lenet5/lenet6/'
+expect 2 "model.yaml:[0-9]+:[0-9]+: model.name: unknown model 'lenet6' .did you mean 'lenet5'" train --config model.yaml
+edit bits.yaml '0,/bits: 8/s//bits: 77/'
+expect 2 'bits.yaml:[0-9]+:[0-9]+: quantization.weight.bits: .*77' train --config bits.yaml
+edit duplicate.yaml 's/^seed: 0/seed: 0\nseed: 1/'
+expect 2 'duplicate.yaml:[0-9]+:1: seed: duplicate key' train --config duplicate.yaml
+mkdir idx
+head -c 500 /dev/zero | gzip | head -c 20 >idx/train-images-idx3-ubyte.gz
+cp idx/train-images-idx3-ubyte.gz idx/train-labels-idx1-ubyte.gz
+cp idx/train-images-idx3-ubyte.gz idx/t10k-images-idx3-ubyte.gz
+cp idx/train-images-idx3-ubyte.gz idx/t10k-labels-idx1-ubyte.gz
+expect 1 'idx/.*-ubyte.gz' train --config good.yaml --set 'data.dataset={name: fashion_mnist, root: idx}'
+touch file
+expect 1 'file/run: cannot create the folder' train --config good.yaml --out file/run
+[ -e runs ] && fail "a mistake left a run folder behind"
+
+short=(--set 'stages=[{float: {steps: 4}}, calibrate, {finetune: {steps: 4}}, {export: [{format: safetensors}]}, {verify: {samples: 32}}]')
+succeed '^integer engine' train --config good.yaml "${short[@]}"
+expect 2 'runs/good: exists already' train --config good.yaml "${short[@]}"
+expect 2 'differs from the run.s: seed: 0 in the run, 9 now' train --config good.yaml "${short[@]}" --set seed=9 --resume
+succeed '^integer engine' train --config good.yaml "${short[@]}" --resume
+
+# The next commands that a run prints work when typed.
+"$qat" train --config good.yaml "${short[@]}" --resume 2>/dev/null | sed -n '/^next:/,$p' | tail -n +2 >next.txt
+[ "$(wc -l <next.txt)" = 3 ] || fail "expected three next commands: $(cat next.txt)"
+bash -e next.txt >out.txt 2>err.txt || fail "next commands: $(cat next.txt err.txt)"
+
+model=runs/good/export/model.safetensors
+for runtime in float simulated integer; do
+  succeed "\"runtime\": \"$runtime\"" eval --run runs/good --runtime $runtime --json
+  [ "$(head -c 1 out.txt)" = '{' ] && [ "$(tail -c 2 out.txt)" = '}' ] || fail "eval --json: $(cat out.txt)"
+done
+succeed '"mismatches": 0' verify --run runs/good --model $model --samples 16 --require engine --json
+"$qat" verify --run runs/good --model $model --samples 16 --require onnxruntime >out.txt 2>err.txt
+[ $? = 1 ] || fail "verify: a required judge that did not run must fail"
+succeed 'again.safetensors' export --run runs/good --format safetensors --out again.safetensors
+cmp -s again.safetensors $model || fail "a second export has other bytes"
+expect 2 'nowhere: not a run' eval --run nowhere
+expect 1 'checkpoints/other.ckpt|other.ckpt' eval --run runs/good --checkpoint other.ckpt
+expect 2 "unknown format 'onnx'" export --run runs/good --format onnx --out x.onnx
+expect 1 'cannot' verify --run runs/good --model absent.safetensors
+head -c 1000 $model >cut.safetensors
+expect 1 'cut.safetensors: ' verify --run runs/good --model cut.safetensors
+
+# A full disk: the checkpoint before it stays, and the run continues once there is room.
+long=(--set 'stages=[{float: {steps: 12}}]' --set checkpoint.every=4 --out runs/full)
+(ulimit -f 1000 && exec "$qat" train --config good.yaml "${long[@]}") >out.txt 2>err.txt
+[ $? = 1 ] || fail "full disk: expected exit 1: $(cat err.txt)"
+tail -n 1 err.txt | grep -q 'qat: runs/full/checkpoints/last.ckpt: cannot write' || fail "full disk: $(cat err.txt)"
+ls runs/full/checkpoints | grep -q . && fail "full disk: something half written is left"
+succeed '^float' train --config good.yaml "${long[@]}" --resume
+
+# SIGINT: a checkpoint, exit 130, and how to resume.
+"$qat" train --config good.yaml --set 'stages=[{float: {epochs: 1000}}]' --out runs/stop >out.txt 2>err.txt &
+pid=$!
+for _ in $(seq 200); do [ -e runs/stop/checkpoints/last.ckpt ] && break; sleep 0.1; done
+kill -INT $pid
+wait $pid
+[ $? = 130 ] || fail "SIGINT: expected exit 130: $(cat err.txt)"
+tail -n 1 err.txt | grep -q -- '--out runs/stop --resume$' || fail "SIGINT: $(tail -n 1 err.txt)"
+
+[ $failures = 0 ] && echo "all checks passed"
+exit $((failures > 0))
