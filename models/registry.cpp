@@ -1,3 +1,5 @@
+#include "models/blocks.h"
+#include "models/families.h"
 #include "models/lenet5.h"
 #include "models/model.h"
 #include "models/resnet_cifar.h"
@@ -5,21 +7,29 @@
 namespace qat::models {
 namespace {
 
-template <class Net, class Options>
-ModelFactory factory() {
-  return [](const config::Node& options) { return wrap(std::make_shared<Net>(config::parse<Options>(options))); };
-}
-
-ModelFactory resnet_cifar(int64_t blocks) {
-  return [blocks](const config::Node& options) {
-    return wrap(std::make_shared<ResnetCifar>(blocks, config::parse<ResnetCifarOptions>(options)));
-  };
-}
-
 Registry<ModelFactory> builtin() {
   Registry<ModelFactory> models("model");
-  models.add("lenet5", "LeNet-5 with batch norm, 28x28 images", factory<Lenet5, ClassifierOptions>());
-  models.add("resnet20", "ResNet-20 for small images (He et al. 2016, section 4.2)", resnet_cifar(3));
+  add_model<ClassifierOptions>(
+      models, "lenet5", "LeNet-5 with batch norm, 28x28 images",
+      [](const auto& options) { return std::make_shared<Lenet5>(options); }, 28);
+  for (const int64_t depth : {20, 32, 44, 56, 110}) {
+    const std::string number = std::to_string(depth);
+    add_model<ResnetCifarOptions>(
+        models, "resnet" + number, "ResNet-" + number + " for small images (He et al. 2016, section 4.2)",
+        [depth](const auto& options) { return std::make_shared<ResnetCifar>((depth - 2) / 6, options); }, 4);
+  }
+  add_convnexts(models);
+  add_densenets(models);
+  add_efficientnets(models);
+  add_inceptions(models);
+  add_mnasnets(models);
+  add_mobilenets(models);
+  add_regnets(models);
+  add_resnets(models);
+  add_shufflenets(models);
+  add_squeezenets(models);
+  add_vggs(models);
+  add_vits(models);
   return models;
 }
 

@@ -39,8 +39,7 @@ template <>
 struct qat::config::Schema<qat::models::ResnetCifarOptions> {
   static void describe(Fields<qat::models::ResnetCifarOptions>& f) {
     using Options = qat::models::ResnetCifarOptions;
-    f.field("num_classes", &Options::num_classes).doc("size of the output").minimum(1).maximum(1000000);
-    f.field("in_channels", &Options::in_channels).doc("channels of the input").minimum(1).maximum(4096);
+    qat::models::describe_classifier(f);
     f.field("width", &Options::width).doc("channels of the first stage").minimum(1).maximum(4096);
   }
 };

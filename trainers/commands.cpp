@@ -68,10 +68,7 @@ std::vector<CatalogueEntry> entries_of(const Registry<Factory>& registry) {
 std::vector<CatalogueEntry> models_with_sizes() {
   std::vector<CatalogueEntry> entries = entries_of(models::registry());
   for (CatalogueEntry& entry : entries) {
-    int64_t parameters = 0;
-    const models::Model model = models::registry().get(entry.name)(config::Node());
-    for (const at::Tensor& p : model.module->parameters()) parameters += p.numel();
-    entry.description += fmt::format("; {} parameters with default options", parameters);
+    entry.description += fmt::format("; {} parameters with default options", models::parameter_count(entry.name));
   }
   return entries;
 }

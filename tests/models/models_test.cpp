@@ -23,8 +23,9 @@ TEST(Lenet5, NamesShapesAndCount) {
   const Model model = make("lenet5", "{in_channels: 1}");
   std::vector<std::string> names;
   for (const auto& item : model.module->named_parameters()) names.push_back(item.key());
-  EXPECT_EQ(names, (std::vector<std::string>{"conv1.weight", "conv1.bias", "bn1.weight", "bn1.bias", "conv2.weight", "conv2.bias",
-                                             "bn2.weight", "bn2.bias", "fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"}));
+  EXPECT_EQ(names, (std::vector<std::string>{"conv1.weight", "conv1.bias", "bn1.weight", "bn1.bias", "conv2.weight",
+                                             "conv2.bias", "bn2.weight", "bn2.bias", "fc1.weight", "fc1.bias",
+                                             "fc2.weight", "fc2.bias"}));
   // 25*32+32 + 64 + 800*64+64 + 128 + 1024*512+512 + 512*10+10
   EXPECT_EQ(parameter_count(model), 832 + 64 + 51264 + 128 + 524800 + 5130);
   EXPECT_EQ(model.forward(at::zeros({2, 1, 28, 28})).sizes(), (std::vector<int64_t>{2, 10}));
@@ -48,6 +49,13 @@ TEST(Resnet20, ConvolutionsStartKaimingNormalByFanOut) {
   const at::Tensor w = model.module->named_parameters()["layer3.2.conv2.weight"];
   EXPECT_NEAR(w.std().item<double>(), std::sqrt(2.0 / (64 * 9)), 1e-3);
   EXPECT_NEAR(w.mean().item<double>(), 0.0, 1e-3);
+}
+
+TEST(Registry, ParametersAreCountedWithoutMakingThem) {
+  EXPECT_EQ(models::parameter_count("resnet20"), 272474);
+  EXPECT_EQ(models::parameter_count("resnet18"), 11689512);  // torchvision's
+  // What comes after is initialised again.
+  EXPECT_GT(make("lenet5", "{}").module->named_parameters()["conv1.weight"].abs().sum().item<double>(), 0.0);
 }
 
 TEST(Registry, BadNamesAndOptions) {
