@@ -37,7 +37,7 @@ void Lsq::initialize_parameters() {
   QAT_CHECK(batches > 0, "an lsq quantizer saw no data: run the calibrate stage first");
   const at::NoGradGuard no_grad;
   scale_.copy_((mean_abs_ * (2.0 / (static_cast<double>(batches) * std::sqrt(spec().positive_levels()))))
-                   .clamp_min(kSmallestScale));
+                   .clamp(kSmallestScale, spec().largest_scale(spec().symmetric_zero_point())));
   QAT_CHECK(scale_.isfinite().all().item<bool>(), "values to quantize are not finite: the network diverges");
 }
 
@@ -49,7 +49,7 @@ double Lsq::gradient_scale(int64_t elements) const {
 
 void Lsq::project() {
   const at::NoGradGuard no_grad;
-  scale_.clamp_min_(kSmallestScale);
+  scale_.clamp_(kSmallestScale, spec().largest_scale(spec().symmetric_zero_point()));
 }
 
 }  // namespace qat::quantizers

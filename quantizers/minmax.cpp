@@ -65,7 +65,7 @@ void MinMax::initialize_parameters() {
   } else {
     scale = std::max(-min, max) / (hi - zero_point);
   }
-  scale_.fill_(std::max(scale, kSmallestScale));
+  scale_.fill_(std::max(std::min(scale, s.largest_scale(zero_point)), kSmallestScale));
   zero_point_.fill_(static_cast<int32_t>(zero_point));
 }
 

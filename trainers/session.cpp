@@ -27,6 +27,18 @@ models::Model make_model(const Experiment& e) {
   return models::registry().get(name.text(), name)(e.model_options());
 }
 
+/// The outputs of a network's training: the logits, and what auxiliary heads say.
+graph::Forward forward_of(const models::Model& model) {
+  if (!model.forward_heads) {
+    return [&model](const at::Tensor& x) { return graph::NamedTensors{{"logits", model.forward(x)}}; };
+  }
+  return [&model](const at::Tensor& x) {
+    graph::NamedTensors outputs;
+    for (models::HeadOutput& head : model.forward_heads(x)) outputs.emplace_back(head.name, head.logits);
+    return outputs;
+  };
+}
+
 /// A quantizer's tensors stand beside the network's in a run's checkpoint.
 bool is_quantizer_state(const std::string& name) { return name.find("_quantizer.") != std::string::npos; }
 
@@ -60,14 +72,18 @@ Session::Session(const Experiment& e) : experiment(e) {
     throw e.data.dataset.error(fmt::format("training images are {}x{}, evaluation images {}x{} after their transforms",
                                            train_image[0], train_image[1], image[0], image[1]));
   }
-  graph = graph::trace(*model.module, model.forward, {image[2], image[0], image[1]});
+  graph = graph::trace(*model.module, forward_of(model), {image[2], image[0], image[1]});
   const std::vector<int64_t>& output = graph.nodes[static_cast<size_t>(graph.output)].sizes;
   if (output.size() != 1 || output[0] < data.eval->num_classes()) {
     throw e.model.error(fmt::format("the network's output is [{}] for each image, the dataset has {} classes",
                                     fmt::join(output, ", "), data.eval->num_classes()));
   }
-  graph::canonicalize(graph, &pass_report);
-  if (!e.quantization) return;
+  if (!e.quantization) {
+    graph::canonicalize(graph, {}, &pass_report);
+    return;
+  }
+  graph::canonicalize(graph, graph::fuse_options(*e.quantization), &pass_report);
+  for (const std::string& name : e.quantization->rewrites) graph::rewrite(graph, name, &pass_report);
   net = std::make_shared<graph::GraphModule>(graph, *model.module);
   quantizers = graph::insert_quantizers(*net, *e.quantization);
 }

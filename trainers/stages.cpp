@@ -101,11 +101,47 @@ class Training {
       return;
     }
     if (state_.phase != "frozen" && state_.step >= freeze_) {
+      reestimate(run_.session.experiment.quantization->batch_norm.reestimate);
       log::info("{}: step {}: batch norm and ranges are frozen", kind_, state_.step);
       state_.phase = "frozen";
       apply_phase(run_.session, state_.phase);
     }
     run_.session.net->train();
+  }
+
+  /// Running statistics become the means over batches of an epoch that training never sees.
+  void reestimate(int64_t batches) {
+    if (batches == 0) return;
+    const auto loader = training_loader(run_);
+    loader->start_epoch(static_cast<uint64_t>(epochs_));
+    datasets::Batch batch;
+    int64_t done = 0;
+    run_.session.net->reestimate_batch_norm([&]() -> at::Tensor {
+      if (done++ == batches || !loader->next(batch)) return {};
+      return to_tensors(batch, loader->shape()).images;
+    });
+    log::info("{}: step {}: running statistics are those of {} batches", kind_, state_.step, done - 1);
+  }
+
+  /// Cross-entropy, and a part of that of auxiliary heads. `logits` are the network's own.
+  at::Tensor loss_of(const TensorBatch& batch, at::Tensor& logits) {
+    const models::Model& model = run_.session.model;
+    if (!model.forward_heads) {
+      logits = quantized_ ? run_.session.net->forward(batch.images) : model.forward(batch.images);
+      return at::cross_entropy_loss(logits, batch.labels);
+    }
+    graph::NamedTensors outputs;
+    if (quantized_) {
+      outputs = run_.session.net->forward_heads(batch.images);
+    } else {
+      for (models::HeadOutput& head : model.forward_heads(batch.images)) outputs.emplace_back(head.name, head.logits);
+    }
+    logits = outputs[0].second;
+    at::Tensor loss = at::cross_entropy_loss(logits, batch.labels);
+    for (size_t i = 1; i < outputs.size(); ++i) {
+      loss = loss + at::cross_entropy_loss(outputs[i].second, batch.labels) * model.auxiliary_weight;
+    }
+    return loss;
   }
 
   void step(const datasets::Batch& batch) {
@@ -115,9 +151,8 @@ class Training {
                          static_cast<uint64_t>(state_.step)));
     const TensorBatch tensors = to_tensors(batch, loader_->shape());
     optimizer_->zero_grad();
-    const at::Tensor logits =
-        quantized_ ? run_.session.net->forward(tensors.images) : run_.session.model.forward(tensors.images);
-    const at::Tensor loss = at::cross_entropy_loss(logits, tensors.labels);
+    at::Tensor logits;
+    const at::Tensor loss = loss_of(tensors, logits);
     const double value = loss.item<double>();
     QAT_CHECK(
         std::isfinite(value),
@@ -225,6 +260,7 @@ void run_calibration(RunContext& run) {
   Session& session = run.session;
   const auto loader = training_loader(run);
   const int64_t batches = std::min(session.experiment.quantization->calibration.batches, loader->batches());
+  if (session.experiment.quantization->batch_norm.mode == "folded") session.net->merge_batch_norm();
   session.net->eval();
   session.net->set_phase(nn::Phase::kCalibrate);
   {

@@ -1,9 +1,9 @@
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/convolution.h>
 #include <ATen/ops/convolution_backward.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/mm.h>
-#include <ATen/ops/relu.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
@@ -42,26 +42,43 @@ Tensor per_row(const Tensor& v, int64_t dims) {
   return v.view(sizes);
 }
 
-ops::ConvGeometry geometry_of(at::IntArrayRef x, at::IntArrayRef w, const ConvCall& call) {
-  QAT_CHECK(x.size() == w.size() && (x.size() == 2 || x.size() == 4),
+void check_sizes(at::IntArrayRef x, at::IntArrayRef w, const ConvCall& call) {
+  QAT_CHECK(x.size() == w.size() && x.size() >= 2 && x.size() <= 5,
             "{}: a weight of {} dimensions does not fit an input of {}", call.name, w.size(), x.size());
+  const ConvGeometry& g = call.geometry;
+  QAT_CHECK(g.groups > 0 && w[1] * g.groups == x[1] && w[0] % g.groups == 0,
+            "{}: weight [{}, {}, ...] in {} groups does not fit {} input channels", call.name, w[0], w[1], g.groups,
+            x[1]);
+  const size_t spatial = x.size() - 2;
+  QAT_CHECK(g.stride.size() == spatial && g.padding.size() == spatial && g.dilation.size() == spatial &&
+                (g.output_padding.empty() || g.output_padding.size() == spatial),
+            "{}: expected strides, paddings and dilations in {} dimensions", call.name, spatial);
+}
+
+/// Whether the integer kernels run it; a one-dimensional convolution is a two-dimensional one of height 1.
+bool has_integer_kernel(size_t dims, const ConvCall& call) { return dims <= 4 && !call.geometry.transposed; }
+
+ops::ConvGeometry kernel_geometry(at::IntArrayRef x, at::IntArrayRef w, const ConvCall& call) {
   ops::ConvGeometry g;
   g.batch = x[0];
   g.in_c = x[1];
   g.out_c = w[0];
-  g.groups = call.groups;
-  QAT_CHECK(w[1] * call.groups == x[1] && w[0] % call.groups == 0,
-            "{}: weight [{}, {}, ...] in {} groups does not fit {} input channels", call.name, w[0], w[1], call.groups,
-            x[1]);
+  g.groups = call.geometry.groups;
   if (x.size() == 2) return g;
-  g.in_h = x[2], g.in_w = x[3];
-  g.kernel_h = w[2], g.kernel_w = w[3];
-  g.stride_h = call.stride[0], g.stride_w = call.stride[1];
-  g.pad_top = g.pad_bottom = call.padding[0];
-  g.pad_left = g.pad_right = call.padding[1];
-  g.dilation_h = call.dilation[0], g.dilation_w = call.dilation[1];
-  QAT_CHECK(g.out_h() > 0 && g.out_w() > 0, "{}: a {}x{} input is too small for its kernel", call.name, x[2], x[3]);
+  const auto& [stride, padding, dilation, output_padding, groups, transposed] = call.geometry;
+  g.in_w = x.back(), g.kernel_w = w.back(), g.stride_w = stride.back(), g.dilation_w = dilation.back();
+  g.pad_left = g.pad_right = padding.back();
+  if (x.size() == 4) {
+    g.in_h = x[2], g.kernel_h = w[2], g.stride_h = stride[0], g.dilation_h = dilation[0];
+    g.pad_top = g.pad_bottom = padding[0];
+  }
+  QAT_CHECK(g.out_h() > 0 && g.out_w() > 0, "{}: a {}x{} input is too small for its kernel", call.name, g.in_h, g.in_w);
   return g;
+}
+
+std::vector<int64_t> output_padding_of(const ConvCall& call) {
+  const ConvGeometry& g = call.geometry;
+  return g.output_padding.empty() ? std::vector<int64_t>(g.stride.size(), 0) : g.output_padding;
 }
 
 /// What backward keeps, and the gradient rules of the whole block.
@@ -75,7 +92,8 @@ struct ConvBackward final : Backward {
 
   // The weight that ran: raw codes in the live phase, folded ones otherwise.
   at::Tensor w_codes, w_scale;
-  std::vector<double> k;  // folded: the factor between the raw weight's gradient and the folded one's
+  std::vector<double> k;              // folded: the gain of batch norm
+  std::vector<double> weight_factor;  // of the gradient at the weight's handle to that of the weight that ran; empty: 1
 
   at::Tensor inside;  // bit mask; undefined: everywhere
   at::Tensor kept;    // int16 (compact) or int32 accumulators; undefined: none, or recomputed
@@ -84,6 +102,7 @@ struct ConvBackward final : Backward {
 
   // Live batch norm: xhat = p * acc + q.
   std::vector<double> p, q, gain;  // gain = gamma / sqrt(var + eps)
+  LiveStatistics statistics = LiveStatistics::kBatch;
 
   // A learned output scale.
   bool learn = false;
@@ -98,17 +117,33 @@ struct ConvBackward final : Backward {
   std::vector<Tensor> apply(const Tensor& grad, const std::vector<bool>& needed) override;
 };
 
-Tensor run_convolution(const ops::ConvGeometry& g, const Tensor& x_codes, int32_t zero_point, const Tensor& w_codes) {
-  Tensor w = w_codes.to(at::kShort);
-  Tensor acc = at::empty({g.rows(), g.out_c}, at::kInt);
-  ops::convolve(g, x_codes.const_data_ptr<uint8_t>(), zero_point, w.const_data_ptr<int16_t>(),
-                acc.mutable_data_ptr<int32_t>());
-  return acc;
+/// int32 [rows, C], and the sizes [N, C, spatial...] of the map that the rows are.
+struct Accumulators {
+  Tensor values;
+  std::vector<int64_t> sizes;
+};
+
+Accumulators run_convolution(const ConvCall& call, const Tensor& x_codes, int32_t zero_point, const Tensor& w_codes) {
+  if (has_integer_kernel(x_codes.dim(), call)) {
+    const ops::ConvGeometry g = kernel_geometry(x_codes.sizes(), w_codes.sizes(), call);
+    const Tensor w = w_codes.to(at::kShort);
+    Accumulators acc{at::empty({g.rows(), g.out_c}, at::kInt), {g.batch, g.out_c}};
+    if (x_codes.dim() == 4) acc.sizes.push_back(g.out_h());
+    if (x_codes.dim() >= 3) acc.sizes.push_back(g.out_w());
+    ops::convolve(g, x_codes.const_data_ptr<uint8_t>(), zero_point, w.const_data_ptr<int16_t>(),
+                  acc.values.mutable_data_ptr<int32_t>());
+    return acc;
+  }
+  // float64 holds every sum of products of codes exactly.
+  const ConvGeometry& g = call.geometry;
+  const Tensor w = w_codes.to(at::kDouble);
+  const Tensor y =
+      at::convolution(x_codes.to(at::kDouble).sub_(zero_point), g.transposed ? output_first(w, g.groups) : w, Tensor(),
+                      g.stride, g.padding, g.dilation, g.transposed, output_padding_of(call), g.groups);
+  return {y.movedim(1, -1).reshape({-1, y.size(1)}).to(at::kInt), y.sizes().vec()};
 }
 
-Tensor ConvBackward::accumulators() const {
-  return run_convolution(geometry_of(x_codes.sizes(), w_codes.sizes(), call), x_codes, x_zero, w_codes);
-}
+Tensor ConvBackward::accumulators() const { return run_convolution(call, x_codes, x_zero, w_codes).values; }
 
 std::vector<Tensor> ConvBackward::apply(const Tensor& grad, const std::vector<bool>& needed) {
   const int64_t channels = w_codes.size(0);
@@ -150,16 +185,21 @@ std::vector<Tensor> ConvBackward::apply(const Tensor& grad, const std::vector<bo
     std::vector<double> dgamma(channels);
     for (int64_t i = 0; i < channels; ++i) {
       dgamma[i] = p[i] * s2[i] + q[i] * s1[i];
-      const double per_row_of = 1.0 / static_cast<double>(rows);
       a[i] = static_cast<float>(gain[i]);
+      if (statistics == LiveStatistics::kRunning) continue;  // constants
+      const double per_row_of = 1.0 / static_cast<double>(rows);
       b[i] = static_cast<float>(-gain[i] * p[i] * dgamma[i] * per_row_of);
       c[i] = static_cast<float>(-gain[i] * (s1[i] + q[i] * dgamma[i]) * per_row_of);
     }
     ops::batch_norm_gradient(g, bits, acc, rows, channels, a.data(), b.data(), c.data(), dy.mutable_data_ptr<float>());
     if (needed[gamma_at]) result[gamma_at] = to_float_tensor(dgamma);
     if (needed[beta_at]) result[beta_at] = to_float_tensor(s1);
-    // The batch mean takes the bias away again.
-    if (has_bias && needed[bias_at]) result[bias_at] = to_float_tensor(std::vector<double>(channels, 0.0));
+    if (has_bias && needed[bias_at]) {
+      // The batch mean takes the bias away again.
+      const double through = statistics == LiveStatistics::kRunning ? 1.0 : 0.0;
+      for (int64_t i = 0; i < channels; ++i) s1[i] *= through * gain[i];
+      result[bias_at] = to_float_tensor(s1);
+    }
   } else {
     if (bits != nullptr) {
       ops::mask_gradient(g, bits, grad.numel(), dy.mutable_data_ptr<float>());
@@ -183,17 +223,19 @@ std::vector<Tensor> ConvBackward::apply(const Tensor& grad, const std::vector<bo
     x = empty_kernel_layout(x_codes.sizes(), at::kFloat);  // only its sizes are read
   }
   w = w_codes.to(at::kFloat) * per_row(w_scale, dims);
-  if (dims == 4) {
-    auto [dx, dw, db] =
-        at::convolution_backward(dy, x, w, at::OptionalIntArrayRef(), call.stride, call.padding, call.dilation, false,
-                                 {0, 0}, call.groups, {needed[0], needed[1], false});
+  if (dims > 2) {
+    const ConvGeometry& geometry = call.geometry;
+    if (geometry.transposed) w = output_first(w, geometry.groups);
+    auto [dx, dw, db] = at::convolution_backward(dy, x, w, at::OptionalIntArrayRef(), geometry.stride, geometry.padding,
+                                                 geometry.dilation, geometry.transposed, output_padding_of(call),
+                                                 geometry.groups, {needed[0], needed[1], false});
     if (needed[0]) result[0] = kernel_layout(dx);
-    if (needed[1]) result[1] = kernel_layout(dw);
+    if (needed[1]) result[1] = kernel_layout(geometry.transposed ? output_first(dw, geometry.groups) : dw);
   } else {
     if (needed[0]) result[0] = at::mm(dy, w);
     if (needed[1]) result[1] = at::mm(dy.t(), x);
   }
-  if (needed[1] && has_norm && !live) result[1].mul_(per_row(to_float_tensor(k), dims));
+  if (needed[1] && !weight_factor.empty()) result[1].mul_(per_row(to_float_tensor(weight_factor), dims));
   return result;
 }
 
@@ -249,6 +291,22 @@ void update_running_statistics(const BatchNorm& norm, const std::vector<double>&
 
 }  // namespace
 
+std::vector<double> BatchNorm::running_gain() const {
+  const float *g = gamma.const_data_ptr<float>(), *var = running_var.const_data_ptr<float>();
+  std::vector<double> k(static_cast<size_t>(gamma.numel()));
+  for (size_t c = 0; c < k.size(); ++c) {
+    k[c] = g[c] / std::sqrt(static_cast<double>(var[c]) + eps);
+    k[c] += std::copysign(1e-30, k[c]);
+  }
+  return k;
+}
+
+Tensor output_first(const Tensor& weight, int64_t groups) {
+  std::vector<int64_t> sizes{groups, weight.size(0) / groups, weight.size(1)};
+  sizes.insert(sizes.end(), weight.sizes().begin() + 2, weight.sizes().end());
+  return weight.reshape(sizes).transpose(1, 2).flatten(0, 1);
+}
+
 ops::Folded fold(const QuantizedWeight& w, const ConvCall& call, float input_scale) {
   ops::FoldInput in;
   in.channels = w.codes.size(0);
@@ -263,13 +321,14 @@ ops::Folded fold(const QuantizedWeight& w, const ConvCall& call, float input_sca
     in.running_mean = data_or_null(call.batch_norm->running_mean);
     in.running_var = data_or_null(call.batch_norm->running_var);
     in.eps = call.batch_norm->eps;
+    in.gain_in_codes = !call.weight_gain.empty();
   }
   return ops::fold(in, call.name);
 }
 
 ConvResult conv(const QuantizedTensor& x, const QuantizedWeight& w, const ConvCall& call) {
-  const ops::ConvGeometry g = geometry_of(x.sizes(), w.codes.sizes(), call);
-  const int64_t channels = g.out_c, rows = g.rows();
+  check_sizes(x.sizes(), w.codes.sizes(), call);
+  const int64_t channels = w.codes.size(0);
   const bool live = call.live && call.batch_norm.has_value();
 
   std::vector<Tensor> inputs{x.handle(), w.handle};
@@ -281,17 +340,14 @@ ConvResult conv(const QuantizedTensor& x, const QuantizedWeight& w, const ConvCa
 
   auto saved = std::make_unique<ConvBackward>();
   saved->layer = call.name;
-  saved->call.stride = call.stride, saved->call.padding = call.padding, saved->call.dilation = call.dilation;
-  saved->call.groups = call.groups, saved->call.name = call.name;
+  saved->call.geometry = call.geometry, saved->call.name = call.name;
   saved->x_codes = x.codes(), saved->x_scale = x.scale(), saved->x_zero = x.zero_point();
   saved->has_bias = call.bias.defined(), saved->has_norm = call.batch_norm.has_value();
 
   const at::NoGradGuard no_grad;
-  std::vector<int64_t> sizes{g.batch, channels};
-  if (x.sizes().size() == 4) sizes.insert(sizes.end(), {g.out_h(), g.out_w()});
   const float* w_scale = w.scale.const_data_ptr<float>();
 
-  Tensor acc;
+  Accumulators made;
   std::vector<int32_t> bias;                                        // folded
   std::vector<double> real_scale(channels), real_offset(channels);  // real value = scale * acc + offset
   ops::ChannelStatistics stats;
@@ -299,24 +355,35 @@ ConvResult conv(const QuantizedTensor& x, const QuantizedWeight& w, const ConvCa
   const bool keeping = record && (live || learn);
 
   if (live) {
-    QAT_CHECK(rows > 1, "{}: batch norm needs more than one value per channel to train", call.name);
     const BatchNorm& norm = *call.batch_norm;
-    acc = run_convolution(g, x.codes(), x.zero_point(), w.codes);
-    stats = ops::channel_statistics(acc.const_data_ptr<int32_t>(), rows, channels);
+    made = run_convolution(call, x.codes(), x.zero_point(), w.codes);
+    const int64_t rows = made.values.size(0);
+    QAT_CHECK(rows > 1, "{}: batch norm needs more than one value per channel to train", call.name);
+    stats = ops::channel_statistics(made.values.const_data_ptr<int32_t>(), rows, channels);
     saved->w_codes = w.codes, saved->w_scale = w.scale;
     const float *gamma = norm.gamma.const_data_ptr<float>(), *beta = norm.beta.const_data_ptr<float>();
+    const float *running_mean = norm.running_mean.const_data_ptr<float>(),
+                *running_var = norm.running_var.const_data_ptr<float>();
     const float* conv_bias = data_or_null(call.bias);
+    const bool running = call.statistics == LiveStatistics::kRunning;
+    saved->statistics = call.statistics;
     std::vector<double> mean(channels), var(channels);
+    if (!call.weight_gain.empty()) saved->weight_factor.resize(channels);
     saved->p.resize(channels), saved->q.resize(channels), saved->gain.resize(channels);
     for (int64_t c = 0; c < channels; ++c) {
-      const double s = static_cast<double>(x.scale()) * w_scale[c];
+      double s = static_cast<double>(x.scale()) * w_scale[c];
+      if (!call.weight_gain.empty()) {
+        s /= call.weight_gain[c];
+        saved->weight_factor[c] = 1.0 / call.weight_gain[c];
+      }
       const double mean_acc = stats.sum[c] / static_cast<double>(rows);
       const double var_acc = std::max(0.0, stats.sum_squares[c] / static_cast<double>(rows) - mean_acc * mean_acc);
       mean[c] = s * mean_acc + (conv_bias ? conv_bias[c] : 0.0f);
       var[c] = s * s * var_acc;
-      const double inverse = 1.0 / std::sqrt(var[c] + norm.eps);
+      const double inverse = 1.0 / std::sqrt((running ? running_var[c] : var[c]) + norm.eps);
       saved->p[c] = s * inverse;
-      saved->q[c] = -saved->p[c] * mean_acc;
+      saved->q[c] = running ? ((conv_bias ? conv_bias[c] : 0.0f) - static_cast<double>(running_mean[c])) * inverse
+                            : -saved->p[c] * mean_acc;
       saved->gain[c] = gamma[c] * inverse;
       real_scale[c] = gamma[c] * saved->p[c];
       real_offset[c] = gamma[c] * saved->q[c] + beta[c];
@@ -328,16 +395,19 @@ ConvResult conv(const QuantizedTensor& x, const QuantizedWeight& w, const ConvCa
     std::copy(folded.codes.begin(), folded.codes.end(), saved->w_codes.mutable_data_ptr<int8_t>());
     saved->w_scale = to_tensor(folded.scale);
     saved->k = std::move(folded.k);
+    if (call.batch_norm && call.weight_gain.empty()) saved->weight_factor = saved->k;
     bias = std::move(folded.bias);
-    acc = run_convolution(g, x.codes(), x.zero_point(), saved->w_codes);
+    made = run_convolution(call, x.codes(), x.zero_point(), saved->w_codes);
     for (int64_t c = 0; c < channels; ++c) {
       real_scale[c] = static_cast<double>(x.scale()) * folded.scale[c];
       real_offset[c] = real_scale[c] * bias[c];
     }
     if (observing || (keeping && call.memory == Memory::kCompact)) {
-      stats = ops::channel_statistics(acc.const_data_ptr<int32_t>(), rows, channels);
+      stats = ops::channel_statistics(made.values.const_data_ptr<int32_t>(), made.values.size(0), channels);
     }
   }
+  const auto& [acc, sizes] = made;
+  const int64_t rows = acc.size(0);
   if (keeping) keep(*saved, acc, stats, call.memory);
 
   const float* folded_scale = saved->w_scale.const_data_ptr<float>();
@@ -345,11 +415,8 @@ ConvResult conv(const QuantizedTensor& x, const QuantizedWeight& w, const ConvCa
     Tensor values = empty_kernel_layout(sizes, at::kFloat);
     std::vector<float> multiplier(channels);
     if (live) {
-      values.copy_(acc.to(at::kFloat)
-                       .mul_(to_float_tensor(real_scale))
-                       .add_(to_float_tensor(real_offset))
-                       .view(sizes.size() == 4 ? std::vector<int64_t>{g.batch, g.out_h(), g.out_w(), channels} : sizes)
-                       .movedim(-1, 1));
+      const Tensor real = acc.to(at::kFloat).mul_(to_float_tensor(real_scale)).add_(to_float_tensor(real_offset));
+      values.movedim(1, -1).copy_(real.view(values.movedim(1, -1).sizes()));
     } else {
       for (int64_t c = 0; c < channels; ++c) multiplier[c] = x.scale() * folded_scale[c];
       ops::dequantize_accumulators(acc.const_data_ptr<int32_t>(), rows, channels, bias.data(), multiplier.data(),
@@ -357,7 +424,7 @@ ConvResult conv(const QuantizedTensor& x, const QuantizedWeight& w, const ConvCa
     }
     at::AutoGradMode grad_mode(record);
     if (record) values = connect(values, inputs, std::move(saved));
-    return {std::nullopt, call.relu ? at::relu(values) : values};
+    return {std::nullopt, values};
   }
 
   if (observing) {

@@ -45,16 +45,35 @@ struct BatchNorm {
   at::Tensor running_mean, running_var;  // float32 [C], updated in the live phase
   double eps = 1e-5;
   double momentum = 0.1;
+
+  /// gamma / sqrt(running_var + eps), double [C]; moved away from zero by 1e-30, so that it can be divided by.
+  std::vector<double> running_gain() const;
+};
+
+/// Which statistics a live batch norm normalizes with. Both kinds update the running ones.
+enum class LiveStatistics {
+  kBatch,    // the batch's; gradients flow through them
+  kRunning,  // the running ones as they were before the batch; constants to the gradients
+};
+
+/// Strides and the like of a convolution in as many spatial dimensions as its weight has; empty for a linear layer.
+struct ConvGeometry {
+  std::vector<int64_t> stride, padding, dilation;
+  std::vector<int64_t> output_padding;  // transposed only; empty: none
+  int64_t groups = 1;
+  bool transposed = false;
 };
 
 /// A convolution or linear layer with all that is fused to it.
 struct ConvCall {
   std::string name;
-  std::array<int64_t, 2> stride{1, 1}, padding{0, 0}, dilation{1, 1};
-  int64_t groups = 1;
+  ConvGeometry geometry;
   at::Tensor bias;  // float32 [C] or undefined
   std::optional<BatchNorm> batch_norm;
-  bool live = false;  // batch statistics (training before the freeze); otherwise fold()
+  bool live = false;  // training before the freeze: batch norm normalizes accumulators; otherwise fold()
+  LiveStatistics statistics = LiveStatistics::kBatch;
+  /// The weight carries batch norm's running_gain() already (it was multiplied before it was quantized); else empty.
+  std::vector<double> weight_gain;
   bool relu = false;
   std::optional<OutputQuantizer> output;  // none: real values fl32(float(acc) * fl32(s_x * s)), as logits
   Memory memory = Memory::kCompact;
@@ -70,7 +89,12 @@ struct ConvResult {
   at::Tensor values;
 };
 
-/// x [N, C, H, W] with a 4-d weight, or [N, F] with a 2-d weight. Padding is the code of zero.
+/// x [N, C, spatial...] with a weight [out, in / groups, kernel...] of one to three spatial dimensions, or [N, F] with
+/// a weight [out, in]. Weights of transposed convolutions come with output channels first too (autograd::output_first).
+/// Padding is the code of zero.
+///
+/// Two-dimensional convolutions and linear layers have integer kernels; the others are float64 convolutions of the
+/// integers, which are exact.
 ConvResult conv(const QuantizedTensor& x, const QuantizedWeight& w, const ConvCall& call);
 
 /// float -> codes (ops/encode.h): the network's input and behind float layers.
@@ -80,11 +104,25 @@ QuantizedTensor encode(const at::Tensor& x, const OutputQuantizer& output);
 QuantizedWeight quantize_weight(const at::Tensor& weight, const at::Tensor& scale, int32_t lo, int32_t hi,
                                 GradientRule rule, double gradient_scale);
 
+/// A transposed convolution's weight [in, out / groups, kernel...] with output channels first: [out, in / groups,
+/// kernel...]. Differentiable. The function is its own inverse but for the roles of in and out.
+at::Tensor output_first(const at::Tensor& weight, int64_t groups);
+
 /// fl32(scale * float(code)) of a weight, with the gradient passed to the handle unchanged.
 at::Tensor dequantize(const QuantizedWeight& weight);
 
 /// a + b, operand order kept (ARITHMETIC section 3).
 QuantizedTensor add(const QuantizedTensor& a, const QuantizedTensor& b, const OutputQuantizer& output, bool relu);
+
+/// a * b (ops/pointwise.h); one operand may be [N, C, 1, 1].
+QuantizedTensor mul(const QuantizedTensor& a, const QuantizedTensor& b, const OutputQuantizer& output);
+
+/// Along channels: a table for every input, a copy where its parameters are the output's (ops/table.h).
+QuantizedTensor concat(const std::vector<QuantizedTensor>& inputs, const OutputQuantizer& output);
+
+/// Functions of one code, as tables (ops/table.h). Their gradient is that of the function at the code's value.
+QuantizedTensor sigmoid(const QuantizedTensor& x, const OutputQuantizer& output);
+QuantizedTensor leaky_relu(const QuantizedTensor& x, double slope, const OutputQuantizer& output);
 
 /// Keep the input's scale and zero point.
 QuantizedTensor relu(const QuantizedTensor& x);
@@ -97,7 +135,12 @@ QuantizedTensor max_pool2d(const QuantizedTensor& x, const Pool2d& pool);
 /// Each code becomes that of zero with probability p; the others keep theirs with scale s / (1 - p). Draws from
 /// LibTorch's default generator.
 QuantizedTensor dropout(const QuantizedTensor& x, double p);
-QuantizedTensor flatten(const QuantizedTensor& x);  // [N, C, H, W] -> [N, C * H * W] in NCHW order
+/// The same for whole samples (stochastic depth).
+QuantizedTensor drop_samples(const QuantizedTensor& x, double p);
+/// Moves elements without changing them: view, transpose, slice, ... `move` must be one of LibTorch's operators of that
+/// kind, for any dtype.
+using Move = std::function<at::Tensor(const at::Tensor&)>;
+QuantizedTensor move(const QuantizedTensor& x, const Move& move);
 
 /// Have an output quantizer of their own.
 QuantizedTensor avg_pool2d(const QuantizedTensor& x, const Pool2d& pool, const OutputQuantizer& output);

@@ -6,7 +6,9 @@
 #include <ATen/ops/avg_pool2d_backward.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mean.h>
+#include <ATen/ops/where.h>
 #include <c10/core/GradMode.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
 
@@ -67,6 +69,38 @@ struct AddBackward final : Backward {
   }
 };
 
+/// The operands' codes are theirs anyway; the mask is made again from them, with the forward's arithmetic.
+struct MulBackward final : Backward {
+  Tensor a, b, y;
+  ops::BinaryParams params;
+  bool learn = false;
+  double gradient_scale = 1;
+
+  std::string name() const override { return "qat::mul"; }
+
+  std::vector<Tensor> apply(const Tensor& grad, const std::vector<bool>& needed) override {
+    std::vector<Tensor> result(needed.size());
+    const Tensor qa = (a.to(at::kInt) - params.zero_a).to(at::kFloat),
+                 qb = (b.to(at::kInt) - params.zero_b).to(at::kFloat);
+    const float product = params.scale_a * params.scale_b;
+    const Tensor t = qa * qb * (product / params.scale_y);
+    const Tensor rounded_from = t + params.range.zero_point;
+    const Tensor inside = (rounded_from >= params.range.lo).logical_and_(rounded_from <= params.range.hi);
+    const Tensor g = grad * inside;
+    if (needed[0]) result[0] = kernel_layout(g * qb * params.scale_b);
+    if (needed[1]) {
+      const Tensor db = g * qa * params.scale_a;
+      result[1] = kernel_layout(b.sizes() == a.sizes() ? db : db.sum({2, 3}, true));
+    }
+    if (learn && needed[2]) {
+      const Tensor c = (y.to(at::kInt) - params.range.zero_point).to(at::kFloat);
+      const Tensor slope = at::where(inside, c - t, c);
+      result[2] = ((grad * slope).sum(at::kDouble) * gradient_scale).to(at::kFloat).view({1});
+    }
+    return result;
+  }
+};
+
 struct MaskBackward final : Backward {
   Tensor inside;
   std::string name() const override { return "qat::relu"; }
@@ -95,11 +129,15 @@ struct DropoutBackward final : Backward {
   }
 };
 
-struct FlattenBackward final : Backward {
+/// The movement's own derivative, from LibTorch: run once more on a handle.
+struct MoveBackward final : Backward {
+  Move move;
   std::vector<int64_t> sizes;
-  std::string name() const override { return "qat::flatten"; }
+  std::string name() const override { return "qat::move"; }
   std::vector<Tensor> apply(const Tensor& grad, const std::vector<bool>&) override {
-    return {kernel_layout(grad.reshape(sizes))};
+    const at::AutoGradMode record(true);
+    const Tensor x = make_handle(sizes).requires_grad_(true);
+    return {kernel_layout(torch::autograd::grad({move(x)}, {x}, {grad})[0])};
   }
 };
 
@@ -166,6 +204,18 @@ double AveragePoolBackward::scale_gradient(const Tensor& grad) const {
                                     values.const_data_ptr<float>(), y_scale, y_range, grad.numel());
 }
 
+/// sizes: of the random mask, which is broadcast.
+QuantizedTensor drop(const QuantizedTensor& x, double p, at::IntArrayRef sizes) {
+  QAT_CHECK(p >= 0.0 && p < 1.0, "expected a dropout probability in [0, 1), found {}", p);
+  auto saved = std::make_unique<DropoutBackward>();
+  saved->keep = empty_kernel_layout(sizes, at::kFloat).bernoulli_(1.0 - p).to(at::kBool);
+  saved->scale = 1.0 / (1.0 - p);
+  Tensor codes = x.codes().masked_fill(saved->keep.logical_not(), x.zero_point());
+  const float scale = static_cast<float>(x.scale() / (1.0 - p));
+  Tensor handle = make_handle(codes.sizes());
+  return {codes, scale, x.range(), connect(handle, {x.handle()}, std::move(saved))};
+}
+
 QuantizedTensor finish(std::unique_ptr<AveragePoolBackward> saved, const QuantizedTensor& x, Tensor codes,
                        const OutputQuantizer& output, const std::vector<Tensor>& inputs) {
   saved->sizes = x.sizes().vec();
@@ -209,6 +259,40 @@ QuantizedTensor add(const QuantizedTensor& a, const QuantizedTensor& b, const Ou
   return {codes, p.scale_y, range, connect(handle, inputs, std::move(saved))};
 }
 
+QuantizedTensor mul(const QuantizedTensor& x, const QuantizedTensor& y, const OutputQuantizer& output) {
+  // The formula is symmetric: a broadcast operand comes second.
+  const bool exchange = x.codes().numel() < y.codes().numel();
+  const QuantizedTensor &a = exchange ? y : x, &b = exchange ? x : y;
+  const int64_t batch = a.sizes()[0], channels = a.sizes().size() > 1 ? a.sizes()[1] : 1;
+  const bool broadcast = a.sizes() != b.sizes();
+  QAT_CHECK(!broadcast || (b.codes().numel() == batch * channels && b.sizes()[0] == batch && b.sizes()[1] == channels),
+            "a quantized mul needs operands of the same sizes, or one [N, C, 1, 1]");
+  std::vector<Tensor> inputs{a.handle(), b.handle()};
+  if (output.learns()) inputs.push_back(output.scale);
+  if (output.observe) observe_values(output, real_values(a) * real_values(b), false);
+
+  auto saved = std::make_unique<MulBackward>();
+  ops::BinaryParams& p = saved->params;
+  p.scale_a = a.scale(), p.scale_b = b.scale(), p.scale_y = output.scale_value();
+  p.zero_a = a.zero_point(), p.zero_b = b.zero_point();
+  p.range = output.range();
+  Tensor codes = empty_kernel_layout(a.sizes(), at::kByte);
+  if (broadcast) {
+    const int64_t pixels = batch * channels == 0 ? 0 : codes.numel() / (batch * channels);
+    ops::mul_broadcast(codes_of(a.codes()), codes_of(b.codes()), batch, pixels, channels, p,
+                       codes.mutable_data_ptr<uint8_t>());
+  } else {
+    ops::mul(codes_of(a.codes()), codes_of(b.codes()), codes.numel(), p, codes.mutable_data_ptr<uint8_t>());
+  }
+  saved->a = a.codes(), saved->b = b.codes(), saved->y = codes;
+  saved->learn = output.learns();
+  saved->gradient_scale = output.gradient_scale_of(codes);
+  const ops::CodeRange range = p.range;
+  const float scale = p.scale_y;
+  Tensor handle = make_handle(codes.sizes());
+  return {codes, scale, range, connect(handle, inputs, std::move(saved))};
+}
+
 QuantizedTensor relu(const QuantizedTensor& x) {
   const bool record = needs_gradient({x.handle()});
   auto saved = std::make_unique<MaskBackward>();
@@ -234,21 +318,23 @@ QuantizedTensor max_pool2d(const QuantizedTensor& x, const Pool2d& pool) {
   return {codes, x.scale(), x.range(), connect(handle, {x.handle()}, std::move(saved))};
 }
 
-QuantizedTensor dropout(const QuantizedTensor& x, double p) {
-  QAT_CHECK(p >= 0.0 && p < 1.0, "expected a dropout probability in [0, 1), found {}", p);
-  auto saved = std::make_unique<DropoutBackward>();
-  saved->keep = empty_kernel_layout(x.sizes(), at::kFloat).bernoulli_(1.0 - p).to(at::kBool);
-  saved->scale = 1.0 / (1.0 - p);
-  Tensor codes = x.codes().masked_fill(saved->keep.logical_not(), x.zero_point());
-  const float scale = static_cast<float>(x.scale() / (1.0 - p));
-  Tensor handle = make_handle(codes.sizes());
-  return {codes, scale, x.range(), connect(handle, {x.handle()}, std::move(saved))};
+QuantizedTensor dropout(const QuantizedTensor& x, double p) { return drop(x, p, x.sizes()); }
+
+QuantizedTensor drop_samples(const QuantizedTensor& x, double p) {
+  std::vector<int64_t> sizes(x.sizes().size(), 1);
+  sizes[0] = x.sizes()[0];
+  return drop(x, p, sizes);
 }
 
-QuantizedTensor flatten(const QuantizedTensor& x) {
-  auto saved = std::make_unique<FlattenBackward>();
+QuantizedTensor move(const QuantizedTensor& x, const Move& move) {
+  auto saved = std::make_unique<MoveBackward>();
+  saved->move = move;
   saved->sizes = x.sizes().vec();
-  Tensor codes = x.codes().flatten(1).contiguous();
+  Tensor codes;
+  {
+    const at::NoGradGuard no_grad;
+    codes = kernel_layout(move(x.codes()));
+  }
   Tensor handle = make_handle(codes.sizes());
   return {codes, x.scale(), x.range(), connect(handle, {x.handle()}, std::move(saved))};
 }

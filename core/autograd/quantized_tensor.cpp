@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
 
+#include <algorithm>
 #include <limits>
 
 #include "core/autograd/node.h"
@@ -30,12 +31,16 @@ at::Tensor make_handle(at::IntArrayRef sizes) {
 }
 
 at::Tensor kernel_layout(const at::Tensor& x) {
-  return x.contiguous(x.dim() == 4 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous);
+  if (x.dim() == 4) return x.contiguous(at::MemoryFormat::ChannelsLast);
+  return x.dim() < 3 ? x.contiguous() : x.movedim(1, -1).contiguous().movedim(-1, 1);
 }
 
 at::Tensor empty_kernel_layout(at::IntArrayRef sizes, at::ScalarType type) {
-  const auto format = sizes.size() == 4 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
-  return at::empty(sizes, at::TensorOptions(type), format);
+  if (sizes.size() == 4) return at::empty(sizes, at::TensorOptions(type), at::MemoryFormat::ChannelsLast);
+  if (sizes.size() < 3) return at::empty(sizes, at::TensorOptions(type));
+  std::vector<int64_t> channels_last = sizes.vec();
+  std::rotate(channels_last.begin() + 1, channels_last.begin() + 2, channels_last.end());
+  return at::empty(channels_last, at::TensorOptions(type)).movedim(-1, 1);
 }
 
 }  // namespace qat::autograd

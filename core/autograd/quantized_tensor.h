@@ -18,7 +18,7 @@ enum class GradientRule {
 
 /// Codes with one scale and zero point, and the autograd handle that stands for the real values s * (q - z).
 ///
-/// codes   uint8: [N, C, H, W] in channels_last memory, or [N, F] contiguous
+/// codes   uint8: [N, C, spatial...] in channels-last memory, or [N, F] contiguous
 /// scale   float32 [1], zero_point  int32 [1]: snapshots, not the quantizer's own tensors
 /// handle  float32 of the same sizes without memory (all strides 0, holding NaN). Its gradient is dL/d(s * (q - z)).
 ///
@@ -54,7 +54,7 @@ struct QuantizedWeight {
 /// A tensor of the given sizes that owns 4 bytes and holds NaN: reading it by mistake shows.
 at::Tensor make_handle(at::IntArrayRef sizes);
 
-/// channels_last for 4-d tensors, contiguous otherwise: the only memory formats that kernels see.
+/// Channels (the second dimension) last in memory, without gaps: the only memory format that kernels see.
 at::Tensor kernel_layout(const at::Tensor& x);
 
 /// An uninitialised tensor of these sizes in kernel_layout's memory format.

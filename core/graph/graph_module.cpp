@@ -7,19 +7,22 @@
 #include "core/nn/weighted.h"
 
 namespace qat::graph {
-namespace {
 
 std::shared_ptr<nn::QLayer> make_layer(const Node& node) {
   switch (node.op) {
     case Op::kInput:
       return std::make_shared<nn::QInput>(node.name);
-    case Op::kConv2d:
+    case Op::kConv:
     case Op::kLinear:
-      return std::make_shared<nn::WeightedLayer>(node.name, node.tensors, node.geometry, node.relu);
-    case Op::kRelu:
-      return std::make_shared<nn::ReLULayer>(node.name);
+      return std::make_shared<nn::WeightedLayer>(node.name, node.tensors, node.geometry, node.activation);
+    case Op::kActivation:
+      return std::make_shared<nn::ActivationLayer>(node.name, node.activation);
     case Op::kAdd:
-      return std::make_shared<nn::QAdd>(node.name, node.relu);
+      return std::make_shared<nn::QAdd>(node.name, node.activation);
+    case Op::kMul:
+      return std::make_shared<nn::QMul>(node.name);
+    case Op::kConcat:
+      return std::make_shared<nn::QConcat>(node.name);
     case Op::kMaxPool2d:
       return std::make_shared<nn::QMaxPool2d>(node.name, node.pool);
     case Op::kAvgPool2d:
@@ -27,9 +30,27 @@ std::shared_ptr<nn::QLayer> make_layer(const Node& node) {
     case Op::kGlobalAvgPool2d:
       return std::make_shared<nn::QGlobalAvgPool2d>(node.name);
     case Op::kFlatten:
-      return std::make_shared<nn::QFlatten>(node.name);
+      return std::make_shared<nn::QMove>(
+          node.name, "flatten", [](const std::vector<at::Tensor>& inputs, int64_t) { return inputs[0].flatten(1); });
+    case Op::kChannelShuffle: {
+      const auto shuffle = [groups = node.groups](const std::vector<at::Tensor>& inputs, int64_t) {
+        const at::Tensor& x = inputs[0];
+        const int64_t n = x.size(0), c = x.size(1), h = x.size(2), w = x.size(3);
+        return x.reshape({n, groups, c / groups, h, w}).transpose(1, 2).reshape({n, c, h, w});
+      };
+      return std::make_shared<nn::QMove>(node.name, "channel_shuffle", shuffle, node.groups);
+    }
+    case Op::kChannelSlice: {
+      const auto slice = [begin = node.begin, size = node.sizes[0]](const std::vector<at::Tensor>& inputs, int64_t) {
+        return inputs[0].narrow(1, begin, size);
+      };
+      return std::make_shared<nn::QMove>(node.name, "channel_slice", slice, node.begin);
+    }
+    case Op::kMove:
+      return std::make_shared<nn::QMove>(node.name, node.call_name, node.call);
     case Op::kDropout:
-      return std::make_shared<nn::QDropout>(node.name, node.dropout);
+    case Op::kStochasticDepth:
+      return std::make_shared<nn::QDropout>(node.name, node.dropout, node.op == Op::kStochasticDepth);
     case Op::kBatchNorm:
       return std::make_shared<nn::FloatBatchNorm>(node.name, *node.tensors.batch_norm);
     case Op::kCall:
@@ -38,29 +59,8 @@ std::shared_ptr<nn::QLayer> make_layer(const Node& node) {
   throw GraphError(fmt::format("{}: has no executable layer", node.name));
 }
 
-}  // namespace
-
-GraphModule::GraphModule(const Graph& graph, const torch::nn::Module& source) {
-  for (const auto& item : source.named_parameters()) {
-    const std::string& name = item.key();
-    const size_t dot = name.rfind('.');
-    container(dot == std::string::npos ? "" : name.substr(0, dot))
-        ->register_parameter(name.substr(dot == std::string::npos ? 0 : dot + 1), item.value(),
-                             item.value().requires_grad());
-  }
-  for (const auto& item : source.named_buffers()) {
-    const std::string& name = item.key();
-    const size_t dot = name.rfind('.');
-    container(dot == std::string::npos ? "" : name.substr(0, dot))
-        ->register_buffer(name.substr(dot == std::string::npos ? 0 : dot + 1), item.value());
-  }
-  for (const Node& node : graph.nodes) steps_.push_back({make_layer(node), node.inputs, node.sizes});
-  output_ = graph.output;
-  QAT_CHECK_AS(GraphError, graph.input == 0 && output_ >= 0, "a graph needs its input first and an output");
-}
-
-torch::nn::Module* GraphModule::container(const std::string& path) {
-  torch::nn::Module* module = this;
+torch::nn::Module& submodule(torch::nn::Module& root, const std::string& path) {
+  torch::nn::Module* module = &root;
   for (size_t start = 0; start < path.size();) {
     const size_t dot = std::min(path.find('.', start), path.size());
     const std::string name = path.substr(start, dot - start);
@@ -70,12 +70,42 @@ torch::nn::Module* GraphModule::container(const std::string& path) {
         found != nullptr ? found->get() : module->register_module(name, std::make_shared<torch::nn::Module>()).get();
     start = dot + 1;
   }
-  return module;
+  return *module;
 }
 
-at::Tensor GraphModule::forward(const at::Tensor& x) { return forward(x, nullptr); }
+GraphModule::GraphModule(const Graph& graph, const torch::nn::Module& source) {
+  for (const auto& item : source.named_parameters()) {
+    const std::string& name = item.key();
+    const size_t dot = name.rfind('.');
+    submodule(*this, dot == std::string::npos ? "" : name.substr(0, dot))
+        .register_parameter(name.substr(dot == std::string::npos ? 0 : dot + 1), item.value(),
+                            item.value().requires_grad());
+  }
+  for (const auto& item : source.named_buffers()) {
+    const std::string& name = item.key();
+    const size_t dot = name.rfind('.');
+    submodule(*this, dot == std::string::npos ? "" : name.substr(0, dot))
+        .register_buffer(name.substr(dot == std::string::npos ? 0 : dot + 1), item.value());
+  }
+  for (const Node& node : graph.nodes) steps_.push_back({make_layer(node), node.inputs, node.sizes});
+  output_ = graph.output;
+  heads_ = graph.heads;
+  QAT_CHECK_AS(GraphError, graph.input == 0 && output_ >= 0, "a graph needs its input first and an output");
+  needed_.assign(steps_.size(), false);
+  needed_[0] = needed_[output_] = true;
+  for (size_t i = steps_.size(); i-- > 0;) {
+    if (!needed_[i]) continue;
+    for (const int input : steps_[i].inputs) needed_[input] = true;
+  }
+}
 
 at::Tensor GraphModule::forward(const at::Tensor& x, const Tap& tap) {
+  return run(x, phase_ == nn::Phase::kCalibrate, tap)[0].second;
+}
+
+NamedTensors GraphModule::forward_heads(const at::Tensor& x) { return run(x, true, nullptr); }
+
+NamedTensors GraphModule::run(const at::Tensor& x, bool with_heads, const Tap& tap) {
   // Values are dropped after their last reader, so that only autograd decides what lives on.
   std::vector<std::optional<nn::Value>> values(steps_.size());
   std::vector<size_t> last_reader(steps_.size(), 0);
@@ -83,17 +113,22 @@ at::Tensor GraphModule::forward(const at::Tensor& x, const Tap& tap) {
     for (const int input : steps_[i].inputs) last_reader[input] = i;
   }
   last_reader[output_] = steps_.size();
+  for (const Head& head : heads_) last_reader[head.node] = steps_.size();
   for (size_t i = 0; i < steps_.size(); ++i) {
+    if (!with_heads && !needed_[i]) continue;
     std::vector<nn::Value> inputs;
     if (steps_[i].inputs.empty()) inputs.emplace_back(x);
     for (const int input : steps_[i].inputs) inputs.push_back(*values[input]);
-    values[i] = steps_[i].layer->run(inputs);
+    values[i] = steps_[i].layer->run(inputs, x.size(0));
     if (tap) tap(*steps_[i].layer, *values[i]);
     for (const int input : steps_[i].inputs) {
       if (last_reader[input] == i) values[input].reset();
     }
   }
-  return nn::to_float(*values[output_]);
+  NamedTensors outputs{{"logits", nn::to_float(*values[output_])}};
+  if (!with_heads) return outputs;
+  for (const Head& head : heads_) outputs.emplace_back(head.name, nn::to_float(*values[head.node]));
+  return outputs;
 }
 
 void GraphModule::set_phase(nn::Phase phase) {
@@ -108,12 +143,38 @@ void GraphModule::train(bool on) {
 
 void GraphModule::set_output_quantizer(int step, std::shared_ptr<quant::Quantizer> quantizer) {
   nn::QLayer& layer = *steps_.at(step).layer;
-  layer.set_output_quantizer(container(layer.label())->register_module("output_quantizer", std::move(quantizer)));
+  layer.set_output_quantizer(submodule(*this, layer.label()).register_module("output_quantizer", std::move(quantizer)));
 }
 
 void GraphModule::set_weight_quantizer(int step, std::shared_ptr<quant::Quantizer> quantizer) {
   nn::QLayer& layer = *steps_.at(step).layer;
-  layer.set_weight_quantizer(container(layer.label())->register_module("weight_quantizer", std::move(quantizer)));
+  layer.set_weight_quantizer(submodule(*this, layer.label()).register_module("weight_quantizer", std::move(quantizer)));
+}
+
+void GraphModule::set_batch_norm_mode(nn::BatchNormMode mode) {
+  for (Step& step : steps_) {
+    if (auto* layer = dynamic_cast<nn::WeightedLayer*>(step.layer.get())) layer->set_batch_norm_mode(mode);
+  }
+}
+
+void GraphModule::merge_batch_norm() {
+  for (Step& step : steps_) {
+    if (auto* layer = dynamic_cast<nn::WeightedLayer*>(step.layer.get())) layer->merge_batch_norm();
+  }
+}
+
+void GraphModule::reestimate_batch_norm(const std::function<at::Tensor()>& next) {
+  const bool training = is_training();
+  eval();
+  const at::NoGradGuard no_grad;
+  double batches = 0;
+  for (at::Tensor x = next(); x.defined(); x = next()) {
+    ++batches;
+    for (Step& step : steps_) step.layer->set_reestimation(1.0 / batches);
+    run(x, true, nullptr);
+  }
+  for (Step& step : steps_) step.layer->set_reestimation(std::nullopt);
+  train(training);
 }
 
 void GraphModule::initialize_quantizers() {

@@ -7,10 +7,19 @@
 #include <vector>
 
 #include "core/graph/graph.h"
+#include "core/graph/passes.h"
+#include "core/graph/record.h"
 #include "core/nn/layer.h"
+#include "core/nn/weighted.h"
 #include "core/quant/config.h"
 
 namespace qat::graph {
+
+/// The executable layer of a node.
+std::shared_ptr<nn::QLayer> make_layer(const Node& node);
+
+/// The module at a dotted path below root; plain containers are made where there are none.
+torch::nn::Module& submodule(torch::nn::Module& root, const std::string& path);
 
 /// Parameters and buffers have the source's names ("layer1.0.conv1.weight"); quantizers stand beside them
 /// ("layer1.0.conv1.weight_quantizer.scale", "add.output_quantizer.scale", "input.output_quantizer.scale").
@@ -26,12 +35,14 @@ class GraphModule : public torch::nn::Module {
   /// Throws GraphError for a node that has no layer.
   GraphModule(const Graph& graph, const torch::nn::Module& source);
 
-  /// x [N, C, H, W] float32 -> float32.
-  at::Tensor forward(const at::Tensor& x);
-
   /// Called with every layer's output in order.
   using Tap = std::function<void(const nn::QLayer& layer, const nn::Value& output)>;
-  at::Tensor forward(const at::Tensor& x, const Tap& tap);
+
+  /// x [N, C, H, W] float32 -> float32. Steps that only heads need do not run, but for calibration.
+  at::Tensor forward(const at::Tensor& x, const Tap& tap = nullptr);
+
+  /// The output, as "logits", then what the heads say.
+  NamedTensors forward_heads(const at::Tensor& x);
 
   nn::Phase phase() const { return phase_; }
   void set_phase(nn::Phase phase);
@@ -40,10 +51,20 @@ class GraphModule : public torch::nn::Module {
   /// The steps in execution order; the last one to run is output_step().
   const std::vector<Step>& steps() const { return steps_; }
   int output_step() const { return output_; }
+  /// Whether the output depends on the step; otherwise only heads do.
+  bool is_needed(int step) const { return needed_.at(step); }
 
   /// Gives a step's output, or its weight, a quantizer and registers it.
   void set_output_quantizer(int step, std::shared_ptr<quant::Quantizer> quantizer);
   void set_weight_quantizer(int step, std::shared_ptr<quant::Quantizer> quantizer);
+
+  /// What batch norms do while they train (FloatBatchNorm: always statistics of the batch).
+  void set_batch_norm_mode(nn::BatchNormMode mode);
+  void merge_batch_norm();
+
+  /// Sets the running statistics to their means over batches: runs the quantized network in evaluation on every tensor
+  /// that `next` gives until it gives an undefined one. No parameter changes.
+  void reestimate_batch_norm(const std::function<at::Tensor()>& next);
 
   /// Ends calibration: all quantizers get their first values.
   void initialize_quantizers();
@@ -52,10 +73,12 @@ class GraphModule : public torch::nn::Module {
   void project();
 
  private:
-  torch::nn::Module* container(const std::string& path);
+  NamedTensors run(const at::Tensor& x, bool with_heads, const Tap& tap);
 
   std::vector<Step> steps_;
+  std::vector<bool> needed_;
   int output_ = -1;
+  std::vector<Head> heads_;
   nn::Phase phase_ = nn::Phase::kFloat;
 };
 
@@ -66,8 +89,12 @@ struct InsertReport {
   std::vector<std::string> float_layers;  // layers left in float
 };
 
+/// What passes may fuse in a network that will be quantized so.
+FuseOptions fuse_options(const quant::QuantizationConfig& config);
+
 /// Gives every tensor that integer layers read its one quantizer, owned by its producer, and every weight its own
-/// (DESIGN section 4, "Who owns an edge"). Throws ConfigError for rules that contradict each other or match nothing.
+/// (DESIGN section 4, "Who owns an edge"), and every layer its batch-norm mode. Throws ConfigError for rules that
+/// contradict each other or match nothing.
 InsertReport insert_quantizers(GraphModule& net, const quant::QuantizationConfig& config);
 
 }  // namespace qat::graph

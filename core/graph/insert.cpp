@@ -1,6 +1,8 @@
 #include <algorithm>
 #include <functional>
+#include <map>
 #include <optional>
+#include <set>
 
 #include "core/base/error.h"
 #include "core/base/text.h"
@@ -45,14 +47,22 @@ class Inserter {
   const std::vector<GraphModule::Step>& steps() const { return net_.steps(); }
   bool is_weighted(size_t i) const { return dynamic_cast<const nn::WeightedLayer*>(steps()[i].layer.get()) != nullptr; }
 
-  bool has_relu(size_t i) const {
-    return is_weighted(i) && dynamic_cast<const nn::WeightedLayer&>(*steps()[i].layer).has_relu();
+  /// A fused activation, or the layer's own.
+  nn::Activation activation(size_t i) const {
+    const nn::QLayer* layer = steps()[i].layer.get();
+    if (const auto* weighted = dynamic_cast<const nn::WeightedLayer*>(layer)) return weighted->activation();
+    if (const auto* add = dynamic_cast<const nn::QAdd*>(layer)) return add->activation();
+    if (const auto* own = dynamic_cast<const nn::ActivationLayer*>(layer)) return own->activation();
+    return {};
   }
 
   bool computes_on_codes(int i) const {
-    const std::string type = infos_[i].type;
-    return !choices_[i].exclude &&
-           (is_weighted(i) || type == "add" || type == "avg_pool2d" || type == "global_avg_pool2d");
+    if (choices_[i].exclude) return false;
+    const auto* own = dynamic_cast<const nn::ActivationLayer*>(steps()[i].layer.get());
+    if (own != nullptr) return own->is_table();
+    static const std::set<std::string> types{"add", "mul", "concat", "avg_pool2d", "global_avg_pool2d"};
+    // What the layer's integer kernel does not compute after its accumulator keeps the layer in float.
+    return activation(i).folds_into_range() && (is_weighted(i) || types.count(infos_[i].type) != 0);
   }
 
   /// Whether step i's output has its input's quantizer.
@@ -83,7 +93,7 @@ class Inserter {
       if (!computes_on_codes(static_cast<int>(i))) continue;
       for (const int input : steps()[i].inputs) need(input);
       // Runtimes have no integer kernel with float output but that of a linear layer without ReLU.
-      if (infos_[i].type != "linear" || has_relu(i)) need(static_cast<int>(i));
+      if (infos_[i].type != "linear" || activation(i)) need(static_cast<int>(i));
       if (infos_[i].type == "linear" && config_.logits && static_cast<int>(i) == maker_of_output()) {
         need(static_cast<int>(i));
         choices_[i].activation.bits = *config_.logits;
@@ -104,14 +114,10 @@ class Inserter {
       const auto all = [&] {
         return std::all_of(inputs.begin(), inputs.end(), [&](int input) { return non_negative_[input]; });
       };
-      if (const auto* weighted = dynamic_cast<const nn::WeightedLayer*>(&layer)) {
-        non_negative_[i] = weighted->has_relu();
-      } else if (const auto* add = dynamic_cast<const nn::QAdd*>(&layer)) {
-        non_negative_[i] = add->has_relu() || all();
-      } else if (layer.type() == "relu") {
-        non_negative_[i] = true;
-      } else if (layer.passes_through() || infos_[i].type == "avg_pool2d" || infos_[i].type == "global_avg_pool2d") {
-        non_negative_[i] = !inputs.empty() && all();
+      static const std::set<std::string> keep_sign{"add", "mul", "concat", "avg_pool2d", "global_avg_pool2d"};
+      non_negative_[i] = activation(i).is_non_negative();
+      if (layer.passes_through() || keep_sign.count(infos_[i].type) != 0) {
+        non_negative_[i] = non_negative_[i] || (!inputs.empty() && all());
       }
     }
   }
@@ -161,7 +167,7 @@ class Inserter {
       quant::QuantSpec spec{.role = quant::Role::kWeight, .bits = choice.bits, .is_signed = true};
       spec.narrow_range = choice.bits == 8;
       spec.granularity = choice.per_channel ? quant::Granularity::kChannel : quant::Granularity::kTensor;
-      spec.channels = weighted.tensors().weight.size(0);
+      spec.channels = weighted.out_channels();
       net_.set_weight_quantizer(i, make(choice, spec));
       weighted.set_memory(config_.memory == "exact"       ? autograd::Memory::kExact
                           : config_.memory == "recompute" ? autograd::Memory::kRecompute
@@ -174,6 +180,9 @@ class Inserter {
       quant::QuantSpec spec{.role = quant::Role::kActivation, .bits = choice.bits};
       spec.is_signed = !non_negative_[i];
       spec.affine = spec.is_signed;
+      if (const nn::Activation clip = activation(i); clip.folds_into_range()) {
+        spec.lowest = clip.lowest, spec.highest = clip.highest;
+      }
       net_.set_output_quantizer(i, make(choice, spec));
       line += fmt::format("{}output {} {} bits {}", line.empty() ? " " : ", ", choice.quantizer, choice.bits,
                           spec.is_signed ? "signed" : "unsigned");
@@ -204,7 +213,17 @@ class Inserter {
 
 }  // namespace
 
+FuseOptions fuse_options(const quant::QuantizationConfig& config) {
+  return {.batch_norm = config.batch_norm.mode != "none", .all_activations = false};
+}
+
 InsertReport insert_quantizers(GraphModule& net, const quant::QuantizationConfig& config) {
+  static const std::map<std::string, nn::BatchNormMode> modes{{"live", nn::BatchNormMode::kLive},
+                                                              {"batch_corrected", nn::BatchNormMode::kBatchCorrected},
+                                                              {"ema", nn::BatchNormMode::kEma},
+                                                              {"folded", nn::BatchNormMode::kFolded},
+                                                              {"none", nn::BatchNormMode::kLive}};
+  net.set_batch_norm_mode(modes.at(config.batch_norm.mode));
   return Inserter(net, config).run();
 }
 

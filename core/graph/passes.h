@@ -1,5 +1,5 @@
-// Passes over a Graph. Each keeps the function in evaluation (outputs equal within float rounding) and says what it
-// did.
+// Passes over a Graph. Each keeps the function (outputs equal within float rounding) and says what it did; rewrites,
+// which a user must ask for, change it.
 #pragma once
 
 #include <string>
@@ -9,14 +9,39 @@
 
 namespace qat::graph {
 
-/// Removes nodes that the output does not depend on.
-void remove_dead_code(Graph& graph, std::vector<std::string>* report = nullptr);
+/// What passes did, one line each; null: not wanted.
+using Report = std::vector<std::string>*;
 
-/// Fuses batch norm into the convolution or linear layer in front of it, and ReLU into a convolution, linear layer or
-/// add. Only where nothing else reads the tensor in between.
-void fuse(Graph& graph, std::vector<std::string>* report = nullptr);
+/// Removes nodes that no output depends on.
+void remove_dead_code(Graph& graph, Report report = nullptr);
+
+/// Removes dropout and stochastic depth: all of them for a network that no longer trains, otherwise those of
+/// probability 0.
+void remove_dropout(Graph& graph, bool all, Report report = nullptr);
+
+/// Recognizes what was written with simpler operators: x * sigmoid(x) is SiLU, x * hardsigmoid(x) hardswish,
+/// view, transpose(1, 2), view a channel shuffle.
+void lift(Graph& graph, Report report = nullptr);
+
+struct FuseOptions {
+  bool batch_norm = true;
+  /// Also activations that no integer kernel computes with its layer (leaky ReLU, hardswish, SiLU, ...).
+  bool all_activations = true;
+};
+
+/// Fuses batch norm into the convolution or linear layer in front of it, or behind it (nothing between, no padding: its
+/// statistics become constants once the network is quantized), activations into convolutions, linear layers and adds.
+/// A batch norm or activation behind a concatenation moves in front of it where every branch can take it. Only where
+/// nothing else reads the tensor in between.
+void fuse(Graph& graph, const FuseOptions& options = {}, Report report = nullptr);
 
 /// All of the above in order.
-void canonicalize(Graph& graph, std::vector<std::string>* report = nullptr);
+void canonicalize(Graph& graph, const FuseOptions& options = {}, Report report = nullptr);
+
+/// Names of rewrites: "relu6_to_relu", "silu_to_hardswish".
+std::vector<std::string> rewrites();
+
+/// Changes the network's function: every activation of one kind becomes another. Throws qat::Error for an unknown name.
+void rewrite(Graph& graph, const std::string& name, Report report = nullptr);
 
 }  // namespace qat::graph

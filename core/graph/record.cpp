@@ -147,21 +147,23 @@ TORCH_LIBRARY_IMPL(_, TESTING_ONLY_GenericMode, m) {
   m.fallback(torch::CppFunction::makeFromBoxedFunction<&fallback>());
 }
 
-Recording record(const std::function<at::Tensor(const at::Tensor&)>& forward, const at::Tensor& input,
-                 const NamedTensors& tensors) {
+Recording record(const Forward& forward, const at::Tensor& input, const NamedTensors& tensors) {
   Recording recording;
   Recorder recorder(recording);
   for (const auto& [name, tensor] : tensors) {
     if (tensor.defined()) recorder.define(tensor, name, -1);
   }
   recording.input = recorder.define(input, "", -1);
-  at::Tensor output;
+  NamedTensors outputs;
   {
     const Activation activation(recorder);
-    output = forward(input);
+    outputs = forward(input);
   }
-  recording.output = recorder.use(output, "the network's output");
-  if (recording.output < 0) throw GraphError("the network's forward returned no tensor");
+  for (const auto& [name, tensor] : outputs) {
+    recording.outputs.emplace_back(name, recorder.use(tensor, "the network's output"));
+    if (recording.outputs.back().second < 0) throw GraphError("the network's forward returned no tensor");
+  }
+  QAT_CHECK_AS(GraphError, !outputs.empty(), "the network's forward returned nothing");
   return recording;
 }
 

@@ -32,15 +32,17 @@ struct Recording {
   std::vector<RecordedValue> values;
   std::vector<Record> records;
   int input = -1;
-  int output = -1;
+  std::vector<std::pair<std::string, int>> outputs;
 };
 
-/// Named tensors that may be read: parameters and buffers.
+/// Tensors by name.
 using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 
+/// A network's forward: its output first, then those of heads that only training reads.
+using Forward = std::function<NamedTensors(const at::Tensor&)>;
+
 /// Records forward(input). Throws GraphError for a captured tensor, a stale view or an output that is no result.
-Recording record(const std::function<at::Tensor(const at::Tensor&)>& forward, const at::Tensor& input,
-                 const NamedTensors& tensors);
+Recording record(const Forward& forward, const at::Tensor& input, const NamedTensors& tensors);
 
 /// "aten::relu" (with overload "aten::add.Tensor").
 std::string name_of(const Record& record);

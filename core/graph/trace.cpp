@@ -1,11 +1,15 @@
 #include "core/graph/trace.h"
 
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/stack.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
+#include <limits>
 #include <map>
+#include <mutex>
 #include <optional>
 #include <set>
 
@@ -37,7 +41,11 @@ class Translator {
     input.name = unique("input");
     graph_.input = add(std::move(input), r_.input);
     for (size_t i = 0; i < r_.records.size(); ++i) translate(i);
-    graph_.output = node_of(r_.output, "the network's output");
+    graph_.output = node_of(r_.outputs[0].second, "the network's output");
+    for (size_t i = 1; i < r_.outputs.size(); ++i) {
+      const auto& [name, value] = r_.outputs[i];
+      graph_.heads.push_back({name, node_of(value, "the network's output")});
+    }
     return std::move(graph_);
   }
 
@@ -66,22 +74,25 @@ class Translator {
     std::string op = full.substr(0, full.find('.'));
     if (op.size() > 1 && op.back() == '_' && op != "aten::__and_") op.pop_back();  // in place: single assignment here
     if (is_state(record)) return;
-    if (record.results.size() != 1) {
-      throw GraphError(
-          fmt::format("{}{}: operators with {} results are not supported", full, near(index), record.results.size()));
-    }
     current_ = index;
+    if (record.results.size() != 1) {
+      views(record, full);
+      return;
+    }
     const Args& a = record.args;
     const int result = record.results[0];
     Node node;
-    if (op == "aten::conv2d" && full == op) {
-      node.op = Op::kConv2d;
+    if (is_convolution(op) && is_parameter(a[1])) {
+      node.op = Op::kConv;
       node.tensors.weight = parameter(a[1], "weight");
       node.tensors.bias = optional_parameter(a[2]);
-      node.geometry = {
-          .stride = pair(a[3]), .padding = pair(a[4]), .dilation = pair(a[5]), .groups = constant(a[6]).toInt()};
-      finish(node, {a[0]}, result, module_of(a[1]));
-    } else if (op == "aten::linear") {
+      node.geometry = geometry_of(op, a, node.tensors.weight.dim() - 2);
+      if (node.geometry.padding.empty() || sizes(a[0]).size() != sizes(a[1]).size()) {
+        generic(record, result);  // "same" padding that is not symmetric; no batch
+      } else {
+        finish(node, {a[0]}, result, module_of(a[1]));
+      }
+    } else if (op == "aten::linear" && is_parameter(a[1]) && (is_undefined(a[2]) || is_parameter(a[2]))) {
       linear(a[0], a[1], a[2], result);
     } else if (op == "aten::t" && is_parameter(a[0])) {
       transposed_[result] = std::get<int>(a[0]);
@@ -106,12 +117,21 @@ class Translator {
                                      full, near(index)));
       }
       finish(node, {a[0]}, result, module_of(a[1]));
-    } else if (op == "aten::relu") {
-      node.op = Op::kRelu;
-      finish(node, {a[0]}, result, "relu");
-    } else if (op == "aten::add" && both_computed(a) && is_one(a[2])) {
+    } else if (const nn::Activation activation = activation_of(op, a)) {
+      node.op = Op::kActivation;
+      node.activation = activation;
+      finish(node, {a[0]}, result, short_name(full));
+    } else if (op == "aten::add" && both_computed(a) && equal_sizes(a) && is_one(a[2])) {
       node.op = Op::kAdd;
       finish(node, {a[0], a[1]}, result, "add");
+    } else if (op == "aten::mul" && both_computed(a) && (equal_sizes(a) || scales_channels(a))) {
+      node.op = Op::kMul;
+      finish(node, {a[0], a[1]}, result, "mul");
+    } else if ((op == "aten::cat" || op == "aten::concat") && is_concat(a)) {
+      node.op = Op::kConcat;
+      std::vector<RecordedArg> inputs;
+      for (const int value : std::get<std::vector<int>>(a[0])) inputs.emplace_back(value);
+      finish(node, inputs, result, "concat");
     } else if (op == "aten::max_pool2d") {
       node.op = Op::kMaxPool2d;
       node.pool = {.kernel = pair(a[1]),
@@ -128,9 +148,7 @@ class Translator {
                    .ceil_mode = constant(a[4]).toBool(),
                    .count_include_pad = constant(a[5]).toBool()};
       finish(node, {a[0]}, result, "avg_pool2d");
-    } else if (op == "aten::adaptive_avg_pool2d" && constant(a[1]).toIntVector() == std::vector<int64_t>{1, 1}) {
-      node.op = Op::kGlobalAvgPool2d;
-      finish(node, {a[0]}, result, "avgpool");
+    } else if (op == "aten::adaptive_avg_pool2d" && adaptive_pool(a, result)) {
     } else if (op == "aten::mean" && is_spatial_mean(a)) {
       node.op = Op::kGlobalAvgPool2d;
       node.sizes = {sizes(a[0])[1], 1, 1};
@@ -144,9 +162,173 @@ class Translator {
       finish(node, {a[0]}, result, "dropout");
     } else if (op == "aten::contiguous" || op == "aten::clone" || op == "aten::alias") {
       nodes_[result] = node_of(std::get<int>(a[0]), full);
+    } else if (stochastic_depth(op, a, result)) {
+    } else if (op == "aten::slice" && is_channel_slice(a)) {
+      add_slice(a[0], constant(a[2]).isNone() ? 0 : constant(a[2]).toInt(), result);
     } else {
-      generic(record, other_.records[index], result);
+      generic(record, result);
     }
+  }
+
+  static bool is_convolution(const std::string& op) {
+    static const std::set<std::string> names{"aten::conv1d",           "aten::conv2d",
+                                             "aten::conv3d",           "aten::conv_transpose1d",
+                                             "aten::conv_transpose2d", "aten::conv_transpose3d"};
+    return names.count(op) != 0;
+  }
+
+  /// padding stays empty where it is a word that symmetric numbers cannot say.
+  nn::ConvGeometry geometry_of(const std::string& op, const Args& a, int64_t spatial) const {
+    const auto ints = [&](const RecordedArg& arg) {
+      std::vector<int64_t> values = constant(arg).toIntVector();
+      if (values.size() == 1) values.assign(static_cast<size_t>(spatial), values[0]);
+      return values;
+    };
+    nn::ConvGeometry g;
+    g.stride = ints(a[3]);
+    g.transposed = op.find("transpose") != std::string::npos;
+    if (g.transposed) {
+      g.padding = ints(a[4]), g.output_padding = ints(a[5]), g.groups = constant(a[6]).toInt(), g.dilation = ints(a[7]);
+      return g;
+    }
+    g.dilation = ints(a[5]), g.groups = constant(a[6]).toInt();
+    if (!constant(a[4]).isString()) {
+      g.padding = ints(a[4]);
+      return g;
+    }
+    const bool same = constant(a[4]).toStringRef() == "same";
+    for (int64_t d = 0; d < spatial; ++d) {
+      const int64_t total =
+          same ? g.dilation[static_cast<size_t>(d)] * (sizes(a[1])[static_cast<size_t>(d) + 2] - 1) : 0;
+      if (total % 2 != 0) {
+        g.padding.clear();
+        break;
+      }
+      g.padding.push_back(total / 2);
+    }
+    return g;
+  }
+
+  nn::Activation activation_of(const std::string& op, const Args& a) const {
+    using Kind = nn::Activation::Kind;
+    const auto limit = [&](size_t i, double otherwise) {
+      return i < a.size() && !is_undefined(a[i]) ? constant(a[i]).toScalar().toDouble() : otherwise;
+    };
+    constexpr double kNone = std::numeric_limits<double>::infinity();
+    if (op == "aten::relu") return nn::Activation::relu();
+    if (op == "aten::relu6") return nn::Activation::clip(0.0, 6.0);
+    if (op == "aten::hardtanh") return nn::Activation::clip(limit(1, -1.0), limit(2, 1.0));
+    if (op == "aten::leaky_relu") return {.kind = Kind::kLeakyRelu, .slope = limit(1, 0.01)};
+    if (op == "aten::sigmoid") return {.kind = Kind::kSigmoid};
+    if (op == "aten::hardsigmoid") return {.kind = Kind::kHardsigmoid};
+    if (op == "aten::hardswish") return {.kind = Kind::kHardswish};
+    if (op == "aten::silu") return {.kind = Kind::kSilu};
+    if (op == "aten::gelu") return {.kind = Kind::kGelu, .tanh_approximation = constant(a[1]).toStringRef() == "tanh"};
+    const bool clamp = op == "aten::clamp" || op == "aten::clip";
+    const bool computed = std::any_of(a.begin() + 1, a.end(), [](const RecordedArg& arg) {
+      const int* value = std::get_if<int>(&arg);
+      return value != nullptr && *value != kUndefined;
+    });
+    if (!computed && (clamp || op == "aten::clamp_min" || op == "aten::clamp_max")) {
+      const bool only_max = op == "aten::clamp_max";
+      nn::Activation result = nn::Activation::clip(only_max ? -kNone : limit(1, -kNone), limit(clamp      ? 2
+                                                                                               : only_max ? 1
+                                                                                                          : 9,
+                                                                                               kNone));
+      result.closed = true;
+      return result;
+    }
+    return {};
+  }
+
+  /// Pools to one pixel, or by windows that divide the map; nothing where the map has the size already.
+  bool adaptive_pool(const Args& a, int result) {
+    const at::IntArrayRef from = sizes(a[0]);
+    std::vector<int64_t> to = constant(a[1]).toIntVector();
+    if (from.size() != 4) return false;
+    if (to.size() == 1) to.push_back(to[0]);
+    Node node;
+    if (to == std::vector<int64_t>{1, 1}) {
+      node.op = Op::kGlobalAvgPool2d;
+      finish(node, {a[0]}, result, "avgpool");
+    } else if (to[0] == from[2] && to[1] == from[3]) {
+      nodes_[result] = node_of(std::get<int>(a[0]), "aten::adaptive_avg_pool2d");
+    } else if (to[0] > 0 && to[1] > 0 && from[2] % to[0] == 0 && from[3] % to[1] == 0) {
+      node.op = Op::kAvgPool2d;
+      node.pool.kernel = node.pool.stride = {from[2] / to[0], from[3] / to[1]};
+      finish(node, {a[0]}, result, "avgpool");
+    } else {
+      return false;
+    }
+    return true;
+  }
+
+  /// torchvision's: x * empty([N, 1, ...]).bernoulli_(1 - p).div_(1 - p).
+  bool stochastic_depth(const std::string& op, const Args& a, int result) {
+    const auto value = [&](size_t i) {
+      const int* found = i < a.size() ? std::get_if<int>(&a[i]) : nullptr;
+      return found != nullptr ? *found : kUndefined;
+    };
+    if (op == "aten::empty") {
+      noise_[result] = {};
+      return true;
+    }
+    const auto noise = noise_.find(value(0));
+    if (op == "aten::bernoulli" && noise != noise_.end() && a.size() > 1 && std::holds_alternative<c10::IValue>(a[1])) {
+      noise_[result] = {.survival = constant(a[1]).toScalar().toDouble(), .drawn = true};
+      return true;
+    }
+    if (op == "aten::div" && noise != noise_.end() && noise->second.drawn &&
+        std::holds_alternative<c10::IValue>(a[1]) && constant(a[1]).toScalar().toDouble() == noise->second.survival) {
+      noise_[result] = noise->second;
+      noise_[result].scaled = true;
+      return true;
+    }
+    if (op != "aten::mul") return false;
+    for (size_t side = 0; side < 2; ++side) {
+      const auto mask = noise_.find(value(side));
+      if (mask == noise_.end() || nodes_.count(value(1 - side)) == 0) continue;
+      const at::IntArrayRef s = sizes(a[side]);
+      const bool per_sample = !s.empty() && s[0] == kBatch[0] && s.size() == sizes(a[1 - side]).size() &&
+                              std::all_of(s.begin() + 1, s.end(), [](int64_t size) { return size == 1; });
+      if (!per_sample || !mask->second.drawn || (!mask->second.scaled && mask->second.survival != 0.0)) return false;
+      Node node;
+      node.op = Op::kStochasticDepth;
+      node.dropout = 1.0 - mask->second.survival;
+      finish(node, {a[1 - side]}, result, "stochastic_depth");
+      return true;
+    }
+    return false;
+  }
+
+  /// An operator whose results are views: each is a node of its own.
+  void views(const Record& record, const std::string& full) {
+    const auto& arguments = record.op.schema().arguments();
+    const auto* alias = arguments.empty() ? nullptr : arguments[0].alias_info();
+    if (record.results.empty() || alias == nullptr || alias->isWrite()) {
+      throw GraphError(fmt::format("{}{}: operators with {} results are not supported", full, near(current_),
+                                   record.results.size()));
+    }
+    int64_t begin = 0;
+    for (size_t i = 0; i < record.results.size(); ++i) {
+      const at::IntArrayRef from = sizes(record.args[0]), to = r_.values[record.results[i]].tensor.sizes();
+      bool channels = from.size() >= 2 && from.size() == to.size() && full.find("unbind") == std::string::npos;
+      for (size_t d = 0; channels && d < from.size(); ++d) channels = d == 1 || from[d] == to[d];
+      if (channels && is_computed(record.args[0])) {
+        add_slice(record.args[0], begin, record.results[i]);
+        begin += to[1];
+      } else {
+        generic(record, record.results[i], i);
+      }
+    }
+  }
+
+  void add_slice(const RecordedArg& x, int64_t begin, int result) {
+    Node node;
+    node.op = Op::kChannelSlice;
+    const int64_t channels = sizes(x)[1];
+    node.begin = std::clamp<int64_t>(begin < 0 ? begin + channels : begin, 0, channels);
+    finish(node, {x}, result, "channel_slice");
   }
 
   /// Bookkeeping that no value depends on, such as num_batches_tracked += 1.
@@ -157,9 +339,9 @@ class Translator {
   }
 
   void linear(const RecordedArg& x, const RecordedArg& weight, const RecordedArg& bias, int result) {
-    if (sizes(x).size() != 2 || !is_parameter(weight)) {
-      throw GraphError(fmt::format("aten::linear{}: only inputs [N, F] and weights that are parameters are supported",
-                                   near(current_)));
+    if (sizes(x).size() < 2 || !is_parameter(weight)) {
+      throw GraphError(fmt::format(
+          "aten::linear{}: only inputs [N, ..., F] and weights that are parameters are supported", near(current_)));
     }
     Node node;
     node.op = Op::kLinear;
@@ -196,8 +378,20 @@ class Translator {
     return nodes_[value];
   }
 
-  /// An operator without a type of its own: replayed through the dispatcher in float.
-  void generic(const Record& record, const Record& other, int result) {
+  /// Operators that move elements of their first argument; they work on codes as on floats.
+  static bool is_movement(const std::string& op) {
+    static const std::set<std::string> names{
+        "aten::view",     "aten::reshape",  "aten::transpose", "aten::permute",       "aten::movedim",
+        "aten::slice",    "aten::select",   "aten::narrow",    "aten::unsqueeze",     "aten::squeeze",
+        "aten::flatten",  "aten::expand",   "aten::unflatten", "aten::pixel_shuffle", "aten::channel_shuffle",
+        "aten::chunk",    "aten::split",    "aten::unbind",    "aten::tensor_split",  "aten::pixel_unshuffle",
+        "aten::swapaxes", "aten::swapdims", "aten::flip",      "aten::roll",          "aten::split_with_sizes"};
+    return names.count(op) != 0;
+  }
+
+  /// An operator without a type of its own: replayed through the dispatcher. `item`: which of a list of results.
+  void generic(const Record& record, int result, size_t item = 0) {
+    const Record& other = other_.records[current_];
     Node node;
     node.op = Op::kCall;
     node.call_name = name_of(record);
@@ -210,6 +404,10 @@ class Translator {
       throw GraphError(
           fmt::format("{}{}: of the kinds of dropout only aten::dropout is supported", node.call_name, near(current_)));
     }
+    if (node.call_name.find("bernoulli") != std::string::npos || node.call_name.find("rand") != std::string::npos) {
+      throw GraphError(fmt::format("{}{}: random numbers are supported in dropout and stochastic depth only",
+                                   node.call_name, near(current_)));
+    }
     node.name = unique(short_name(node.call_name));
     for (size_t i = 0; i < record.args.size(); ++i) {
       const auto* alias = record.op.schema().arguments()[i].alias_info();
@@ -220,12 +418,12 @@ class Translator {
       throw GraphError(fmt::format("{}{}: writes to an argument", node.call_name, near(current_)));
     }
 
-    // slots: per argument, the input that fills it; a constant; or a constant with the batch in it.
+    // slots: per argument, the input that fills it; a constant; or a constant with multiples of the batch in it.
     struct Slot {
       std::vector<int> inputs;  // positions among the node's inputs; -1: undefined; -2 - k: tensors[k]
       bool is_list = false;
       c10::IValue constant;
-      std::vector<size_t> batch_places;  // in an int list (or 0 for a single int)
+      std::vector<std::pair<size_t, int64_t>> multiples;  // place in an int list (or 0 for a single int), factor
       bool is_constant = false;
     };
     std::vector<Slot> slots;
@@ -239,6 +437,7 @@ class Translator {
       node.inputs.push_back(node_of(value, node.call_name));
       return static_cast<int>(node.inputs.size()) - 1;
     };
+    bool depends_on_batch = false;
     for (size_t i = 0; i < record.args.size(); ++i) {
       Slot slot;
       if (const int* value = std::get_if<int>(&record.args[i])) {
@@ -249,16 +448,30 @@ class Translator {
       } else {
         slot.is_constant = true;
         slot.constant = std::get<c10::IValue>(record.args[i]);
-        slot.batch_places = batch_places(slot.constant, std::get<c10::IValue>(other.args[i]), node.call_name);
+        slot.multiples = batch_multiples(slot.constant, std::get<c10::IValue>(other.args[i]), node.call_name);
+        depends_on_batch = depends_on_batch || !slot.multiples.empty();
+        if (slot.constant.isInt()) node.ints.push_back(slot.multiples.empty() ? slot.constant.toInt() : 0);
+        if (slot.constant.isIntList()) {
+          std::vector<int64_t> values = slot.constant.toIntVector();
+          for (const auto& [at, factor] : slot.multiples) values[at] = 0;
+          node.ints.insert(node.ints.end(), values.begin(), values.end());
+        }
       }
       slots.push_back(std::move(slot));
     }
-    if (node.inputs.empty()) {
+    if (node.inputs.empty() && tensors.empty()) {
       throw GraphError(fmt::format("{}{}: makes a tensor that does not depend on the input: register it as a buffer",
                                    node.call_name, near(current_)));
     }
+    const std::string base = node.call_name.substr(0, node.call_name.find('.'));
+    if (is_movement(base) && node.inputs.size() == 1 && tensors.empty()) node.op = Op::kMove;
+    // A function of parameters alone runs with the network's input beside it: every node stands behind the input.
+    if (node.inputs.empty()) node.inputs.push_back(graph_.input);
 
-    node.call = [op = record.op, slots, tensors](const std::vector<at::Tensor>& inputs) {
+    // Views of the recorded memory format may not exist in another: a reshape is the same function.
+    c10::OperatorHandle op = record.op;
+    if (node.call_name == "aten::view") op = c10::Dispatcher::singleton().findSchemaOrThrow("aten::reshape", "");
+    node.call = [op, slots, tensors, item](const std::vector<at::Tensor>& inputs, int64_t batch) {
       const auto tensor = [&](int place) {
         if (place == -1) return at::Tensor();
         return place >= 0 ? inputs[place] : tensors[-2 - place];
@@ -271,13 +484,13 @@ class Translator {
           stack.emplace_back(list);
         } else if (!slot.is_constant) {
           stack.emplace_back(tensor(slot.inputs[0]));
-        } else if (slot.batch_places.empty()) {
+        } else if (slot.multiples.empty()) {
           stack.push_back(slot.constant);
         } else if (slot.constant.isInt()) {
-          stack.emplace_back(inputs[0].size(0));
+          stack.emplace_back(batch * slot.multiples[0].second);
         } else {
           std::vector<int64_t> ints = slot.constant.toIntVector();
-          for (const size_t at : slot.batch_places) ints[at] = inputs[0].size(0);
+          for (const auto& [at, factor] : slot.multiples) ints[at] = batch * factor;
           stack.emplace_back(ints);
         }
       }
@@ -287,12 +500,14 @@ class Translator {
         if (alias != nullptr && alias->isWrite() && stack[i].isTensor()) stack[i] = stack[i].toTensor().clone();
       }
       op.callBoxed(stack);
-      return stack.at(0).toTensor();
+      return stack.at(0).isTensor() ? stack[0].toTensor() : stack[0].toTensorVector().at(item);
     };
     add(std::move(node), result);
   }
 
-  std::vector<size_t> batch_places(const c10::IValue& a, const c10::IValue& b, const std::string& op) const {
+  /// Places of integers that are multiples of the batch, with their factors.
+  std::vector<std::pair<size_t, int64_t>> batch_multiples(const c10::IValue& a, const c10::IValue& b,
+                                                          const std::string& op) const {
     std::vector<int64_t> x, y;
     if (a.isInt() && b.isInt()) {
       x = {a.toInt()}, y = {b.toInt()};
@@ -304,14 +519,15 @@ class Translator {
     } else {
       return {};
     }
-    std::vector<size_t> places;
+    std::vector<std::pair<size_t, int64_t>> places;
     for (size_t i = 0; i < std::min(x.size(), y.size()); ++i) {
       if (x[i] == y[i]) continue;
-      if (x[i] != kBatch[0] || y[i] != kBatch[1]) {
+      const int64_t factor = x[i] / kBatch[0];
+      if (x[i] != factor * kBatch[0] || y[i] != factor * kBatch[1]) {
         throw GraphError(fmt::format("{}{}: the size {} depends on the batch in a way that cannot be replayed", op,
                                      near(current_), x[i]));
       }
-      places.push_back(i);
+      places.emplace_back(i, factor);
     }
     return places;
   }
@@ -347,12 +563,35 @@ class Translator {
     return value != nullptr && *value >= 0 && !r_.values[*value].name.empty();
   }
 
-  bool both_computed(const Args& a) const {
-    for (int i = 0; i < 2; ++i) {
-      const int* value = std::get_if<int>(&a[i]);
-      if (value == nullptr || nodes_.count(*value) == 0) return false;
-    }
-    return r_.values[std::get<int>(a[0])].tensor.sizes() == r_.values[std::get<int>(a[1])].tensor.sizes();
+  bool is_computed(const RecordedArg& arg) const {
+    const int* value = std::get_if<int>(&arg);
+    return value != nullptr && nodes_.count(*value) != 0;
+  }
+
+  bool both_computed(const Args& a) const { return is_computed(a[0]) && is_computed(a[1]); }
+  bool equal_sizes(const Args& a) const { return sizes(a[0]) == sizes(a[1]); }
+
+  /// One operand [N, C, 1, 1], as squeeze-and-excitation multiplies.
+  bool scales_channels(const Args& a) const {
+    const at::IntArrayRef x = sizes(a[0]), y = sizes(a[1]);
+    if (x.size() != 4 || y.size() != 4 || x[0] != y[0] || x[1] != y[1]) return false;
+    return (x[2] == 1 && x[3] == 1) || (y[2] == 1 && y[3] == 1);
+  }
+
+  bool is_concat(const Args& a) const {
+    const auto* list = std::get_if<std::vector<int>>(&a[0]);
+    if (list == nullptr || list->empty() || !constant(a[1]).isInt()) return false;
+    const auto rank = static_cast<int64_t>(r_.values[list->front()].tensor.dim());
+    const int64_t dim = constant(a[1]).toInt();
+    return rank >= 2 && (dim == 1 || dim + rank == 1) &&
+           std::all_of(list->begin(), list->end(), [&](int value) { return nodes_.count(value) != 0; });
+  }
+
+  bool is_channel_slice(const Args& a) const {
+    if (!is_computed(a[0]) || sizes(a[0]).size() < 2 || !constant(a[4]).isInt() || constant(a[4]).toInt() != 1)
+      return false;
+    const int64_t dim = constant(a[1]).toInt();
+    return dim == 1 || dim + static_cast<int64_t>(sizes(a[0]).size()) == 1;
   }
 
   bool is_spatial_mean(const Args& a) const {
@@ -394,6 +633,10 @@ class Translator {
   int node_of(int value, const std::string& reader) const {
     const auto found = nodes_.find(value);
     if (found == nodes_.end()) {
+      if (noise_.count(value) != 0) {
+        throw GraphError(fmt::format("{}{}: reads a tensor that does not depend on the input: register it as a buffer",
+                                     reader, near(current_)));
+      }
       throw GraphError(fmt::format("{}{}: reads a parameter as if it were a feature map, which is not supported",
                                    reader, near(current_)));
     }
@@ -446,40 +689,55 @@ class Translator {
   Graph graph_;
   std::map<int, int> nodes_;       // value -> node
   std::map<int, int> transposed_;  // value that is the transpose of a parameter -> that parameter
+  /// Random masks under construction (stochastic_depth).
+  struct Noise {
+    double survival = 0.0;
+    bool drawn = false, scaled = false;
+  };
+  std::map<int, Noise> noise_;
   std::set<std::string> modules_, names_;
   size_t current_ = 0;
 };
 
-/// Evaluation mode; afterwards every module has its own mode back (a user may keep a batch norm in evaluation).
-class Evaluation {
+/// Training mode without consequences: afterwards every module has its own mode back (a user may keep a batch norm in
+/// evaluation), and buffers and random state are as they were.
+class Rehearsal {
  public:
-  explicit Evaluation(torch::nn::Module& root) : root_(root), training_(root.is_training()) {
+  explicit Rehearsal(torch::nn::Module& root) : root_(root), training_(root.is_training()) {
     for (const auto& module : root.modules(false)) modes_.emplace_back(module, module->is_training());
-    root.eval();
+    for (const at::Tensor& buffer : root.buffers()) buffers_.emplace_back(buffer, buffer.clone());
+    const std::lock_guard<std::mutex> lock(generator_.mutex());
+    random_ = generator_.get_state();
+    root.train();
   }
-  ~Evaluation() {
+  ~Rehearsal() {
     root_.train(training_);
     for (const auto& [module, training] : modes_) module->train(training);  // outer modules first
+    for (auto& [buffer, before] : buffers_) buffer.copy_(before);
+    const std::lock_guard<std::mutex> lock(generator_.mutex());
+    generator_.set_state(random_);
   }
-  Evaluation(const Evaluation&) = delete;
-  Evaluation& operator=(const Evaluation&) = delete;
+  Rehearsal(const Rehearsal&) = delete;
+  Rehearsal& operator=(const Rehearsal&) = delete;
 
  private:
   torch::nn::Module& root_;
   bool training_;
   std::vector<std::pair<std::shared_ptr<torch::nn::Module>, bool>> modes_;
+  std::vector<std::pair<at::Tensor, at::Tensor>> buffers_;
+  at::Generator generator_ = at::detail::getDefaultCPUGenerator();
+  at::Tensor random_;
 };
 
 }  // namespace
 
-Graph trace(torch::nn::Module& module, const std::function<at::Tensor(const at::Tensor&)>& forward,
-            const std::vector<int64_t>& input) {
+Graph trace(torch::nn::Module& module, const Forward& forward, const std::vector<int64_t>& input) {
   NamedTensors tensors;
   for (const auto& item : module.named_parameters()) tensors.emplace_back(item.key(), item.value());
   for (const auto& item : module.named_buffers()) tensors.emplace_back(item.key(), item.value());
 
-  const Evaluation evaluation(module);
   const at::NoGradGuard no_grad;
+  const Rehearsal rehearsal(module);
   Recording recordings[2];
   try {
     for (int i = 0; i < 2; ++i) {
@@ -492,6 +750,11 @@ Graph trace(torch::nn::Module& module, const std::function<at::Tensor(const at::
                                  error.what_without_backtrace()));
   }
   return Translator(recordings[0], recordings[1]).run();
+}
+
+Graph trace(torch::nn::Module& module, const std::function<at::Tensor(const at::Tensor&)>& forward,
+            const std::vector<int64_t>& input) {
+  return trace(module, Forward([&](const at::Tensor& x) { return NamedTensors{{"logits", forward(x)}}; }), input);
 }
 
 }  // namespace qat::graph

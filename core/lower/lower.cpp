@@ -3,10 +3,14 @@
 #include <ATen/ops/from_blob.h>
 #include <c10/core/GradMode.h>
 
+#include <map>
+#include <set>
+
 #include "core/base/error.h"
 #include "core/base/text.h"
 #include "core/nn/pointwise.h"
 #include "core/nn/weighted.h"
+#include "core/ops/table.h"
 
 namespace qat::lower {
 namespace {
@@ -24,7 +28,9 @@ class Lowering {
     refuse_float_layers();
     const auto& steps = net_.steps();
     tensors_.assign(steps.size(), -1);
-    for (size_t i = 0; i < steps.size(); ++i) lower_step(static_cast<int>(i));
+    for (size_t i = 0; i < steps.size(); ++i) {
+      if (net_.is_needed(static_cast<int>(i))) lower_step(static_cast<int>(i));
+    }
     int output = tensors_[net_.output_step()];
     if (model_.tensors[output].type != CodeType::kFloat32) output = dequantize(output);
     model_.outputs = {output};
@@ -49,21 +55,32 @@ class Lowering {
     const nn::QLayer& layer = *step.layer;
     if (step.inputs.empty()) return layer.output_quantizer() != nullptr;
     if (layer.excluded()) return false;
-    if (layer.type() == "dropout") return true;  // the identity, of floats too
+    if (is_dropout(layer)) return true;  // the identity, of floats too
     for (const int input : step.inputs) {
       if (!has_codes(input)) return false;
     }
-    if (layer.passes_through()) return layer.output_quantizer() == nullptr;
-    if (dynamic_cast<const nn::WeightedLayer*>(&layer) != nullptr) {
-      return layer.weight_quantizer() != nullptr && (layer.output_quantizer() != nullptr || layer.type() == "linear");
+    if (layer.passes_through()) {
+      const std::string type = layer.type();
+      return layer.output_quantizer() == nullptr && (type == "relu" || type == "max_pool2d" || type == "flatten");
     }
-    return layer.output_quantizer() != nullptr &&
-           (layer.type() == "add" || layer.type() == "avg_pool2d" || layer.type() == "global_avg_pool2d");
+    if (const auto* weighted = dynamic_cast<const nn::WeightedLayer*>(&layer)) {
+      const bool matches = layer.type() == "conv2d" || (weighted->is_linear() && step.sizes.size() == 1);
+      return matches && layer.weight_quantizer() != nullptr &&
+             (layer.output_quantizer() != nullptr || weighted->is_linear());
+    }
+    static const std::set<std::string> types{"add",     "mul",        "concat",           "avg_pool2d",
+                                             "sigmoid", "leaky_relu", "global_avg_pool2d"};
+    return layer.output_quantizer() != nullptr && types.count(layer.type()) != 0;
+  }
+
+  static bool is_dropout(const nn::QLayer& layer) {
+    return layer.type() == "dropout" || layer.type() == "stochastic_depth";
   }
 
   void refuse_float_layers() const {
     std::vector<std::string> found;
     for (size_t i = 0; i < net_.steps().size(); ++i) {
+      if (!net_.is_needed(static_cast<int>(i))) continue;
       const nn::QLayer& layer = *net_.steps()[i].layer;
       if (!has_integer_form(static_cast<int>(i))) found.push_back(layer.label() + " (" + layer.type() + ")");
     }
@@ -125,7 +142,7 @@ class Lowering {
       tensors_[i] = codes;
     } else if (const auto* weighted = dynamic_cast<const nn::WeightedLayer*>(&layer)) {
       lower_weighted(i, *weighted);
-    } else if (layer.type() == "dropout") {
+    } else if (is_dropout(layer)) {
       tensors_[i] = tensors_[step.inputs[0]];
     } else if (layer.passes_through()) {
       integer::Tensor tensor = model_.tensors[tensors_[step.inputs[0]]];
@@ -145,9 +162,17 @@ class Lowering {
         node.op = Op::kAveragePool;
         set_pool(node, pool->pool());
       } else {
-        node.op = layer.type() == "add" ? Op::kAdd : Op::kGlobalAveragePool;
+        static const std::map<std::string, Op> ops{
+            {"add", Op::kAdd},       {"mul", Op::kMul},          {"concat", Op::kConcat},
+            {"sigmoid", Op::kTable}, {"leaky_relu", Op::kTable}, {"global_avg_pool2d", Op::kGlobalAveragePool}};
+        node.op = ops.at(layer.type());
       }
-      finish(i, std::move(node), codes_tensor(name, step.sizes, *layer.output_quantizer()));
+      const int output = codes_tensor(name, step.sizes, *layer.output_quantizer());
+      if (node.op == Op::kTable) {
+        set_table(node, dynamic_cast<const nn::ActivationLayer&>(layer).activation(),
+                  model_.tensors[tensors_[step.inputs[0]]], model_.tensors[output]);
+      }
+      finish(i, std::move(node), output);
     }
   }
 
@@ -160,12 +185,24 @@ class Lowering {
     node.count_include_pad = pool.count_include_pad;
   }
 
+  static void set_table(integer::Node& node, const nn::Activation& f, const integer::Tensor& x,
+                        const integer::Tensor& y) {
+    const bool leaky = f.kind == nn::Activation::Kind::kLeakyRelu;
+    const auto alpha = static_cast<float>(f.slope);
+    node.function = leaky ? "leaky_relu" : "sigmoid";
+    if (leaky) node.alpha = alpha;
+    const std::function<float(float)> value = [&](float v) {
+      return leaky ? ops::leaky_relu(v, alpha) : ops::sigmoid(v);
+    };
+    node.table = ops::function_table<uint8_t>(x.scale, x.zero_point, y.scale, {y.lo, y.hi, y.zero_point}, value);
+  }
+
   void lower_weighted(int i, const nn::WeightedLayer& layer) {
     const auto& step = net_.steps()[i];
     const integer::Tensor& x = model_.tensors[tensors_[step.inputs[0]]];
     const at::Tensor& raw = layer.tensors().weight;
-    const autograd::QuantizedWeight weight = layer.weight_quantizer()->quantize_weight(raw);
-    const ops::Folded folded = autograd::fold(weight, layer.call(), x.scale);
+    const auto [weight, call] = layer.quantized();
+    const ops::Folded folded = autograd::fold(weight, call, x.scale);
 
     // Codes come in the kernels' layout (output, kernel, input); files and this model have (output, input, kernel).
     at::Tensor codes = autograd::empty_kernel_layout(raw.sizes(), at::kChar);
@@ -176,11 +213,11 @@ class Lowering {
     integer::Node node;
     node.op = raw.dim() == 4 ? Op::kConv : Op::kLinear;
     if (raw.dim() == 4) {
-      const nn::ConvGeometry2d& g = layer.geometry();
+      const nn::ConvGeometry& g = layer.geometry();
       node.kernel = {raw.size(2), raw.size(3)};
-      node.stride = g.stride;
+      node.stride = {g.stride[0], g.stride[1]};
       node.pad = {g.padding[0], g.padding[1], g.padding[0], g.padding[1]};
-      node.dilation = g.dilation;
+      node.dilation = {g.dilation[0], g.dilation[1]};
       node.groups = g.groups;
     }
     node.weight = {.type = CodeType::kInt8,

@@ -26,7 +26,8 @@ void QLayer::set_weight_quantizer(std::shared_ptr<quant::Quantizer>) {
   throw GraphError(fmt::format("{} ({}): has no weight to quantize", label(), type()));
 }
 
-Value QLayer::run(const std::vector<Value>& inputs) {
+Value QLayer::run(const std::vector<Value>& inputs, int64_t batch) {
+  batch_ = batch;
   try {
     if (phase_ == Phase::kLive || phase_ == Phase::kFrozen) {
       if (has_integer_form() && !excluded_) return run_quantized(inputs);
@@ -61,9 +62,10 @@ const QuantizedTensor& QLayer::codes_of(const Value& value) const {
 }
 
 at::Tensor QLayer::run_batch_norm(const at::Tensor& x, const autograd::BatchNorm& norm) const {
-  const bool batch_statistics = is_training() && (phase_ == Phase::kFloat || phase_ == Phase::kLive);
-  return at::batch_norm(x, norm.gamma, norm.beta, norm.running_mean, norm.running_var, batch_statistics, norm.momentum,
-                        norm.eps, false);
+  const bool batch_statistics =
+      reestimating() || (is_training() && (phase_ == Phase::kFloat || phase_ == Phase::kLive));
+  return at::batch_norm(x, norm.gamma, norm.beta, norm.running_mean, norm.running_var, batch_statistics,
+                        reestimation_.value_or(norm.momentum), norm.eps, false);
 }
 
 }  // namespace qat::nn

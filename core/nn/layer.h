@@ -4,6 +4,7 @@
 #include <torch/nn/module.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -53,11 +54,15 @@ class QLayer : public torch::nn::Module {
   void exclude() { excluded_ = true; }
   bool excluded() const { return excluded_; }
 
+  /// Evaluation with statistics of the batch, which the running statistics of every batch norm follow with this
+  /// momentum (1 / n for the n-th batch: their mean); unset: off.
+  void set_reestimation(std::optional<double> momentum) { reestimation_ = momentum; }
+
   /// Whether the output passes the input's scale and zero point on (max pool, flatten, ReLU on codes) unless excluded.
   virtual bool passes_through() const { return false; }
 
-  /// Errors are rethrown with the layer's name.
-  Value run(const std::vector<Value>& inputs);
+  /// Errors are rethrown with the layer's name. batch: samples in this run, for layers that ask for it.
+  Value run(const std::vector<Value>& inputs, int64_t batch = 0);
 
   /// After calibration: scales of the output and of the weight get their first values.
   virtual void initialize_quantizers();
@@ -69,6 +74,9 @@ class QLayer : public torch::nn::Module {
   /// Whether run_quantized computes on codes; otherwise the layer is an island of floats.
   virtual bool has_integer_form() const = 0;
 
+  int64_t batch() const { return batch_; }
+  bool reestimating() const { return reestimation_.has_value(); }
+  double reestimation_momentum() const { return *reestimation_; }
   bool learning() const { return is_training() && phase_ == Phase::kLive; }
   autograd::OutputQuantizer output_call() const { return output_quantizer_->output(learning()); }
   const QuantizedTensor& codes_of(const Value& value) const;
@@ -79,6 +87,8 @@ class QLayer : public torch::nn::Module {
   std::string label_;
   Phase phase_ = Phase::kFloat;
   bool excluded_ = false;
+  int64_t batch_ = 0;
+  std::optional<double> reestimation_;
   std::shared_ptr<quant::Quantizer> output_quantizer_;
 };
 

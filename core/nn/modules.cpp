@@ -50,7 +50,7 @@ void HandWrittenLayer::choose_quantizers(const Choice& weight, const std::option
   if (input) input_quantizer_ = register_module("input_quantizer", make_activation(*input));
   if (!output) return;
   Choice choice = *output;
-  choice.is_signed = choice.is_signed && !relu_;
+  choice.is_signed = choice.is_signed && !activation_;
   set_output_quantizer(register_module("output_quantizer", make_activation(choice)));
 }
 
@@ -80,7 +80,7 @@ QConv2dImpl::QConv2dImpl(const QConv2dOptions& options) : HandWrittenLayer("QCon
             "QConv2d: {} and {} channels do not divide into {} groups", options.in_channels, options.out_channels,
             g.groups);
   geometry_ = g;
-  relu_ = options.with_relu;
+  if (options.with_relu) activation_ = Activation::relu();
   tensors_.weight = register_parameter("weight", at::empty({options.out_channels, options.in_channels / g.groups,
                                                             options.kernel_size[0], options.kernel_size[1]},
                                                            at::kFloat));
@@ -99,14 +99,14 @@ QConv2dImpl::QConv2dImpl(const QConv2dOptions& options) : HandWrittenLayer("QCon
 }
 
 QLinearImpl::QLinearImpl(const QLinearOptions& options) : HandWrittenLayer("QLinear") {
-  relu_ = options.with_relu;
+  if (options.with_relu) activation_ = Activation::relu();
   tensors_.weight = register_parameter("weight", at::empty({options.out_features, options.in_features}, at::kFloat));
   if (options.with_bias) tensors_.bias = register_parameter("bias", at::empty({options.out_features}, at::kFloat));
   reset_parameters(tensors_.weight, tensors_.bias);
   choose_quantizers(options.weight_choice, options.input_choice, options.output_choice);
 }
 
-QReLUImpl::QReLUImpl(const Choice& output) : ReLULayer("QReLU") {
+QReLUImpl::QReLUImpl(const Choice& output) : ActivationLayer("QReLU", Activation::relu()) {
   Choice choice = output;
   choice.is_signed = false;
   set_output_quantizer(register_module("output_quantizer", make_activation(choice)));

@@ -89,7 +89,7 @@ struct QConv2dOptions {
 
   int64_t in_channels, out_channels;
   std::array<int64_t, 2> kernel_size;
-  ConvGeometry2d geometry;
+  ConvGeometry geometry{.stride = {1, 1}, .padding = {0, 0}, .dilation = {1, 1}};
   bool with_bias = true, with_batch_norm = false, with_relu = false;
   Choice weight_choice = minmax(8);
   std::optional<Choice> input_choice, output_choice;
@@ -139,7 +139,7 @@ class QLinearImpl final : public HandWrittenLayer {
 TORCH_MODULE(QLinear);
 
 /// ReLU and the quantizer of its output: x of any sizes, float32 -> float32.
-class QReLUImpl final : public ReLULayer {
+class QReLUImpl final : public ActivationLayer {
  public:
   explicit QReLUImpl(const Choice& output);
   at::Tensor forward(const at::Tensor& x);

@@ -1,9 +1,10 @@
-// Layers without weights: the network's input, add, ReLU, pools, flatten, and operators that stay in float.
+// Layers without weights: the network's input, add, mul, concat, activations, pools, moves, and operators in float.
 #pragma once
 
 #include <functional>
 #include <string>
 
+#include "core/nn/activation.h"
 #include "core/nn/layer.h"
 
 namespace qat::nn {
@@ -19,12 +20,12 @@ class QInput final : public QLayer {
   bool has_integer_form() const override { return false; }
 };
 
-/// a + b (+ ReLU). The first operand is the traced add's first: their order is part of the integers.
+/// a + b (+ a clip). The first operand is the traced add's first: their order is part of the integers.
 class QAdd final : public QLayer {
  public:
-  QAdd(std::string label, bool relu) : QLayer(std::move(label)), relu_(relu) {}
+  QAdd(std::string label, Activation activation) : QLayer(std::move(label)), activation_(activation) {}
   std::string type() const override { return "add"; }
-  bool has_relu() const { return relu_; }
+  const Activation& activation() const { return activation_; }
 
  protected:
   at::Tensor run_float(const std::vector<at::Tensor>& inputs) override;
@@ -32,20 +33,51 @@ class QAdd final : public QLayer {
   bool has_integer_form() const override { return output_quantizer() != nullptr; }
 
  private:
-  bool relu_;
+  Activation activation_;
 };
 
-/// ReLU by itself. On codes: max(q, z) with the input's parameters. Behind a float layer: floats.
-class ReLULayer : public QLayer {
+/// a * b, where one may be [N, C, 1, 1].
+class QMul final : public QLayer {
  public:
   using QLayer::QLayer;
-  std::string type() const override { return "relu"; }
-  bool passes_through() const override { return true; }
+  std::string type() const override { return "mul"; }
 
  protected:
   at::Tensor run_float(const std::vector<at::Tensor>& inputs) override;
   Value run_quantized(const std::vector<Value>& inputs) override;
-  bool has_integer_form() const override { return true; }
+  bool has_integer_form() const override { return output_quantizer() != nullptr; }
+};
+
+/// Along channels. The output has a quantizer of its own.
+class QConcat final : public QLayer {
+ public:
+  using QLayer::QLayer;
+  std::string type() const override { return "concat"; }
+
+ protected:
+  at::Tensor run_float(const std::vector<at::Tensor>& inputs) override;
+  Value run_quantized(const std::vector<Value>& inputs) override;
+  bool has_integer_form() const override { return output_quantizer() != nullptr; }
+};
+
+/// An activation by itself. ReLU on codes: max(q, z) with the input's parameters. Sigmoid and leaky ReLU: a table of
+/// all codes. Others are islands of floats.
+class ActivationLayer : public QLayer {
+ public:
+  ActivationLayer(std::string label, Activation activation) : QLayer(std::move(label)), activation_(activation) {}
+  /// "relu", "relu6", "clip", "leaky_relu", ...
+  std::string type() const override;
+  const Activation& activation() const { return activation_; }
+  bool passes_through() const override { return activation_.is_relu(); }
+  bool is_table() const;
+
+ protected:
+  at::Tensor run_float(const std::vector<at::Tensor>& inputs) override { return activation_(inputs[0]); }
+  Value run_quantized(const std::vector<Value>& inputs) override;
+  bool has_integer_form() const override { return passes_through() || (is_table() && output_quantizer() != nullptr); }
+
+ private:
+  Activation activation_;
 };
 
 class QMaxPool2d final : public QLayer {
@@ -91,24 +123,37 @@ class QGlobalAvgPool2d final : public QLayer {
   bool has_integer_form() const override { return output_quantizer() != nullptr; }
 };
 
-/// [N, C, H, W] -> [N, C * H * W].
-class QFlatten final : public QLayer {
+/// Replays an operator; batch: the number of samples.
+using Call = std::function<at::Tensor(const std::vector<at::Tensor>& inputs, int64_t batch)>;
+
+/// Moves elements without changing them: flatten, channel shuffle, slices, view, transpose, ...
+class QMove final : public QLayer {
  public:
-  using QLayer::QLayer;
-  std::string type() const override { return "flatten"; }
+  /// parameter: channel_shuffle's groups; channel_slice's first channel.
+  QMove(std::string label, std::string type, Call call, int64_t parameter = 0)
+      : QLayer(std::move(label)), type_(std::move(type)), call_(std::move(call)), parameter_(parameter) {}
+  std::string type() const override { return type_; }
   bool passes_through() const override { return true; }
+  int64_t parameter() const { return parameter_; }
 
  protected:
-  at::Tensor run_float(const std::vector<at::Tensor>& inputs) override;
+  at::Tensor run_float(const std::vector<at::Tensor>& inputs) override { return call_(inputs, batch()); }
   Value run_quantized(const std::vector<Value>& inputs) override;
   bool has_integer_form() const override { return true; }
+
+ private:
+  std::string type_;
+  Call call_;
+  int64_t parameter_;
 };
 
 /// Active in training only; codes keep their parameters but for the scale (ARITHMETIC section 3).
 class QDropout final : public QLayer {
  public:
-  QDropout(std::string label, double probability) : QLayer(std::move(label)), probability_(probability) {}
-  std::string type() const override { return "dropout"; }
+  /// per_sample: stochastic depth.
+  QDropout(std::string label, double probability, bool per_sample)
+      : QLayer(std::move(label)), probability_(probability), per_sample_(per_sample) {}
+  std::string type() const override { return per_sample_ ? "stochastic_depth" : "dropout"; }
   bool passes_through() const override { return true; }
 
  protected:
@@ -118,18 +163,18 @@ class QDropout final : public QLayer {
 
  private:
   double probability_;
+  bool per_sample_;
 };
 
 /// Any other operator: an island of floats. `call` must be differentiable where training passes through it.
 class FloatLayer final : public QLayer {
  public:
-  using Call = std::function<at::Tensor(const std::vector<at::Tensor>&)>;
   FloatLayer(std::string label, std::string type, Call call)
       : QLayer(std::move(label)), type_(std::move(type)), call_(std::move(call)) {}
   std::string type() const override { return type_; }
 
  protected:
-  at::Tensor run_float(const std::vector<at::Tensor>& inputs) override { return call_(inputs); }
+  at::Tensor run_float(const std::vector<at::Tensor>& inputs) override { return call_(inputs, batch()); }
   bool has_integer_form() const override { return false; }
 
  private:

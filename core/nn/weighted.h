@@ -1,39 +1,63 @@
-// The layer with a quantized weight, and the batch norm and ReLU that are fused to it.
+// The layer with a quantized weight, and the batch norms and activation that are fused to it.
 #pragma once
 
-#include <array>
+#include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 
+#include "core/nn/activation.h"
 #include "core/nn/layer.h"
 
 namespace qat::nn {
 
+using autograd::ConvGeometry;
+
 /// The tensors of a layer, shared with the network they come from. Undefined: absent.
 struct LayerTensors {
-  at::Tensor weight;  // float32 [out, in / groups, kh, kw] or [out, in]
-  at::Tensor bias;    // [out]
-  std::optional<autograd::BatchNorm> batch_norm;
+  at::Tensor
+      weight;       // float32 [out, in / groups, kernel...], transposed [in, out / groups, kernel...], linear [out, in]
+  at::Tensor bias;  // [out]
+  std::optional<autograd::BatchNorm> batch_norm;  // of the output
+  /// The output is channels [norm_begin, norm_begin + out) of what batch_norm normalizes (it stood behind a
+  /// concatenation).
+  std::optional<int64_t> norm_begin;
+  std::optional<autograd::BatchNorm> input_norm;  // of the input; only without padding
 };
 
-struct ConvGeometry2d {
-  std::array<int64_t, 2> stride{1, 1}, padding{0, 0}, dilation{1, 1};
-  int64_t groups = 1;
+/// What batch norm does while a quantized network trains, until the freeze (RECIPES, strategies; ARITHMETIC section 1).
+enum class BatchNormMode {
+  kLive,            // statistics of the batch, from accumulators; the scale of per-channel weights is multiplied by the
+                    // gain afterwards, weights of one scale (or of powers of two) are multiplied before they are
+                    // quantized and corrected afterwards
+  kBatchCorrected,  // always the latter (Krishnamoorthi 2018, arXiv:1806.08342, section 3.2.2)
+  kEma,             // the running statistics, which follow the batches; constants to the gradients
+  kFolded,          // merged into weight and beta when calibration starts (merge_batch_norm)
 };
 
-/// Convolution or linear layer (+ batch norm) (+ ReLU), with one weight quantizer and the output's.
+/// Convolution (one to three dimensions, transposed too) or linear layer (+ batch norm) (+ activation), with one weight
+/// quantizer and the output's. In quantized phases the statistics of input_norm are constants.
 class WeightedLayer : public QLayer {
  public:
-  /// A 4-d weight is a convolution, a 2-d one a linear layer (geometry unused).
-  WeightedLayer(std::string label, LayerTensors tensors, ConvGeometry2d geometry, bool relu);
+  /// A weight of two dimensions is a linear layer's (geometry unused): the last dimension of its input are features.
+  WeightedLayer(std::string label, LayerTensors tensors, ConvGeometry geometry, Activation activation);
 
-  std::string type() const override { return tensors_.weight.dim() == 4 ? "conv2d" : "linear"; }
+  /// "linear", "conv2d", "conv_transpose2d", ...
+  std::string type() const override;
   const LayerTensors& tensors() const { return tensors_; }
-  const ConvGeometry2d& geometry() const { return geometry_; }
-  bool has_relu() const { return relu_; }
+  const ConvGeometry& geometry() const { return geometry_; }
+  const Activation& activation() const { return activation_; }
+  bool is_linear() const { return tensors_.weight.dim() == 2; }
+  int64_t out_channels() const;
   void set_memory(autograd::Memory memory) { memory_ = memory; }
-  /// The layer as the operators want it, without its output quantizer.
-  autograd::ConvCall call() const;
+  void set_batch_norm_mode(BatchNormMode mode) { mode_ = mode; }
+
+  /// Moves batch norm into the weight; what is left of it is the addition of beta. The function in evaluation stays,
+  /// and so do the names of all tensors.
+  void merge_batch_norm();
+
+  /// The weight's codes, and the layer as the operators want it, without its output quantizer.
+  std::pair<autograd::QuantizedWeight, autograd::ConvCall> quantized() const;
 
   const std::shared_ptr<quant::Quantizer>& weight_quantizer() const override { return weight_quantizer_; }
   void set_weight_quantizer(std::shared_ptr<quant::Quantizer> quantizer) override;
@@ -47,11 +71,17 @@ class WeightedLayer : public QLayer {
   bool has_integer_form() const override { return weight_quantizer_ != nullptr; }
 
   LayerTensors tensors_;
-  ConvGeometry2d geometry_;
-  bool relu_ = false;
+  ConvGeometry geometry_;
+  Activation activation_;
 
  private:
+  std::optional<autograd::BatchNorm> batch_norm() const;
+  autograd::ConvCall call() const;
+  /// What is quantized: output channels first, multiplied by input_norm and, where the call says so, by the gain.
+  at::Tensor weight_for(const autograd::ConvCall& call) const;
+
   autograd::Memory memory_ = autograd::Memory::kCompact;
+  BatchNormMode mode_ = BatchNormMode::kLive;
   std::shared_ptr<quant::Quantizer> weight_quantizer_;
 };
 

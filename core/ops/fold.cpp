@@ -64,7 +64,8 @@ Folded fold(const FoldInput& in, const std::string& layer) {
     QAT_CHECK(std::isfinite(weight_scale) && weight_scale > 0,
               "{}: the weight scale of channel {} is {}; expected a positive finite number", layer, c, weight_scale);
     const auto [k, b] = affine_of(in, c, layer);
-    float scale = static_cast<float>(weight_scale * std::abs(k));
+    float scale = in.gain_in_codes ? weight_scale : static_cast<float>(weight_scale * std::abs(k));
+    const bool flip = k < 0 && !in.gain_in_codes;
     // Below the floor the bias would not fit int32, and beta would be lost where gamma is tiny or zero.
     const auto floor = static_cast<float>(std::max(std::abs(b) / (s_x * 0x1p30), 0x1p-100 / s_x));
     const double unraised = scale;
@@ -80,7 +81,7 @@ Folded fold(const FoldInput& in, const std::string& layer) {
     const int8_t* codes = in.codes + c * in.depth;
     int8_t* folded = out.codes.data() + c * in.depth;
     for (int64_t i = 0; i < in.depth; ++i) {
-      const int code = k < 0 ? -codes[i] : codes[i];
+      const int code = flip ? -codes[i] : codes[i];
       QAT_CHECK(code <= 127, "{}: weight code -128 of channel {} has no negative; expected codes in [-127, 127]", layer,
                 c);
       folded[i] = static_cast<int8_t>(raise ? std::nearbyint(code * unraised / floor) : code);

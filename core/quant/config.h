@@ -31,6 +31,7 @@ struct Rule {
 
 struct BatchNormConfig {
   std::string mode = "live";
+  int64_t reestimate = 0;
   config::Node freeze_at = config::Node::scalar("75%");  // 75% of the stage's steps | {epoch: 3} | {step: 1000}
 };
 
@@ -45,6 +46,7 @@ struct QuantizationConfig {
   std::optional<int> logits;        // bits of the logits of a linear layer; unset: float
   std::vector<config::Node> rules;  // of Rule; kept as nodes for their positions
   BatchNormConfig batch_norm;
+  std::vector<std::string> rewrites;
   std::string memory = "compact";
   CalibrationConfig calibration;
 };
@@ -116,7 +118,15 @@ template <>
 struct qat::config::Schema<qat::quant::BatchNormConfig> {
   static void describe(Fields<qat::quant::BatchNormConfig>& f) {
     using C = qat::quant::BatchNormConfig;
-    f.field("mode", &C::mode).doc("batch statistics until the freeze").one_of({"live"});
+    f.field("mode", &C::mode)
+        .doc(
+            "until the freeze: live, statistics of the batch; batch_corrected, the same with the weight multiplied by "
+            "the running gain before it is quantized; ema, running statistics that follow the batches; folded, merged "
+            "into the weight before finetune; none, a float layer of its own, which nothing folds")
+        .one_of({"live", "batch_corrected", "ema", "folded", "none"});
+    f.field("reestimate", &C::reestimate)
+        .doc("training batches whose mean statistics replace the running ones at the freeze; 0: none do")
+        .minimum(0);
     f.field("freeze_at", &C::freeze_at).doc("75% of the finetune stage's steps, {epoch: 3} or {step: 1000}");
   }
 };
@@ -142,6 +152,9 @@ struct qat::config::Schema<qat::quant::QuantizationConfig> {
     f.field("logits", &C::logits).doc("bits of a final linear layer's output; null: float").minimum(2).maximum(8);
     f.field("rules", &C::rules).doc("list of {match, weight, activation, input, exclude}; the last match wins per key");
     f.field("batch_norm", &C::batch_norm).doc("batch norm during finetune");
+    f.field("rewrites", &C::rewrites)
+        .doc("changes of the network's function that make it cheaper: relu6_to_relu, silu_to_hardswish")
+        .one_of({"relu6_to_relu", "silu_to_hardswish"});
     f.field("memory", &C::memory)
         .doc("how batch norm's input is kept for backward: int16, int32 or not at all")
         .one_of({"compact", "exact", "recompute"});

@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <limits>
 #include <string>
 
 #include "core/autograd/quantized_tensor.h"
@@ -25,6 +26,10 @@ struct QuantSpec {
   bool narrow_range = false;  // weights
   Granularity granularity = Granularity::kTensor;
   int64_t channels = 1;  // of a weight; output channels come first
+  /// No value lies outside (a clip in front of the quantizer); the codes' range stays within, so that quantizing does
+  /// the clip's work. lowest <= 0 < highest.
+  double lowest = -std::numeric_limits<double>::infinity();
+  double highest = std::numeric_limits<double>::infinity();
 
   int32_t lo() const;
   int32_t hi() const;
@@ -33,6 +38,9 @@ struct QuantSpec {
   /// hi - zero point: the largest code above zero (Qp in the papers).
   int32_t positive_levels() const { return hi() - symmetric_zero_point(); }
   int64_t scales() const { return granularity == Granularity::kChannel ? channels : 1; }
+
+  /// The largest scale with which the codes, with this zero point, stay within lowest and highest.
+  double largest_scale(double zero_point) const;
 
   /// Throws qat::Error if bits are outside 2 .. 8 or fields contradict the role.
   void check() const;
@@ -49,6 +57,7 @@ struct Traits {
   bool affine = true;          // values are scale * (code - zero_point)
   bool idempotent = true;      // quantizing a quantized value changes nothing
   bool integer_levels = true;  // every code of the range is one level
+  bool scale_folds = true;     // batch norm may multiply a channel's scale; false for restricted scales (powers of two)
 };
 
 using autograd::GradientRule;

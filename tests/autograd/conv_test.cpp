@@ -33,9 +33,10 @@ Net make_net(bool norm, bool relu, bool bias, int64_t groups = 1, bool linear = 
   const int64_t channels = net.weight.size(0);
   net.weight_scale = (net.weight.detach().abs().flatten(1).amax(1) / 127.0).to(at::kFloat);
   net.call.name = "conv";
-  net.call.groups = groups;
+  net.call.geometry.groups = groups;
   net.call.relu = relu;
-  if (!linear) net.call.padding = {1, 1}, net.call.stride = {2, 1};
+  if (!linear)
+    net.call.geometry.padding = {1, 1}, net.call.geometry.stride = {2, 1}, net.call.geometry.dilation = {1, 1};
   if (bias) net.call.bias = (at::randn({channels}) * 0.1).set_requires_grad(true);
   if (norm) {
     net.call.batch_norm = BatchNorm{.gamma = (at::rand({channels}) + 0.5).set_requires_grad(true),
@@ -63,9 +64,10 @@ Reference reference(const Net& net, bool live) {
   r.weight = ((net.weight.detach() / net.weight_scale.view(rows)).round().to(at::kDouble) * s).set_requires_grad(true);
   Tensor bias;
   if (net.call.bias.defined()) bias = r.bias = net.call.bias.detach().to(at::kDouble).set_requires_grad(true);
-  Tensor y = net.weight.dim() == 4 ? at::conv2d(r.x, r.weight, bias, net.call.stride, net.call.padding,
-                                                net.call.dilation, net.call.groups)
-                                   : at::linear(r.x, r.weight, bias);
+  Tensor y = net.weight.dim() == 4
+                 ? at::conv2d(r.x, r.weight, bias, net.call.geometry.stride, net.call.geometry.padding,
+                              net.call.geometry.dilation, net.call.geometry.groups)
+                 : at::linear(r.x, r.weight, bias);
   if (net.call.batch_norm) {
     r.gamma = net.call.batch_norm->gamma.detach().to(at::kDouble).set_requires_grad(true);
     r.beta = net.call.batch_norm->beta.detach().to(at::kDouble).set_requires_grad(true);

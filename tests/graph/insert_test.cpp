@@ -110,9 +110,11 @@ struct SumOfFloats : torch::nn::Module {
 TEST(Insert, AnExcludedAddIsComputedInFloat) {
   at::manual_seed(6);
   SumOfFloats net;
-  const auto config = config::load_text("{rules: [{match: {type: add}, exclude: true}]}", "test", {})
-                          .root()
-                          .as<quant::QuantizationConfig>();
+  const auto config =
+      config::load_text("{rules: [{match: {type: add}, exclude: true}, {match: {type: sigmoid}, exclude: true}]}",
+                        "test", {})
+          .root()
+          .as<quant::QuantizationConfig>();
   const at::Tensor x = at::rand({2, 2, 5, 5});
   const auto module = test::quantize(net, {2, 5, 5}, config, x);
   module->eval();

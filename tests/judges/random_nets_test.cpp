@@ -71,11 +71,12 @@ void expect_right_codes(graph::GraphModule& net, const Tensor& images) {
     SCOPED_TRACE(layer->label());
     const auto& x = std::get<nn::QuantizedTensor>(outputs[net.steps()[i].inputs[0]]);
     const auto& y = std::get<nn::QuantizedTensor>(outputs[i]);
-    const auto& [weight, bias, norm] = layer->tensors();
-    const auto quantized = layer->weight_quantizer()->quantize_weight(weight);
+    const auto& [weight, bias, norm, begin, input_norm] = layer->tensors();
+    const auto [quantized, call] = layer->quantized();
     std::vector<int64_t> rows(weight.dim(), 1);
     rows[0] = -1;
-    const Tensor w = quantized.codes.to(at::kDouble) * quantized.scale.to(at::kDouble).view(rows);
+    Tensor w = quantized.codes.to(at::kDouble) * quantized.scale.to(at::kDouble).view(rows);
+    if (!call.weight_gain.empty()) w = w / at::tensor(call.weight_gain, at::kDouble).view(rows);
     const Tensor xr = (x.codes().to(at::kDouble) - x.zero_point()) * static_cast<double>(x.scale());
     const Tensor b = bias.defined() ? bias.to(at::kDouble) : Tensor();
     Tensor v = weight.dim() == 4 ? at::conv2d(xr, w, b, layer->geometry().stride, layer->geometry().padding,
@@ -85,12 +86,12 @@ void expect_right_codes(graph::GraphModule& net, const Tensor& images) {
       v = at::batch_norm(v, norm->gamma.to(at::kDouble), norm->beta.to(at::kDouble), norm->running_mean.to(at::kDouble),
                          norm->running_var.to(at::kDouble), false, 0.1, norm->eps, false);
     }
-    if (layer->has_relu()) v = at::relu(v);
+    v = layer->activation()(v);
     const int z = y.zero_point();
     const Tensor expected = (v / static_cast<double>(y.scale())).clamp(y.range().lo - z, y.range().hi - z).round() + z;
     // The bias is a whole number of accumulator steps. At 2 bits one step can be worth m > 1 output codes, and rounding
     // the bias then moves the code by up to m / 2: a limit of int32 biases, not of the rule.
-    const ops::Folded folded = autograd::fold(quantized, layer->call(), x.scale());
+    const ops::Folded folded = autograd::fold(quantized, call, x.scale());
     const std::vector<float> m = ops::multipliers(folded.scale, x.scale(), y.scale());
     const double allowed = 1.0 + std::floor(0.5 * *std::max_element(m.begin(), m.end()));
     EXPECT_LE((y.codes().to(at::kDouble) - expected).abs().max().item<double>(), allowed);

@@ -86,7 +86,7 @@ TEST_F(Layers, MistakesAreNamed) {
   EXPECT_THROW(QConv2d(QConv2dOptions(4, 8, 3).weight(lsq(1))), Error);
   QMaxPool2d pool("pool", {});
   EXPECT_THROW(pool.set_weight_quantizer(nullptr), GraphError);
-  QAdd add("residual", false);
+  QAdd add("residual", {});
   add.set_phase(Phase::kFrozen);
   add.set_output_quantizer(quant::quantizers().get("minmax")({.bits = 8}, {}));
   try {

@@ -58,10 +58,11 @@ class MixedNet : public torch::nn::Module {
 };
 
 template <class Net>
-graph::Graph trace_canonical(Net& net, const std::vector<int64_t>& input) {
+graph::Graph trace_canonical(Net& net, const std::vector<int64_t>& input,
+                             const quant::QuantizationConfig& config = {}) {
   graph::Graph graph = graph::trace(
       net, [&](const at::Tensor& x) { return net.forward(x); }, input);
-  graph::canonicalize(graph);
+  graph::canonicalize(graph, graph::fuse_options(config));
   return graph;
 }
 
@@ -69,8 +70,9 @@ template <class Net>
 std::shared_ptr<graph::GraphModule> quantize(Net& net, const std::vector<int64_t>& input,
                                              const quant::QuantizationConfig& config, const at::Tensor& calibration) {
   quantizers::register_builtin();
-  auto module = std::make_shared<graph::GraphModule>(trace_canonical(net, input), net);
+  auto module = std::make_shared<graph::GraphModule>(trace_canonical(net, input, config), net);
   graph::insert_quantizers(*module, config);
+  if (config.batch_norm.mode == "folded") module->merge_batch_norm();
   module->eval();
   module->set_phase(nn::Phase::kCalibrate);
   {
