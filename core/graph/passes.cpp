@@ -34,6 +34,12 @@ void bypass(Graph& graph, int node) {
 
 bool is_weighted(const Node& node) { return node.op == Op::kConv || node.op == Op::kLinear; }
 
+/// With affine parameters and running statistics.
+bool is_whole_batch_norm(const Node& node) {
+  return node.op == Op::kBatchNorm && node.tensors.batch_norm->gamma.defined() &&
+         node.tensors.batch_norm->running_mean.defined();
+}
+
 /// Features of a linear layer are what batch norm normalizes only without further dimensions.
 bool takes_batch_norm(const Node& node) {
   return is_weighted(node) && !node.tensors.batch_norm && !node.activation &&
@@ -59,7 +65,7 @@ class Fusion {
   void run() {
     for (size_t i = 0; i < graph_.nodes.size(); ++i) {
       const Op op = graph_.nodes[i].op;
-      if (op != Op::kActivation && (op != Op::kBatchNorm || !options_.batch_norm)) continue;
+      if (op != Op::kActivation && !(options_.batch_norm && is_whole_batch_norm(graph_.nodes[i]))) continue;
       const int node = static_cast<int>(i);
       if (!into_producer(node) && !before_concat(node) && op == Op::kBatchNorm) into_reader(node);
     }

@@ -1,31 +1,27 @@
 #include "core/graph/trace.h"
 
-#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/stack.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
-#include <limits>
 #include <map>
-#include <mutex>
 #include <optional>
 #include <set>
 
 #include "core/base/error.h"
-#include "core/graph/record.h"
+#include "core/graph/reader.h"
+#include "core/graph/rehearsal.h"
+#include "core/graph/replay.h"
 
 namespace qat::graph {
 namespace {
 
-// Two batch sizes that hardly occur as other sizes of a network.
-constexpr int64_t kBatch[2] = {3, 5};
-
 /// Turns a recording into typed nodes; `other` is the recording at the second batch size.
-class Translator {
+class Translator : private Reader {
  public:
-  Translator(const Recording& recording, const Recording& other) : r_(recording), other_(other) {
+  Translator(const Recording& recording, const Recording& other) : Reader(recording, other) {
     for (const RecordedValue& value : r_.values) {
       if (value.name.empty()) continue;
       for (size_t at = 0; at != std::string::npos; at = value.name.find('.', at + 1)) {
@@ -50,24 +46,6 @@ class Translator {
   }
 
  private:
-  using Args = std::vector<RecordedArg>;
-
-  void check_same_operators() const {
-    const size_t common = std::min(r_.records.size(), other_.records.size());
-    for (size_t i = 0; i < common; ++i) {
-      if (name_of(r_.records[i]) == name_of(other_.records[i])) continue;
-      throw GraphError(
-          fmt::format("{}{}: with another batch size the network calls {} here: control flow must not "
-                      "depend on the batch",
-                      name_of(r_.records[i]), near(i), name_of(other_.records[i])));
-    }
-    if (r_.records.size() != other_.records.size()) {
-      throw GraphError(
-          "the network calls another number of operators with another batch size: control flow must not "
-          "depend on the batch");
-    }
-  }
-
   void translate(size_t index) {
     const Record& record = r_.records[index];
     const std::string full = name_of(record);
@@ -102,21 +80,20 @@ class Translator {
       linear(a[0], transposed_.at(std::get<int>(a[1])), kUndefined, result);
     } else if (op == "aten::batch_norm") {
       node.op = Op::kBatchNorm;
-      if (is_undefined(a[1]) || is_undefined(a[3])) {
-        throw GraphError(fmt::format(
-            "{}{}: batch norm without affine parameters or running statistics is not supported", full, near(index)));
-      }
-      node.tensors.batch_norm = autograd::BatchNorm{.gamma = parameter(a[1], "weight"),
-                                                    .beta = parameter(a[2], "bias"),
-                                                    .running_mean = parameter(a[3], "running_mean"),
-                                                    .running_var = parameter(a[4], "running_var"),
+      // Without affine parameters or running statistics it stays a layer of its own.
+      node.tensors.batch_norm = autograd::BatchNorm{.gamma = optional_parameter(a[1]),
+                                                    .beta = optional_parameter(a[2]),
+                                                    .running_mean = optional_parameter(a[3]),
+                                                    .running_var = optional_parameter(a[4]),
                                                     .eps = constant(a[7]).toDouble(),
                                                     .momentum = constant(a[6]).toDouble()};
       if (node.tensors.batch_norm->momentum == 0.0) {
         throw GraphError(fmt::format("{}{}: batch norm with momentum 0 or none (a cumulative average) is not supported",
                                      full, near(index)));
       }
-      finish(node, {a[0]}, result, module_of(a[1]));
+      const auto owner =
+          std::find_if(a.begin() + 1, a.begin() + 5, [&](const RecordedArg& arg) { return is_parameter(arg); });
+      finish(node, {a[0]}, result, owner == a.begin() + 5 ? "batch_norm" : module_of(*owner));
     } else if (const nn::Activation activation = activation_of(op, a)) {
       node.op = Op::kActivation;
       node.activation = activation;
@@ -175,70 +152,6 @@ class Translator {
                                              "aten::conv3d",           "aten::conv_transpose1d",
                                              "aten::conv_transpose2d", "aten::conv_transpose3d"};
     return names.count(op) != 0;
-  }
-
-  /// padding stays empty where it is a word that symmetric numbers cannot say.
-  nn::ConvGeometry geometry_of(const std::string& op, const Args& a, int64_t spatial) const {
-    const auto ints = [&](const RecordedArg& arg) {
-      std::vector<int64_t> values = constant(arg).toIntVector();
-      if (values.size() == 1) values.assign(static_cast<size_t>(spatial), values[0]);
-      return values;
-    };
-    nn::ConvGeometry g;
-    g.stride = ints(a[3]);
-    g.transposed = op.find("transpose") != std::string::npos;
-    if (g.transposed) {
-      g.padding = ints(a[4]), g.output_padding = ints(a[5]), g.groups = constant(a[6]).toInt(), g.dilation = ints(a[7]);
-      return g;
-    }
-    g.dilation = ints(a[5]), g.groups = constant(a[6]).toInt();
-    if (!constant(a[4]).isString()) {
-      g.padding = ints(a[4]);
-      return g;
-    }
-    const bool same = constant(a[4]).toStringRef() == "same";
-    for (int64_t d = 0; d < spatial; ++d) {
-      const int64_t total =
-          same ? g.dilation[static_cast<size_t>(d)] * (sizes(a[1])[static_cast<size_t>(d) + 2] - 1) : 0;
-      if (total % 2 != 0) {
-        g.padding.clear();
-        break;
-      }
-      g.padding.push_back(total / 2);
-    }
-    return g;
-  }
-
-  nn::Activation activation_of(const std::string& op, const Args& a) const {
-    using Kind = nn::Activation::Kind;
-    const auto limit = [&](size_t i, double otherwise) {
-      return i < a.size() && !is_undefined(a[i]) ? constant(a[i]).toScalar().toDouble() : otherwise;
-    };
-    constexpr double kNone = std::numeric_limits<double>::infinity();
-    if (op == "aten::relu") return nn::Activation::relu();
-    if (op == "aten::relu6") return nn::Activation::clip(0.0, 6.0);
-    if (op == "aten::hardtanh") return nn::Activation::clip(limit(1, -1.0), limit(2, 1.0));
-    if (op == "aten::leaky_relu") return {.kind = Kind::kLeakyRelu, .slope = limit(1, 0.01)};
-    if (op == "aten::sigmoid") return {.kind = Kind::kSigmoid};
-    if (op == "aten::hardsigmoid") return {.kind = Kind::kHardsigmoid};
-    if (op == "aten::hardswish") return {.kind = Kind::kHardswish};
-    if (op == "aten::silu") return {.kind = Kind::kSilu};
-    if (op == "aten::gelu") return {.kind = Kind::kGelu, .tanh_approximation = constant(a[1]).toStringRef() == "tanh"};
-    const bool clamp = op == "aten::clamp" || op == "aten::clip";
-    const bool computed = std::any_of(a.begin() + 1, a.end(), [](const RecordedArg& arg) {
-      const int* value = std::get_if<int>(&arg);
-      return value != nullptr && *value != kUndefined;
-    });
-    if (!computed && (clamp || op == "aten::clamp_min" || op == "aten::clamp_max")) {
-      const bool only_max = op == "aten::clamp_max";
-      nn::Activation result = nn::Activation::clip(only_max ? -kNone : limit(1, -kNone), limit(clamp      ? 2
-                                                                                               : only_max ? 1
-                                                                                                          : 9,
-                                                                                               kNone));
-      result.closed = true;
-      return result;
-    }
-    return {};
   }
 
   /// Pools to one pixel, or by windows that divide the map; nothing where the map has the size already.
@@ -331,13 +244,6 @@ class Translator {
     finish(node, {x}, result, "channel_slice");
   }
 
-  /// Bookkeeping that no value depends on, such as num_batches_tracked += 1.
-  bool is_state(const Record& record) const {
-    if (record.args.empty() || !is_parameter(record.args[0])) return false;
-    const auto* alias = record.op.schema().arguments()[0].alias_info();
-    return alias != nullptr && alias->isWrite();
-  }
-
   void linear(const RecordedArg& x, const RecordedArg& weight, const RecordedArg& bias, int result) {
     if (sizes(x).size() < 2 || !is_parameter(weight)) {
       throw GraphError(fmt::format(
@@ -418,14 +324,6 @@ class Translator {
       throw GraphError(fmt::format("{}{}: writes to an argument", node.call_name, near(current_)));
     }
 
-    // slots: per argument, the input that fills it; a constant; or a constant with multiples of the batch in it.
-    struct Slot {
-      std::vector<int> inputs;  // positions among the node's inputs; -1: undefined; -2 - k: tensors[k]
-      bool is_list = false;
-      c10::IValue constant;
-      std::vector<std::pair<size_t, int64_t>> multiples;  // place in an int list (or 0 for a single int), factor
-      bool is_constant = false;
-    };
     std::vector<Slot> slots;
     std::vector<at::Tensor> tensors;
     const auto place = [&](int value) {
@@ -471,96 +369,8 @@ class Translator {
     // Views of the recorded memory format may not exist in another: a reshape is the same function.
     c10::OperatorHandle op = record.op;
     if (node.call_name == "aten::view") op = c10::Dispatcher::singleton().findSchemaOrThrow("aten::reshape", "");
-    node.call = [op, slots, tensors, item](const std::vector<at::Tensor>& inputs, int64_t batch) {
-      const auto tensor = [&](int place) {
-        if (place == -1) return at::Tensor();
-        return place >= 0 ? inputs[place] : tensors[-2 - place];
-      };
-      torch::jit::Stack stack;
-      for (const Slot& slot : slots) {
-        if (slot.is_list) {
-          std::vector<at::Tensor> list;
-          for (const int place : slot.inputs) list.push_back(tensor(place));
-          stack.emplace_back(list);
-        } else if (!slot.is_constant) {
-          stack.emplace_back(tensor(slot.inputs[0]));
-        } else if (slot.multiples.empty()) {
-          stack.push_back(slot.constant);
-        } else if (slot.constant.isInt()) {
-          stack.emplace_back(batch * slot.multiples[0].second);
-        } else {
-          std::vector<int64_t> ints = slot.constant.toIntVector();
-          for (const auto& [at, factor] : slot.multiples) ints[at] = batch * factor;
-          stack.emplace_back(ints);
-        }
-      }
-      // An in-place operator must not change a value that other nodes read.
-      for (size_t i = 0; i < stack.size(); ++i) {
-        const auto* alias = op.schema().arguments()[i].alias_info();
-        if (alias != nullptr && alias->isWrite() && stack[i].isTensor()) stack[i] = stack[i].toTensor().clone();
-      }
-      op.callBoxed(stack);
-      return stack.at(0).isTensor() ? stack[0].toTensor() : stack[0].toTensorVector().at(item);
-    };
+    node.call = replay(op, std::move(slots), std::move(tensors), item);
     add(std::move(node), result);
-  }
-
-  /// Places of integers that are multiples of the batch, with their factors.
-  std::vector<std::pair<size_t, int64_t>> batch_multiples(const c10::IValue& a, const c10::IValue& b,
-                                                          const std::string& op) const {
-    std::vector<int64_t> x, y;
-    if (a.isInt() && b.isInt()) {
-      x = {a.toInt()}, y = {b.toInt()};
-    } else if (a.isIntList() && b.isIntList()) {
-      x = a.toIntVector(), y = b.toIntVector();
-    } else if (a.isDouble() && b.isDouble() && a.toDouble() != b.toDouble()) {
-      throw GraphError(fmt::format("{}{}: the number {} depends on the batch in a way that cannot be replayed", op,
-                                   near(current_), a.toDouble()));
-    } else {
-      return {};
-    }
-    std::vector<std::pair<size_t, int64_t>> places;
-    for (size_t i = 0; i < std::min(x.size(), y.size()); ++i) {
-      if (x[i] == y[i]) continue;
-      const int64_t factor = x[i] / kBatch[0];
-      if (x[i] != factor * kBatch[0] || y[i] != factor * kBatch[1]) {
-        throw GraphError(fmt::format("{}{}: the size {} depends on the batch in a way that cannot be replayed", op,
-                                     near(current_), x[i]));
-      }
-      places.emplace_back(i, factor);
-    }
-    return places;
-  }
-
-  const c10::IValue& constant(const RecordedArg& arg) const {
-    const auto* value = std::get_if<c10::IValue>(&arg);
-    if (value == nullptr) {
-      throw GraphError(fmt::format("{}{}: a tensor stands where a constant is expected", name_of(r_.records[current_]),
-                                   near(current_)));
-    }
-    return *value;
-  }
-
-  std::array<int64_t, 2> pair(const RecordedArg& arg, const RecordedArg& otherwise = kUndefined) const {
-    const std::vector<int64_t> ints = constant(arg).toIntVector();
-    if (ints.empty()) return pair(otherwise);
-    return {ints[0], ints.size() > 1 ? ints[1] : ints[0]};
-  }
-
-  bool is_one(const RecordedArg& arg) const {
-    const auto* value = std::get_if<c10::IValue>(&arg);
-    return value != nullptr && value->isScalar() && value->toScalar().toDouble() == 1.0;
-  }
-
-  bool is_undefined(const RecordedArg& arg) const {
-    if (const int* value = std::get_if<int>(&arg)) return *value == kUndefined;
-    const auto* value = std::get_if<c10::IValue>(&arg);
-    return value != nullptr && value->isNone();
-  }
-
-  bool is_parameter(const RecordedArg& arg) const {
-    const int* value = std::get_if<int>(&arg);
-    return value != nullptr && *value >= 0 && !r_.values[*value].name.empty();
   }
 
   bool is_computed(const RecordedArg& arg) const {
@@ -592,42 +402,6 @@ class Translator {
       return false;
     const int64_t dim = constant(a[1]).toInt();
     return dim == 1 || dim + static_cast<int64_t>(sizes(a[0]).size()) == 1;
-  }
-
-  bool is_spatial_mean(const Args& a) const {
-    if (sizes(a[0]).size() != 4 || !constant(a[1]).isIntList()) return false;
-    std::set<int64_t> dims;
-    for (const int64_t d : constant(a[1]).toIntVector()) dims.insert(d < 0 ? d + 4 : d);
-    return dims == std::set<int64_t>{2, 3};
-  }
-
-  /// [N, ...] -> [N, product of the rest].
-  bool flattens(const RecordedArg& x, int result) const {
-    const auto to = r_.values[result].tensor.sizes();
-    const auto from = sizes(x);
-    return from.size() >= 2 && to.size() == 2 && to[0] == from[0] &&
-           other_.values.at(result).tensor.sizes()[0] == kBatch[1];
-  }
-
-  at::IntArrayRef sizes(const RecordedArg& arg) const { return r_.values[std::get<int>(arg)].tensor.sizes(); }
-
-  at::Tensor parameter(const RecordedArg& arg, const char* what) const {
-    if (!is_parameter(arg)) {
-      throw GraphError(fmt::format("{}{}: its {} is computed, not a parameter", name_of(r_.records[current_]),
-                                   near(current_), what));
-    }
-    return r_.values[std::get<int>(arg)].tensor;
-  }
-
-  at::Tensor optional_parameter(const RecordedArg& arg) const {
-    return is_undefined(arg) ? at::Tensor() : parameter(arg, "bias");
-  }
-
-  /// "layer1.0.conv1" of "layer1.0.conv1.weight".
-  std::string module_of(const RecordedArg& arg) const {
-    const std::string& name = r_.values[std::get<int>(arg)].name;
-    const size_t dot = name.rfind('.');
-    return dot == std::string::npos ? name : name.substr(0, dot);
   }
 
   int node_of(int value, const std::string& reader) const {
@@ -675,17 +449,6 @@ class Translator {
     return false;
   }
 
-  std::string near(size_t index) const {
-    for (size_t i = index + 1; i-- > 0;) {
-      for (const RecordedArg& arg : r_.records[i].args) {
-        if (is_parameter(arg)) return " (near " + module_of(arg) + ")";
-      }
-    }
-    return "";
-  }
-
-  const Recording& r_;
-  const Recording& other_;
   Graph graph_;
   std::map<int, int> nodes_;       // value -> node
   std::map<int, int> transposed_;  // value that is the transpose of a parameter -> that parameter
@@ -696,37 +459,6 @@ class Translator {
   };
   std::map<int, Noise> noise_;
   std::set<std::string> modules_, names_;
-  size_t current_ = 0;
-};
-
-/// Training mode without consequences: afterwards every module has its own mode back (a user may keep a batch norm in
-/// evaluation), and buffers and random state are as they were.
-class Rehearsal {
- public:
-  explicit Rehearsal(torch::nn::Module& root) : root_(root), training_(root.is_training()) {
-    for (const auto& module : root.modules(false)) modes_.emplace_back(module, module->is_training());
-    for (const at::Tensor& buffer : root.buffers()) buffers_.emplace_back(buffer, buffer.clone());
-    const std::lock_guard<std::mutex> lock(generator_.mutex());
-    random_ = generator_.get_state();
-    root.train();
-  }
-  ~Rehearsal() {
-    root_.train(training_);
-    for (const auto& [module, training] : modes_) module->train(training);  // outer modules first
-    for (auto& [buffer, before] : buffers_) buffer.copy_(before);
-    const std::lock_guard<std::mutex> lock(generator_.mutex());
-    generator_.set_state(random_);
-  }
-  Rehearsal(const Rehearsal&) = delete;
-  Rehearsal& operator=(const Rehearsal&) = delete;
-
- private:
-  torch::nn::Module& root_;
-  bool training_;
-  std::vector<std::pair<std::shared_ptr<torch::nn::Module>, bool>> modes_;
-  std::vector<std::pair<at::Tensor, at::Tensor>> buffers_;
-  at::Generator generator_ = at::detail::getDefaultCPUGenerator();
-  at::Tensor random_;
 };
 
 }  // namespace

@@ -62,8 +62,8 @@ const QuantizedTensor& QLayer::codes_of(const Value& value) const {
 }
 
 at::Tensor QLayer::run_batch_norm(const at::Tensor& x, const autograd::BatchNorm& norm) const {
-  const bool batch_statistics =
-      reestimating() || (is_training() && (phase_ == Phase::kFloat || phase_ == Phase::kLive));
+  const bool batch_statistics = !norm.running_mean.defined() || reestimating() ||
+                                (is_training() && (phase_ == Phase::kFloat || phase_ == Phase::kLive));
   return at::batch_norm(x, norm.gamma, norm.beta, norm.running_mean, norm.running_var, batch_statistics,
                         reestimation_.value_or(norm.momentum), norm.eps, false);
 }

@@ -219,6 +219,22 @@ TEST(Trace, WhatCannotBeReplayedInTrainingOrAtAnotherBatchIsRefused) {
               HasSubstr("only aten::dropout is supported"));
 }
 
+TEST(Trace, BatchNormWithoutParametersOrStatisticsStaysALayer) {
+  struct Net : torch::nn::Module {
+    torch::nn::Conv2d conv = register_module("conv", torch::nn::Conv2d(4, 4, 3));
+    torch::nn::BatchNorm2d plain =
+        register_module("plain", torch::nn::BatchNorm2d(torch::nn::BatchNorm2dOptions(4).affine(false)));
+    torch::nn::BatchNorm2d batch =
+        register_module("batch", torch::nn::BatchNorm2d(torch::nn::BatchNorm2dOptions(4).track_running_stats(false)));
+    Tensor forward(const Tensor& x) { return batch(plain(conv(x))); }
+  };
+  at::manual_seed(3);
+  Net net;
+  expect_same_function(
+      net, [&](const Tensor& x) { return net.forward(x); }, {4, 6, 6}, true);
+  EXPECT_EQ(test::trace_canonical(net, {4, 6, 6}).nodes.size(), 4u);
+}
+
 TEST(Trace, RestoresTheTrainingMode) {
   SharedAndFree net;
   net.train();
