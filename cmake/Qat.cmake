@@ -4,7 +4,7 @@
 # qat_tests(NAME [TORCH] DIR folder DEPS target...)
 #   tests/<folder>/*_test.cpp as one executable; every test is registered with ctest by its own name.
 # qat_revision(target source)
-#   Defines QAT_VERSION and QAT_GIT_REVISION for one source of the target; the revision is read at every build.
+#   Defines QAT_GIT_REVISION for one source of the target; it is read at every build.
 
 set(QAT_WARNINGS -Wall -Wextra -Werror -Wnon-virtual-dtor -Woverloaded-virtual -Wno-missing-field-initializers)
 
@@ -55,6 +55,5 @@ function(qat_revision target source)
             -P ${PROJECT_SOURCE_DIR}/cmake/GitRevision.cmake
     COMMENT "Reading the git revision")
   add_dependencies(${target} ${target}_revision)
-  set_source_files_properties(${source} PROPERTIES
-    COMPILE_DEFINITIONS "QAT_VERSION=\"${PROJECT_VERSION}\"" COMPILE_OPTIONS "-include;${header}")
+  set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "-include;${header}")
 endfunction()

@@ -5,6 +5,7 @@
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/hardsigmoid.h>
 #include <ATen/ops/hardswish.h>
+#include <ATen/ops/hardtanh.h>
 #include <ATen/ops/max_pool2d.h>
 #include <ATen/ops/relu.h>
 #include <ATen/ops/relu6.h>
@@ -27,6 +28,8 @@ Tensor activate(Activation activation, const Tensor& x) {
       return at::relu(x);
     case Activation::kRelu6:
       return at::relu6(x);
+    case Activation::kHardtanh:
+      return at::hardtanh(x);
     case Activation::kHardswish:
       return at::hardswish(x);
     case Activation::kSilu:
@@ -59,6 +62,12 @@ nn::Functional flatten_layer() {
 
 Tensor global_average(const Tensor& x) { return at::adaptive_avg_pool2d(x, {1, 1}).flatten(1); }
 
+Tensor shuffle_channels(const Tensor& x, int64_t groups) {
+  const int64_t n = x.size(0), channels = x.size(1), height = x.size(2), width = x.size(3);
+  const Tensor grouped = x.view({n, groups, channels / groups, height, width});
+  return grouped.transpose(1, 2).contiguous().view({n, channels, height, width});
+}
+
 int64_t make_divisible(double value, int64_t divisor) {
   const double step = static_cast<double>(divisor);
   const int64_t rounded = std::max(divisor, static_cast<int64_t>(value + step / 2) / divisor * divisor);
@@ -82,6 +91,12 @@ Chain conv_bn(const ConvSpec& spec, Activation activation, const BatchNormOption
   if (activation != Activation::kNone) layers->push_back(activation_layer(activation));
   return layers;
 }
+
+ConvBnRelu::ConvBnRelu(const nn::Conv2dOptions& conv, const BatchNormOptions& norm)
+    : conv_(register_module("conv", nn::Conv2d(conv))),
+      bn_(register_module("bn", batch_norm(conv.out_channels(), norm))) {}
+
+Tensor ConvBnRelu::forward(const Tensor& x) { return at::relu(bn_(conv_(x))); }
 
 SqueezeExcite::SqueezeExcite(int64_t channels, int64_t squeezed, Activation inner, Activation scale)
     : inner_(inner), scale_(scale) {

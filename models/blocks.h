@@ -23,7 +23,7 @@ class ChainImpl : public torch::nn::SequentialImpl {
 };
 TORCH_MODULE(Chain);
 
-enum class Activation { kNone, kRelu, kRelu6, kHardswish, kSilu, kGelu, kSigmoid, kHardsigmoid };
+enum class Activation { kNone, kRelu, kRelu6, kHardtanh, kHardswish, kSilu, kGelu, kSigmoid, kHardsigmoid };
 
 at::Tensor activate(Activation activation, const at::Tensor& x);
 
@@ -35,6 +35,9 @@ torch::nn::Functional flatten_layer();
 
 /// [N, C, H, W] -> [N, C], the mean over H and W.
 at::Tensor global_average(const at::Tensor& x);
+
+/// Channel i * C / groups + j becomes channel groups * j + i. x [N, C, H, W], C a multiple of groups.
+at::Tensor shuffle_channels(const at::Tensor& x, int64_t groups);
 
 /// The nearest multiple of `divisor` (halves up), the next one where that would lose more than a tenth; >= divisor.
 int64_t make_divisible(double value, int64_t divisor);
@@ -59,6 +62,17 @@ torch::nn::Conv2d same_conv(const ConvSpec& spec);
 
 /// 0: convolution, 1: batch norm, 2: activation (none with kNone).
 Chain conv_bn(const ConvSpec& spec, Activation activation, const BatchNormOptions& norm = {});
+
+/// ReLU(batch norm(convolution(x))); the names are conv and bn.
+class ConvBnRelu : public torch::nn::Module {
+ public:
+  explicit ConvBnRelu(const torch::nn::Conv2dOptions& conv, const BatchNormOptions& norm = {});
+  at::Tensor forward(const at::Tensor& x);
+
+ private:
+  torch::nn::Conv2d conv_{nullptr};
+  torch::nn::BatchNorm2d bn_{nullptr};
+};
 
 /// x * scale(fc2(inner(fc1(mean over H, W of x)))), fc1 and fc2 1x1 convolutions with bias (Hu et al., CVPR 2018,
 /// arXiv:1709.01507). x [N, channels, H, W].
@@ -100,6 +114,33 @@ class FeatureClassifier : public torch::nn::Module {
   bool flatten_;
 };
 
+/// Options of networks whose first linear layer knows the size of the images.
+struct SizedOptions {
+  int64_t num_classes = 10;
+  int64_t in_channels = 3;
+  int64_t image_size = 32;  // H = W
+};
+
+/// The rows of a struct with the members of SizedOptions.
+template <class Options>
+void describe_sized_classifier(config::Fields<Options>& f) {
+  describe_classifier(f);
+  f.field("image_size", &Options::image_size).doc("height and width of the images").minimum(1).maximum(16384);
+}
+
+/// Registers a network for images of image_size, at least `smallest`: make(SizedOptions) like add_model's.
+template <class Make>
+void add_sized_model(Registry<ModelFactory>& models, const std::string& name, const std::string& description,
+                     int64_t smallest, Make make) {
+  models.add(name, description, [make, smallest](const config::Node& node) {
+    const auto options = config::parse<SizedOptions>(node);
+    if (options.image_size < smallest) {
+      throw node.error(fmt::format("image_size {}: expected at least {}", options.image_size, smallest));
+    }
+    return wrap(make(options), options.image_size);
+  });
+}
+
 /// Calls f(layer) for every layer of the holder type Layer, in registration order.
 template <class Layer, class F>
 void for_each_layer(torch::nn::Module& module, F f) {
@@ -120,13 +161,9 @@ void init_zero_bias(const at::Tensor& bias);
 /// Every convolution by init_kaiming_fan_out, every linear layer normal with the standard deviation.
 void init_kaiming_fan_out_and_normal(torch::nn::Module& module, double linear_std);
 
-/// Registers one row of a family's table: make(options) -> shared_ptr to a module with forward(Tensor).
-template <class Options = ImagenetOptions, class Make>
-void add_model(Registry<ModelFactory>& models, const std::string& name, const std::string& description, Make make,
-               int64_t smallest_image = 32) {
-  models.add(name, description, [make, smallest_image](const config::Node& options) {
-    return wrap(make(config::parse<Options>(options)), smallest_image);
-  });
-}
-
 }  // namespace qat::models
+
+template <>
+struct qat::config::Schema<qat::models::SizedOptions> {
+  static void describe(Fields<qat::models::SizedOptions>& f) { qat::models::describe_sized_classifier(f); }
+};

@@ -8,9 +8,11 @@ namespace qat::models {
 void add_convnexts(Registry<ModelFactory>& models);
 void add_densenets(Registry<ModelFactory>& models);
 void add_efficientnets(Registry<ModelFactory>& models);
+void add_examples(Registry<ModelFactory>& models);
 void add_inceptions(Registry<ModelFactory>& models);
 void add_mnasnets(Registry<ModelFactory>& models);
 void add_mobilenets(Registry<ModelFactory>& models);
+void add_nins(Registry<ModelFactory>& models);
 void add_regnets(Registry<ModelFactory>& models);
 void add_resnets(Registry<ModelFactory>& models);
 void add_shufflenets(Registry<ModelFactory>& models);

@@ -33,28 +33,16 @@ namespace {
 namespace nn = torch::nn;
 using at::Tensor;
 
-/// Convolution without bias, batch norm, ReLU.
-class BasicConv : public nn::Module {
- public:
-  BasicConv(int64_t in, int64_t out, at::IntArrayRef kernel, int64_t stride, at::IntArrayRef padding) {
-    conv_ = register_module("conv", nn::Conv2d(nn::Conv2dOptions(in, out, {kernel[0], kernel[1]})
-                                                   .stride(stride)
-                                                   .padding({padding[0], padding[1]})
-                                                   .bias(false)));
-    bn_ = register_module("bn", batch_norm(out, {1e-3, 0.1}));
-  }
+/// Convolution without bias, batch norm, ReLU; kernel and padding are {height, width}.
+std::shared_ptr<ConvBnRelu> basic_conv(int64_t in, int64_t out, torch::ExpandingArray<2> kernel, int64_t stride,
+                                       torch::ExpandingArray<2> padding) {
+  return std::make_shared<ConvBnRelu>(nn::Conv2dOptions(in, out, kernel).stride(stride).padding(padding).bias(false),
+                                      BatchNormOptions{1e-3, 0.1});
+}
 
-  Tensor forward(const Tensor& x) { return at::relu(bn_(conv_(x))); }
-
- private:
-  nn::Conv2d conv_{nullptr};
-  nn::BatchNorm2d bn_{nullptr};
-};
-
-std::shared_ptr<BasicConv> square_conv(int64_t in, int64_t out, int64_t kernel, int64_t stride = 1,
-                                       int64_t padding = 0) {
-  return std::make_shared<BasicConv>(in, out, at::IntArrayRef{kernel, kernel}, stride,
-                                     at::IntArrayRef{padding, padding});
+std::shared_ptr<ConvBnRelu> square_conv(int64_t in, int64_t out, int64_t kernel, int64_t stride = 1,
+                                        int64_t padding = 0) {
+  return basic_conv(in, out, kernel, stride, padding);
 }
 
 Tensor max_pool(const Tensor& x, int64_t kernel, bool ceil) {
@@ -115,7 +103,7 @@ class GooglenetBlock : public nn::Module {
   }
 
  private:
-  std::shared_ptr<BasicConv> branch1_;
+  std::shared_ptr<ConvBnRelu> branch1_;
   Chain branch2_{nullptr}, branch3_{nullptr}, branch4_{nullptr};
 };
 
@@ -134,7 +122,7 @@ class GooglenetHead : public nn::Module {
   }
 
  private:
-  std::shared_ptr<BasicConv> conv_;
+  std::shared_ptr<ConvBnRelu> conv_;
   nn::Linear fc1_{nullptr}, fc2_{nullptr};
   nn::Dropout dropout_{nullptr};
 };
@@ -176,7 +164,7 @@ class Googlenet : public InceptionNet {
     return x;
   }
 
-  std::shared_ptr<BasicConv> conv1_, conv2_, conv3_;
+  std::shared_ptr<ConvBnRelu> conv1_, conv2_, conv3_;
   std::vector<std::shared_ptr<GooglenetBlock>> blocks_;
   std::shared_ptr<GooglenetHead> aux1_, aux2_;
 };
@@ -206,8 +194,7 @@ class MixedBlock : public nn::Module {
         const ConvRow& conv = row.convs[i];
         const int64_t top = conv.halve ? 0 : conv.height / 2, left = conv.halve ? 0 : conv.width / 2;
         branch.convs.push_back(register_module(
-            conv.name, std::make_shared<BasicConv>(channels, conv.out, at::IntArrayRef{conv.height, conv.width},
-                                                   conv.halve ? 2 : 1, at::IntArrayRef{top, left})));
+            conv.name, basic_conv(channels, conv.out, {conv.height, conv.width}, conv.halve ? 2 : 1, {top, left})));
         const bool first_of_fork = row.fork && i + 2 == row.convs.size();
         if (first_of_fork) {
           out_ += conv.out;
@@ -238,7 +225,7 @@ class MixedBlock : public nn::Module {
 
  private:
   struct Branch {
-    std::vector<std::shared_ptr<BasicConv>> convs;
+    std::vector<std::shared_ptr<ConvBnRelu>> convs;
     Pool pool;
     bool fork;
   };
@@ -309,7 +296,7 @@ class InceptionHead : public nn::Module {
   void init_classifier() { init_truncated_normal(fc_->weight, 0.001); }
 
  private:
-  std::shared_ptr<BasicConv> conv0_, conv1_;
+  std::shared_ptr<ConvBnRelu> conv0_, conv1_;
   nn::Linear fc_{nullptr};
 };
 
@@ -360,7 +347,7 @@ class InceptionV3 : public InceptionNet {
     return x;
   }
 
-  std::vector<std::shared_ptr<BasicConv>> stem_;
+  std::vector<std::shared_ptr<ConvBnRelu>> stem_;
   std::vector<std::shared_ptr<MixedBlock>> blocks_;
   size_t aux_after_ = 0;  // the auxiliary head reads what this many blocks give
   std::shared_ptr<InceptionHead> aux_;

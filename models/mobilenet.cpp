@@ -1,13 +1,67 @@
-// MobileNetV2 (Sandler et al., CVPR 2018, arXiv:1801.04381) and MobileNetV3 (Howard et al., ICCV 2019,
-// arXiv:1905.02244).
+// MobileNetV1 (Howard et al., arXiv:1704.04861), V2 (Sandler et al., CVPR 2018, arXiv:1801.04381) and V3 (Howard et
+// al., ICCV 2019, arXiv:1905.02244). V1 is not in torchvision: its names and initialisation are those of
+// mit-han-lab/amc, models/mobilenet.py, for which trained weights are published.
 #include "models/blocks.h"
 #include "models/families.h"
+
+namespace qat::models {
+
+struct MobilenetV1Options {
+  int64_t num_classes = 1000;
+  int64_t in_channels = 3;
+  double width = 1.0;
+  bool small_images = false;
+};
+
+}  // namespace qat::models
+
+template <>
+struct qat::config::Schema<qat::models::MobilenetV1Options> {
+  static void describe(Fields<qat::models::MobilenetV1Options>& f) {
+    using Options = qat::models::MobilenetV1Options;
+    qat::models::describe_classifier(f);
+    f.field("width", &Options::width).doc("factor on the channels of all layers").above(0).maximum(16);
+    f.field("small_images", &Options::small_images).doc("stride 1 in the first convolution, for images of 32x32");
+  }
+};
 
 namespace qat::models {
 namespace {
 
 namespace nn = torch::nn;
 using at::Tensor;
+
+/// conv1, the features: a depthwise and a pointwise convolution each, and the classifier.
+class MobilenetV1 : public nn::Module {
+ public:
+  explicit MobilenetV1(const MobilenetV1Options& options) {
+    struct Block {
+      int64_t out, stride;
+    };
+    constexpr Block kBlocks[] = {{64, 1},  {128, 2}, {128, 1}, {256, 2}, {256, 1},  {512, 2}, {512, 1},
+                                 {512, 1}, {512, 1}, {512, 1}, {512, 1}, {1024, 2}, {1024, 1}};
+    const auto scaled = [&](int64_t width) { return make_divisible(static_cast<double>(width) * options.width, 8); };
+    int64_t channels = scaled(32);
+    conv1_ = register_module(
+        "conv1", conv_bn({options.in_channels, channels, 3, options.small_images ? 1 : 2}, Activation::kRelu));
+    for (const Block& block : kBlocks) {
+      Chain layers = conv_bn({channels, channels, 3, block.stride, channels}, Activation::kRelu);
+      layers->extend(*conv_bn({channels, scaled(block.out), 1}, Activation::kRelu));
+      features_->push_back(layers);
+      channels = scaled(block.out);
+    }
+    register_module("features", features_);
+    classifier_ = register_module("classifier", Chain(nn::Linear(channels, options.num_classes)));
+    init_kaiming_fan_out_and_normal(*this, 0.01);
+  }
+
+  Tensor forward(const Tensor& x) {
+    return classifier_->forward(global_average(features_->forward(conv1_->forward(x))));
+  }
+
+ private:
+  Chain conv1_{nullptr}, features_, classifier_{nullptr};
+};
 
 /// A chain of layers with the given name, and the input added where stride and channels allow.
 class Residual : public nn::Module {
@@ -146,6 +200,8 @@ std::shared_ptr<FeatureClassifier> mobilenet_v3(const VariantV3& variant, const 
 }  // namespace
 
 void add_mobilenets(Registry<ModelFactory>& models) {
+  add_model<MobilenetV1Options>(models, "mobilenet_v1", "MobileNetV1, ImageNet or small images",
+                                [](const auto& options) { return std::make_shared<MobilenetV1>(options); });
   add_model(models, "mobilenet_v2", "MobileNetV2, ImageNet", mobilenet_v2);
   for (const VariantV3& variant : variants_v3()) {
     add_model(models, variant.name, variant.description,

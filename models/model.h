@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -67,9 +68,22 @@ using ModelFactory = std::function<Model(const config::Node& options)>;
 /// The networks that a config can name.
 Registry<ModelFactory>& registry();
 
+/// Registers a network: make(options) -> shared_ptr to a torch::nn module with forward(at::Tensor).
+template <class Options = ImagenetOptions, class Make>
+void add_model(Registry<ModelFactory>& models, const std::string& name, const std::string& description, Make make,
+               int64_t smallest_image = 32) {
+  models.add(name, description, [make, smallest_image](const config::Node& options) {
+    return wrap(make(config::parse<Options>(options)), smallest_image);
+  });
+}
+
 /// Parameters of a registered network with default options. Weights are not initialised for it, so that even the
 /// largest network is counted in milliseconds and takes no memory. Throws Error for an unknown name.
 int64_t parameter_count(const std::string& name);
+
+/// The parameters and buffers whose sizes depend on num_classes: the classifier, with those of auxiliary heads. The
+/// options are those that a factory takes. Throws ConfigError for a network without the option num_classes.
+std::set<std::string> classifier_tensors(const std::string& name, const config::Node& options);
 
 }  // namespace qat::models
 

@@ -21,9 +21,11 @@ Registry<ModelFactory> builtin() {
   add_convnexts(models);
   add_densenets(models);
   add_efficientnets(models);
+  add_examples(models);
   add_inceptions(models);
   add_mnasnets(models);
   add_mobilenets(models);
+  add_nins(models);
   add_regnets(models);
   add_resnets(models);
   add_shufflenets(models);

@@ -21,6 +21,8 @@ struct Variant {
   std::array<int64_t, 4> blocks;  // in layer1..4
   int64_t groups = 1;
   int64_t group_width = 64;  // channels of a group in layer1's bottlenecks; layer2..4 have 2, 4, 8 times as many
+  int64_t stem_kernel = 7;   // of the first convolution; a max pool follows it
+  int64_t stem_stride = 2;
 };
 
 constexpr Variant kVariants[] = {
@@ -32,6 +34,8 @@ constexpr Variant kVariants[] = {
     {"resnext50_32x4d", "ResNeXt-50, 32 groups of 4, ImageNet", true, {3, 4, 6, 3}, 32, 4},
     {"resnext101_32x8d", "ResNeXt-101, 32 groups of 8, ImageNet", true, {3, 4, 23, 3}, 32, 8},
     {"wide_resnet50_2", "ResNet-50 with bottlenecks twice as wide, ImageNet", true, {3, 4, 6, 3}, 1, 128},
+    // microsoft/nni, examples/model_compress/quantization/mixed_precision_speedup_cifar10.py
+    {"nni_resnet18", "ResNet-18 of NNI's CIFAR-10 example: a 3x3 stem of stride 1", false, {2, 2, 2, 2}, 1, 64, 3, 1},
 };
 
 /// Two 3x3 convolutions, or 1x1, 3x3, 1x1 with four times the width at the end; the shortcut has a 1x1 convolution
@@ -80,7 +84,7 @@ class Block : public nn::Module {
 class Resnet : public nn::Module {
  public:
   Resnet(const Variant& variant, const ImagenetOptions& options) {
-    conv1_ = register_module("conv1", same_conv({options.in_channels, 64, 7, 2}));
+    conv1_ = register_module("conv1", same_conv({options.in_channels, 64, variant.stem_kernel, variant.stem_stride}));
     bn1_ = register_module("bn1", batch_norm(64));
     int64_t channels = 64;
     for (size_t i = 0; i < layers_.size(); ++i) {

@@ -25,12 +25,6 @@ constexpr Variant kVariants[] = {{"shufflenet_v2_x0_5", "ShuffleNetV2, width 0.5
                                  {"shufflenet_v2_x1_5", "ShuffleNetV2, width 1.5, ImageNet", {176, 352, 704}, 1024},
                                  {"shufflenet_v2_x2_0", "ShuffleNetV2, width 2.0, ImageNet", {244, 488, 976}, 2048}};
 
-/// Channel i * C/2 + j becomes channel 2j + i.
-Tensor interleave_halves(const Tensor& x) {
-  const int64_t n = x.size(0), channels = x.size(1), height = x.size(2), width = x.size(3);
-  return x.view({n, 2, channels / 2, height, width}).transpose(1, 2).contiguous().view({n, channels, height, width});
-}
-
 /// Stride 1: the second half of the channels goes through branch2. Stride 2: all go through both branches.
 class Unit : public nn::Module {
  public:
@@ -54,9 +48,9 @@ class Unit : public nn::Module {
 
   Tensor forward(const Tensor& x) {
     if (split_) {
-      return interleave_halves(at::cat({x.narrow(1, 0, half_), branch2_->forward(x.narrow(1, half_, half_))}, 1));
+      return shuffle_channels(at::cat({x.narrow(1, 0, half_), branch2_->forward(x.narrow(1, half_, half_))}, 1), 2);
     }
-    return interleave_halves(at::cat({branch1_->forward(x), branch2_->forward(x)}, 1));
+    return shuffle_channels(at::cat({branch1_->forward(x), branch2_->forward(x)}, 1), 2);
   }
 
  private:

@@ -1,5 +1,13 @@
 // VGG (Simonyan and Zisserman, ICLR 2015, arXiv:1409.1556) and AlexNet in its one-column form (Krizhevsky,
-// arXiv:1404.5997): convolutions and pools, then three linear layers with dropout.
+// arXiv:1404.5997): convolutions and pools, then three linear layers with dropout. VGG-small is the network of the
+// low-bit literature for CIFAR-10 (Cai et al., CVPR 2017, arXiv:1702.00953; Zhang et al., ECCV 2018, arXiv:1807.10029):
+// six convolutions with batch norm and one linear layer, with the names and the initialisation of htqin/IR-Net,
+// models/vgg.py.
+#include <ATen/ops/max_pool2d.h>
+#include <ATen/ops/relu.h>
+
+#include <array>
+
 #include "models/blocks.h"
 #include "models/families.h"
 
@@ -68,10 +76,42 @@ std::shared_ptr<FeatureClassifier> alexnet(const ImagenetOptions& options) {
   return std::make_shared<FeatureClassifier>(features, 6, classifier);
 }
 
+/// conv0 bn0 relu, conv1 bn1 relu pool, and so on. x [N, in_channels, image_size, image_size].
+class VggSmall : public nn::Module {
+ public:
+  explicit VggSmall(const SizedOptions& options) {
+    constexpr std::array<int64_t, 6> kChannels{128, 128, 256, 256, 512, 512};
+    int64_t channels = options.in_channels;
+    for (size_t i = 0; i < kChannels.size(); ++i) {
+      convs_[i] = register_module("conv" + std::to_string(i), same_conv({channels, kChannels[i]}));
+      norms_[i] = register_module("bn" + std::to_string(i), batch_norm(kChannels[i]));
+      channels = kChannels[i];
+    }
+    const int64_t side = options.image_size / 8;
+    fc_ = register_module("fc", nn::Linear(channels * side * side, options.num_classes));
+    init_kaiming_fan_out_and_normal(*this, 0.01);
+  }
+
+  at::Tensor forward(at::Tensor x) {
+    for (size_t i = 0; i < convs_.size(); ++i) {
+      x = at::relu(norms_[i](convs_[i](x)));
+      if (i % 2 == 1) x = at::max_pool2d(x, {2, 2});
+    }
+    return fc_(x.flatten(1));
+  }
+
+ private:
+  std::array<nn::Conv2d, 6> convs_{nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
+  std::array<nn::BatchNorm2d, 6> norms_{nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
+  nn::Linear fc_{nullptr};
+};
+
 }  // namespace
 
 void add_vggs(Registry<ModelFactory>& models) {
   add_model(models, "alexnet", "AlexNet, ImageNet", alexnet, 63);
+  add_sized_model(models, "vgg_small", "VGG-small of the low-bit literature, images of image_size", 8,
+                  [](const auto& options) { return std::make_shared<VggSmall>(options); });
   for (const Variant& variant : variants()) {
     for (const bool batch_normalized : {false, true}) {
       add_model(models, std::string(variant.name) + (batch_normalized ? "_bn" : ""),

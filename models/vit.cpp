@@ -27,13 +27,7 @@ struct VitOptions {
 
 template <>
 struct qat::config::Schema<qat::models::VitOptions> {
-  static void describe(Fields<qat::models::VitOptions>& f) {
-    qat::models::describe_classifier(f);
-    f.field("image_size", &qat::models::VitOptions::image_size)
-        .doc("height and width of the images")
-        .minimum(1)
-        .maximum(16384);
-  }
+  static void describe(Fields<qat::models::VitOptions>& f) { qat::models::describe_sized_classifier(f); }
 };
 
 namespace qat::models {

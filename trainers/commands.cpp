@@ -12,6 +12,7 @@
 #include "core/base/text.h"
 #include "core/export/export.h"
 #include "core/quant/quantizer.h"
+#include "core/registry/plugin.h"
 #include "datasets/registry.h"
 #include "models/model.h"
 #include "quantizers/builtin.h"
@@ -172,6 +173,11 @@ Json inspect_report(const std::string& run, const std::string& config, const std
           {"float_layers", session.quantizers.float_layers},
           {"quantizers", session.quantizers.lines},
           {"graph", session.graph.dump()}};
+}
+
+void load_plugins(const std::vector<std::string>& paths) {
+  quantizers::register_builtin();
+  for (const std::string& path : paths) load_plugin(path);
 }
 
 std::vector<std::string> catalogue_kinds() {

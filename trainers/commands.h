@@ -30,6 +30,9 @@ nlohmann::ordered_json verify_report(const std::string& run, const std::string& 
 nlohmann::ordered_json inspect_report(const std::string& run, const std::string& config,
                                       const std::optional<std::string>& target);
 
+/// Loads plug-ins (core/registry/plugin.h), behind the built-in components. Throws FileError.
+void load_plugins(const std::vector<std::string>& paths);
+
 /// What a config can name.
 struct CatalogueEntry {
   std::string name, description;

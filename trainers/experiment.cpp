@@ -23,6 +23,7 @@ using trainers::Experiment;
 using trainers::ExportEntry;
 using trainers::TrainStage;
 using trainers::VerifyStage;
+using trainers::WeightsConfig;
 
 void Schema<TrainStage>::describe(Fields<TrainStage>& f) {
   f.field("epochs", &TrainStage::epochs).doc("passes over the training images").minimum(1).maximum(1e6);
@@ -39,6 +40,12 @@ void Schema<VerifyStage>::describe(Fields<VerifyStage>& f) {
   f.field("samples", &VerifyStage::samples).doc("of the evaluation split; null: all").minimum(1);
 }
 
+void Schema<WeightsConfig>::describe(Fields<WeightsConfig>& f) {
+  f.field("path", &WeightsConfig::path).doc(".pth, .safetensors, or a run folder").required();
+  f.field("skip_classifier", &WeightsConfig::skip_classifier)
+      .doc("leave out what depends on num_classes: the file may be for other classes");
+}
+
 void Schema<CheckpointConfig>::describe(Fields<CheckpointConfig>& f) {
   f.field("every", &CheckpointConfig::every).doc("optimizer steps between checkpoints").minimum(1);
 }
@@ -48,7 +55,7 @@ void Schema<Experiment>::describe(Fields<Experiment>& f) {
   f.field("device", &Experiment::device).doc("cpu, or auto for the best that this build has");
   f.field("threads", &Experiment::threads).doc("of the computation; 0: one for each core").minimum(0).maximum(1024);
   f.field("data", &Experiment::data).doc("dataset, transforms and loading").required();
-  f.field("model", &Experiment::model).doc("{name: ..., weights: FILE or run folder, options}").required();
+  f.field("model", &Experiment::model).doc("{name: ..., weights: FILE or {path: FILE, ...}, options}").required();
   f.field("quantization", &Experiment::quantization).doc("null: train in float only");
   f.field("stages", &Experiment::stages)
       .doc("what to do, in order: float, calibrate, finetune, export, verify")
@@ -201,10 +208,10 @@ std::string first_difference(const Node& run, const Node& now, const std::string
 
 const char* to_string(StageKind kind) { return kStageNames[static_cast<size_t>(kind)]; }
 
-std::optional<std::string> Experiment::weights() const {
+std::optional<WeightsConfig> Experiment::weights() const {
   const std::optional<Node> node = model.find("weights");
   if (!node || node->is_null()) return std::nullopt;
-  return node->text();
+  return node->is_scalar() ? WeightsConfig{node->text()} : node->as<WeightsConfig>();
 }
 
 std::vector<Stage> Experiment::parsed_stages() const {
@@ -224,6 +231,7 @@ Experiment make_experiment(const Node& root) {
   if (e.threads == 0) e.threads = std::max(1u, std::thread::hardware_concurrency());
   const Node& model = e.model.at("name");
   models::registry().get(model.text(), model);
+  e.weights();
   const Node& dataset = e.data.dataset.at("name");
   datasets::registry().get(dataset.text(), dataset);
   if (e.quantization) {
@@ -271,6 +279,7 @@ int64_t freeze_step(const Node& freeze_at, int64_t total, int64_t steps_per_epoc
 
 std::string experiment_docs() {
   std::string text = "# Experiment\n\n" + config::docs<Experiment>();
+  text += "\nmodel.weights, a path or:\n\n" + config::docs<WeightsConfig>();
   text += "\n## Stages\n\nfloat, finetune:\n\n" + config::docs<TrainStage>();
   text += "\ncalibrate has no options. export takes a list of:\n\n" + config::docs<ExportEntry>();
   text += "\nverify:\n\n" + config::docs<VerifyStage>();

@@ -42,6 +42,12 @@ struct CheckpointConfig {
   int64_t every = 500;  // optimizer steps
 };
 
+/// `model.weights`: FILE, or {path: FILE, skip_classifier: true}.
+struct WeightsConfig {
+  std::string path;  // .pth, .safetensors, or a run folder
+  bool skip_classifier = false;
+};
+
 struct Experiment {
   int64_t seed = 0;
   std::string device = "cpu";
@@ -55,8 +61,8 @@ struct Experiment {
   std::string model_name() const { return model.at("name").text(); }
   /// What the model's factory takes.
   config::Node model_options() const { return model.without("name").without("weights"); }
-  /// The file or run whose weights the network starts from.
-  std::optional<std::string> weights() const;
+  /// What the network starts from; its own initialisation when absent. Throws ConfigError.
+  std::optional<WeightsConfig> weights() const;
   /// The typed stages; throws ConfigError.
   std::vector<Stage> parsed_stages() const;
 };
@@ -91,6 +97,10 @@ struct qat::config::Schema<qat::trainers::ExportEntry> {
 template <>
 struct qat::config::Schema<qat::trainers::VerifyStage> {
   static void describe(Fields<qat::trainers::VerifyStage>& f);
+};
+template <>
+struct qat::config::Schema<qat::trainers::WeightsConfig> {
+  static void describe(Fields<qat::trainers::WeightsConfig>& f);
 };
 template <>
 struct qat::config::Schema<qat::trainers::CheckpointConfig> {

@@ -42,6 +42,8 @@ graph::Forward forward_of(const models::Model& model) {
 /// A quantizer's tensors stand beside the network's in a run's checkpoint.
 bool is_quantizer_state(const std::string& name) { return name.find("_quantizer.") != std::string::npos; }
 
+bool is_batch_counter(const std::string& name) { return name.ends_with(".num_batches_tracked"); }
+
 /// The first samples of a dataset.
 class Head final : public datasets::Dataset {
  public:
@@ -114,19 +116,27 @@ integer::Preprocessing Session::preprocessing() const {
   return {transforms.eval.mean(channels), transforms.eval.std(channels)};
 }
 
-void Session::load_weights(const std::string& path) {
-  io::TensorMap tensors;
-  std::string source = path;
-  if (std::filesystem::is_directory(path)) {
-    const RunFolder run(path);
+void Session::load_weights(const WeightsConfig& weights) {
+  io::TensorMap from;
+  std::string source = weights.path;
+  if (std::filesystem::is_directory(source)) {
+    const RunFolder run(source);
     run.require_run();
     source = run.last();
-    tensors = read_checkpoint(source).tensors;
-    std::erase_if(tensors, [](const auto& item) { return is_quantizer_state(item.first); });
+    from = read_checkpoint(source).tensors;
+    std::erase_if(from, [](const auto& item) { return is_quantizer_state(item.first); });
   } else {
-    tensors = io::read_weights(path);
+    from = io::read_weights(source);
   }
-  io::copy_state(io::state_of(*model.module), tensors, source);
+  io::TensorMap into = io::state_of(*model.module);
+  if (weights.skip_classifier) {
+    for (const std::string& name : models::classifier_tensors(experiment.model_name(), experiment.model_options())) {
+      into.erase(name);
+      from.erase(name);
+    }
+  }
+  std::erase_if(into, [&](const auto& item) { return is_batch_counter(item.first) && !from.contains(item.first); });
+  io::copy_state(into, from, source);
 }
 
 TensorBatch to_tensors(const datasets::Batch& batch, const datasets::Shape& shape) {

@@ -43,9 +43,10 @@ struct Session {
   int64_t parameter_count() const;
   integer::Preprocessing preprocessing() const;
 
-  /// Takes the weights that `model.weights` names (.pth, .safetensors, or a run folder's last checkpoint).
+  /// Takes the weights that `model.weights` names (.pth, .safetensors, or a run folder's last checkpoint). Files older
+  /// than batch norm's counter num_batches_tracked may lack it.
   /// Throws FileError, or CheckpointError listing everything that does not fit.
-  void load_weights(const std::string& path);
+  void load_weights(const WeightsConfig& weights);
 };
 
 /// NCHW float32 tensor in channels-last memory, and its labels. A copy: the loader reuses its memory.

@@ -1,8 +1,5 @@
 #include "core/base/version.h"
 
-#ifndef QAT_VERSION
-#define QAT_VERSION "unknown"
-#endif
 #ifndef QAT_GIT_REVISION
 #define QAT_GIT_REVISION "unknown"
 #endif

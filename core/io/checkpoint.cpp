@@ -39,17 +39,8 @@ std::string shape_and_dtype(const std::string& name, const at::Tensor& tensor) {
   return fmt::format("[{}] {}", fmt::join(tensor.sizes(), ", "), dtype_name(name, tensor));
 }
 
-/// At most this many names of one kind are listed: a wrong file would otherwise fill the screen.
-constexpr size_t kListed = 8;
-
-void add_names(std::vector<std::string>& parts, const char* what, std::vector<std::string> names) {
-  if (names.empty()) return;
-  const size_t count = names.size();
-  if (count > kListed) {
-    names.resize(kListed);
-    names.push_back(fmt::format("and {} more", count - kListed));
-  }
-  parts.push_back(fmt::format("{} {}: {}", count, what, join(names)));
+void add_names(std::vector<std::string>& parts, const char* what, const std::vector<std::string>& names) {
+  if (!names.empty()) parts.push_back(fmt::format("{} {}: {}", names.size(), what, join(names)));
 }
 
 }  // namespace
@@ -107,9 +98,9 @@ void copy_state(const TensorMap& into, const TensorMap& from, const std::string&
     if (into.count(name) == 0) unexpected.push_back(name);
   }
   std::vector<std::string> parts;
-  add_names(parts, "missing", std::move(missing));
-  add_names(parts, "unexpected", std::move(unexpected));
-  add_names(parts, "mismatched", std::move(mismatched));
+  add_names(parts, "missing", missing);
+  add_names(parts, "unexpected", unexpected);
+  add_names(parts, "mismatched", mismatched);
   QAT_CHECK_AS(CheckpointError, parts.empty(), "{}: does not fit the network: {}", source, join(parts, "; "));
   const at::NoGradGuard no_grad;
   for (const auto& [name, tensor] : into) at::Tensor(tensor).copy_(from.at(name));

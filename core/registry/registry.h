@@ -11,7 +11,7 @@
 //     return registry;
 //   }
 //
-// Plug-ins call models().add(...) when they are loaded. Adding is not thread-safe; reading is.
+// Plug-ins add to them through plugin.h. Adding is not thread-safe; reading is.
 #pragma once
 
 #include <map>

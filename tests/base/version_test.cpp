@@ -7,7 +7,7 @@ namespace qat {
 namespace {
 
 TEST(Version, HasANumberAndARevision) {
-  EXPECT_THAT(version_string(), testing::MatchesRegex("(unknown|[0-9.]+) [(]git [a-z0-9+-]+[)]"));
+  EXPECT_THAT(version_string(), testing::MatchesRegex("[0-9]+[.][0-9]+[.][0-9]+ [(]git [a-z0-9+-]+[)]"));
 }
 
 }  // namespace

@@ -144,6 +144,21 @@ TEST(Experiment, MistakesAreNamedWithTheirPlace) {
             "finetune, export, verify");
 }
 
+TEST(Experiment, WeightsAreAPathOrAMap) {
+  const auto weights = [](const std::string& yaml) {
+    return load(with("in_channels: 1", "in_channels: 1, weights: " + yaml)).weights();
+  };
+  EXPECT_FALSE(weights("null"));
+  EXPECT_EQ(weights("r.pth")->path, "r.pth");
+  EXPECT_FALSE(weights("r.pth")->skip_classifier);
+  EXPECT_EQ(weights("{path: r.pth, skip_classifier: true}")->path, "r.pth");
+  EXPECT_TRUE(weights("{path: r.pth, skip_classifier: true}")->skip_classifier);
+  EXPECT_EQ(complaint(with("in_channels: 1", "weights: {skip_classifier: true}")),
+            "e.yaml:3:32: model.weights: missing key 'path'");
+  EXPECT_EQ(complaint(with("in_channels: 1", "weights: {path: r.pth, skip: fc}")),
+            "e.yaml:3:46: model.weights.skip: unknown key; valid keys: path, skip_classifier");
+}
+
 TEST(Experiment, StagesMustBeInAnOrderThatRuns) {
   const auto stages = [](const std::string& list) { return complaint(kMinimal, {"stages=" + list}); };
   EXPECT_NE(stages("[finetune]").find("finetune needs a calibrate stage before it"), std::string::npos);
@@ -160,7 +175,7 @@ TEST(Experiment, StagesMustBeInAnOrderThatRuns) {
 TEST(Experiment, DocsNameEveryLevel) {
   const std::string docs = experiment_docs();
   for (const char* key : {"`data.batch_size`", "`quantization.weight.bits`", "`epochs`", "`lr`", "`milestones`",
-                          "`match.position`", "`format`"}) {
+                          "`match.position`", "`format`", "`skip_classifier`"}) {
     EXPECT_NE(docs.find(key), std::string::npos) << key;
   }
 }

@@ -4,13 +4,15 @@
 #include <CLI/App.hpp>
 #include <functional>
 #include <string>
+#include <vector>
 
 namespace qat::cli {
 
 /// Returns the exit code; throws for failures.
 using Run = std::function<int()>;
 
-Run add_train(CLI::App& app, const std::string& program);
+/// `plugins`: those of the command line, once it is parsed; they outlive the command.
+Run add_train(CLI::App& app, const std::string& program, const std::vector<std::string>& plugins);
 Run add_eval(CLI::App& app);
 Run add_export(CLI::App& app);
 Run add_verify(CLI::App& app);

@@ -31,12 +31,14 @@ int run(int argc, char** argv) {
   app.get_formatter()->column_width(32);
   app.option_defaults()->always_capture_default();
   std::vector<std::pair<CLI::App*, qat::cli::Run>> commands;
+  std::vector<std::string> plugins;
   const auto add = [&](const char* name, const char* description, auto&& setup) {
     CLI::App* command = app.add_subcommand(name, description);
     commands.emplace_back(command, setup(*command));
   };
   using namespace qat::cli;
-  add("train", "Run an experiment's stages into a run folder", [&](CLI::App& a) { return add_train(a, argv[0]); });
+  add("train", "Run an experiment's stages into a run folder",
+      [&](CLI::App& a) { return add_train(a, argv[0], plugins); });
   add("eval", "Measure a run's network on the evaluation data", add_eval);
   add("export", "Write a run's network to a file of another format", add_export);
   add("verify", "Compare an exported file with the training's network, code by code", add_verify);
@@ -44,6 +46,12 @@ int run(int argc, char** argv) {
   add("list", "List what a config can name", add_list);
   add("config", "Check a config, write it out in full, or print the reference", add_config);
   add("version", "Print the versions of qat and LibTorch", add_version);
+  for (const auto& [command, action] : commands) {
+    if (command->get_name() == "version") continue;
+    command->add_option("--plugin", plugins, "Shared library with models or quantizers of your own; may be repeated")
+        ->type_name("FILE")
+        ->allow_extra_args(false);
+  }
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& help) {
@@ -56,6 +64,7 @@ int run(int argc, char** argv) {
     if (!command->parsed()) continue;
     const std::string name = command->get_name();
     if (name == "train" || name == "eval" || name == "verify") wait_without_spinning(argv);
+    qat::trainers::load_plugins(plugins);
     return action();
   }
   throw qat::UsageError("expected a command (see `qat --help`)");

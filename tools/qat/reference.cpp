@@ -2,9 +2,11 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "core/base/version.h"
 #include "tools/qat/commands.h"
@@ -17,8 +19,11 @@ Run add_list(CLI::App& app) {
   const auto kind = std::make_shared<std::string>();
   app.add_option("kind", *kind, "What to list")->required()->check(CLI::IsMember(trainers::catalogue_kinds()));
   return [kind] {
-    for (const trainers::CatalogueEntry& entry : trainers::catalogue(*kind)) {
-      fmt::print("{:<16} {}\n", entry.name, entry.description);
+    const std::vector<trainers::CatalogueEntry> entries = trainers::catalogue(*kind);
+    size_t width = 0;
+    for (const trainers::CatalogueEntry& entry : entries) width = std::max(width, entry.name.size());
+    for (const trainers::CatalogueEntry& entry : entries) {
+      fmt::print("{:<{}} {}\n", entry.name, width, entry.description);
     }
     return 0;
   };
@@ -30,10 +35,11 @@ Run add_config(CLI::App& app) {
     bool docs = false;
   };
   const auto o = std::make_shared<Options>();
-  app.add_option("--check", o->check, "Say whether a config is sound")->type_name("FILE");
-  app.add_option("--resolve", o->resolve, "Print a config with all defaults")->type_name("FILE");
-  app.add_flag("--docs", o->docs, "Print all keys as Markdown");
-  app.require_option(1);
+  CLI::Option_group* action = app.add_option_group("action", "What to do");
+  action->add_option("--check", o->check, "Say whether a config is sound")->type_name("FILE");
+  action->add_option("--resolve", o->resolve, "Print a config with all defaults")->type_name("FILE");
+  action->add_flag("--docs", o->docs, "Print all keys as Markdown");
+  action->require_option(1);
   return [o] {
     if (o->docs) {
       fmt::print("{}", trainers::experiment_docs());

@@ -40,7 +40,13 @@ std::string quoted(const std::string& text) {
   return result + "'";
 }
 
-void print(const trainers::TrainSummary& summary, const std::string& program) {
+std::string plugin_arguments(const std::vector<std::string>& plugins) {
+  std::string arguments;
+  for (const std::string& plugin : plugins) arguments += " --plugin " + quoted(plugin);
+  return arguments;
+}
+
+void print(const trainers::TrainSummary& summary, const std::string& program, const std::string& plugins) {
   fmt::print("{:<24} {:>8} {:>12}\n", "", "top-1", "bytes");
   for (const trainers::TableRow& row : summary.rows) {
     fmt::print("{:<24} {:>8.4f} {:>12}\n", row.name, row.top1, row.bytes);
@@ -49,23 +55,25 @@ void print(const trainers::TrainSummary& summary, const std::string& program) {
     fmt::print("verify: mismatches: {} of {} values compared\n", summary.mismatches, summary.compared);
   }
   const std::string qat = quoted(program), run = quoted(summary.folder);
-  fmt::print("\nnext:\n  {} eval --run {}{}\n", qat, run, summary.exports.empty() ? "" : " --runtime integer");
+  fmt::print("\nnext:\n  {} eval --run {}{}{}\n", qat, run, summary.exports.empty() ? "" : " --runtime integer",
+             plugins);
   for (const std::string& file : summary.exports) {
-    fmt::print("  {} verify --run {} --model {}\n", qat, run, quoted(file));
+    fmt::print("  {} verify --run {} --model {}{}\n", qat, run, quoted(file), plugins);
   }
-  fmt::print("  {} inspect --run {} --graph\n", qat, run);
+  fmt::print("  {} inspect --run {} --graph{}\n", qat, run, plugins);
 }
 
-std::string resume_command(const trainers::TrainRequest& request, const std::string& program) {
+std::string resume_command(const trainers::TrainRequest& request, const std::string& program,
+                           const std::string& plugins) {
   std::string command = fmt::format("{} train --config {}", quoted(program), quoted(request.config));
   for (const std::string& change : request.overrides) command += " --set " + quoted(change);
   if (!request.out.empty()) command += " --out " + quoted(request.out);
-  return command + " --resume";
+  return command + plugins + " --resume";
 }
 
 }  // namespace
 
-Run add_train(CLI::App& app, const std::string& program) {
+Run add_train(CLI::App& app, const std::string& program, const std::vector<std::string>& plugins) {
   const auto request = std::make_shared<trainers::TrainRequest>();
   app.add_option("--config", request->config, "YAML file of the experiment")->required()->type_name("FILE");
   app.add_option("--set", request->overrides, "Change a key, e.g. stages[0].float.epochs=1; may be repeated")
@@ -73,14 +81,14 @@ Run add_train(CLI::App& app, const std::string& program) {
       ->allow_extra_args(false);
   app.add_option("--out", request->out, "Run folder; default: runs/<config's file name>")->type_name("DIR");
   app.add_flag("--resume", request->resume, "Continue the run in its folder from its last checkpoint");
-  return [request, program] {
+  return [request, program, &plugins] {
     catch_signals();
     request->stop = &stop_requested;
     try {
-      print(trainers::train(*request), program);
+      print(trainers::train(*request), program, plugin_arguments(plugins));
     } catch (const trainers::Interrupted& stopped) {
-      throw trainers::Interrupted(
-          fmt::format("{}; continue with: {}", stopped.what(), resume_command(*request, program)));
+      throw trainers::Interrupted(fmt::format("{}; continue with: {}", stopped.what(),
+                                              resume_command(*request, program, plugin_arguments(plugins))));
     }
     return 0;
   };

@@ -2,6 +2,8 @@
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/library.h>
 
+#include <map>
+
 #include "models/model.h"
 
 namespace qat::models {
@@ -25,6 +27,24 @@ void skip_writes(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit:
   }
 }
 
+std::shared_ptr<torch::nn::Module> uninitialised(const std::string& name, const config::Node& options) {
+  const ModelFactory& factory = registry().get(name);
+  const c10::impl::IncludeDispatchKeyGuard include(kKey);
+  return factory(options).module;
+}
+
+using Shapes = std::map<std::string, std::vector<int64_t>>;
+
+Shapes shapes(const std::string& name, const config::Node& options) {
+  Shapes result;
+  const auto module = uninitialised(name, options);
+  for (const auto& item : module->named_parameters()) result[item.key()] = item.value().sizes().vec();
+  for (const auto& item : module->named_buffers()) {
+    if (item.value().defined()) result[item.key()] = item.value().sizes().vec();
+  }
+  return result;
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(_, TESTING_ONLY_GenericWrapper, m) {
@@ -32,11 +52,19 @@ TORCH_LIBRARY_IMPL(_, TESTING_ONLY_GenericWrapper, m) {
 }
 
 int64_t parameter_count(const std::string& name) {
-  const ModelFactory& factory = registry().get(name);
-  const c10::impl::IncludeDispatchKeyGuard include(kKey);
   int64_t count = 0;
-  for (const at::Tensor& p : factory(config::Node()).module->parameters()) count += p.numel();
+  for (const at::Tensor& p : uninitialised(name, config::Node())->parameters()) count += p.numel();
   return count;
+}
+
+std::set<std::string> classifier_tensors(const std::string& name, const config::Node& options) {
+  const Shapes two = shapes(name, options.with("num_classes", config::Node::scalar("2")));
+  const Shapes three = shapes(name, options.with("num_classes", config::Node::scalar("3")));
+  std::set<std::string> names;
+  for (const auto& [tensor, shape] : two) {
+    if (three.at(tensor) != shape) names.insert(tensor);
+  }
+  return names;
 }
 
 }  // namespace qat::models
