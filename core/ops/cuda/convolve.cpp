@@ -20,11 +20,13 @@ void check(const ConvGeometry& g) {
                 g.in_w + g.pad_left + g.pad_right > g.dilation_w * (g.kernel_w - 1),
             "convolve: the {}x{} kernel (dilation {}x{}) is larger than the padded {}x{} input", g.kernel_h, g.kernel_w,
             g.dilation_h, g.dilation_w, g.in_h + g.pad_top + g.pad_bottom, g.in_w + g.pad_left + g.pad_right);
-  // The kernels count pixels, and the places of one image, in 32 bits.
+  // The kernels count pixels, and the bytes of one padded image, in 32 bits.
   constexpr int64_t kLimit = int64_t{1} << 30;
-  QAT_CHECK(g.rows() < kLimit && g.depth() < kLimit && (g.in_h + g.pad_top + g.pad_bottom) < kLimit / 2 &&
-                (g.in_w + g.pad_left + g.pad_right) < kLimit / 2 && g.in_h * g.in_w < kLimit && g.out_c < kLimit,
-            "convolve: {} output pixels of {} products are too many for the GPU's kernels", g.rows(), g.depth());
+  const int64_t height = g.in_h + g.pad_top + g.pad_bottom, width = g.in_w + g.pad_left + g.pad_right;
+  QAT_CHECK(g.rows() < kLimit && g.depth() < kLimit && g.out_c < kLimit && height < kLimit && width < kLimit / height &&
+                g.in_c < kLimit / (height * width),
+            "convolve: {} output pixels of {} products, or images of {}x{}x{}, are too large for the GPU's kernels",
+            g.rows(), g.depth(), height, width, g.in_c);
 }
 
 }  // namespace
@@ -57,7 +59,8 @@ void convolve(const ConvGeometry& g, const uint8_t* x, const int32_t* zero_point
   check(g);
   if (g.batch == 0) return;
   const kernels::ConvShape shape(g);
-  if (g.groups == 1) {
+  constexpr int64_t kMaxKernel = 31;  // of convolve_dense
+  if (g.groups == 1 && g.kernel_h <= kMaxKernel && g.kernel_w <= kMaxKernel) {
     kernels::convolve_dense(shape, x, zero_point, w, acc, stream);
   } else {
     kernels::convolve_grouped(shape, x, zero_point, w, acc, stream);

@@ -1,6 +1,6 @@
 // An implicit matrix product: rows are output pixels, columns output channels, the depth is kernel_h * kernel_w * in_c.
-// Blocks copy slices of both operands to shared memory, three stages ahead of the tensor cores. A padded pixel is the
-// code z, so that sum((x - z) w) = sum(x w) - z sum(w) holds everywhere; sum(w) is made from the operands in registers.
+// Blocks copy slices of both operands to shared memory, some stages ahead of the tensor cores. A padded pixel is the
+// code z, so that sum((x - z) w) = sum(x w) - z sum(w) holds everywhere; each thread sums the weights that it copied.
 #include <algorithm>
 #include <utility>
 
@@ -11,7 +11,7 @@ namespace {
 
 constexpr int kSlice = 64;  // bytes of the depth in a stage
 constexpr int kChunk = 16;  // bytes of a 128-bit access
-constexpr int kStages = 3;
+constexpr int kStages = 4;
 
 /// kGranule: bytes of the depth that surely lie in one tap and are aligned: 16, 4 or 1.
 template <int kRowsOfBlock, int kColumnsOfBlock, int kWarpsDown, int kWarpsAcross, int kGranuleBytes>
@@ -23,7 +23,7 @@ struct Tile {
   static constexpr int kRowTiles = kWarpRows / 16, kColumnTiles = kWarpColumns / 8;  // of one instruction
   static constexpr int kRowStep = kThreads / (kSlice / kChunk);  // rows that one copy of all threads covers
   static constexpr int kRowCopies = kRows / kRowStep;
-  static constexpr int kColumnCopies = (kColumns + kRowStep - 1) / kRowStep;
+  static constexpr int kColumnCopies = kColumns / kRowStep;
   static constexpr int kMinBlocks = kThreads == 256 ? 2 : 4;
 };
 
@@ -64,45 +64,53 @@ __device__ void multiply_add(int32_t (&acc)[4], const uint32_t (&a)[4], uint32_t
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/// A place in the depth: tap and channel.
+/// A place in the depth: tap and channel, and how far it lies behind the first one in the input.
 struct DepthPlace {
   __device__ DepthPlace(const ConvShape& s, int k) {
     const int tap = k / s.in_c;
     c = k - tap * s.in_c;
     kh = tap / s.kernel_w;
     kw = tap - kh * s.kernel_w;
+    offset = (kh * s.dilation_h * s.in_w + kw * s.dilation_w) * s.in_c + c;
   }
   __device__ void advance(const ConvShape& s, int bytes) {
     c += bytes;
+    offset += bytes;
     while (c >= s.in_c) {
       c -= s.in_c;
+      offset += (s.dilation_w - 1) * s.in_c;
       if (++kw < s.kernel_w) continue;
       kw = 0;
       ++kh;
+      offset += (s.dilation_h * s.in_w - s.kernel_w * s.dilation_w) * s.in_c;
     }
   }
-  int c, kh, kw;
+  int c, kh, kw, offset;
 };
 
-/// The input's rows that one thread copies.
+/// The part of the input under one output pixel: where it starts, and which rows and columns of the kernel meet the
+/// input (bits; bit 31 is clear).
 struct PixelPlace {
   PixelPlace() = default;
-  __device__ PixelPlace(const ConvShape& s, const uint8_t* x, int row) {
+  __device__ PixelPlace(const ConvShape& s, int row) {
     const int line = row / s.out_w, sample = line / s.out_h;
-    image = x + static_cast<int64_t>(sample) * s.in_h * s.in_w * s.in_c;
-    top = (line - sample * s.out_h) * s.stride_h - s.pad_top;
-    left = (row - line * s.out_w) * s.stride_w - s.pad_left;
-    if (row >= s.rows) top = -(1 << 30), image = x;  // padding throughout
+    const int top = (line - sample * s.out_h) * s.stride_h - s.pad_top;
+    const int left = (row - line * s.out_w) * s.stride_w - s.pad_left;
+    start = (static_cast<int64_t>(sample) * s.in_h * s.in_w + top * s.in_w + left) * s.in_c;
+    if (row < s.rows) {
+      rows = taps(s.kernel_h, top, s.dilation_h, s.in_h);
+      columns = taps(s.kernel_w, left, s.dilation_w, s.in_w);
+    }
   }
-  /// Null where the place is padding or behind the end of the depth.
-  __device__ const uint8_t* at(const ConvShape& s, const DepthPlace& d) const {
-    if (d.kh >= s.kernel_h) return nullptr;
-    const int h = top + d.kh * s.dilation_h, w = left + d.kw * s.dilation_w;
-    const bool valid = h >= 0 && h < s.in_h && w >= 0 && w < s.in_w;
-    return valid ? image + static_cast<int64_t>(h * s.in_w + w) * s.in_c + d.c : nullptr;
+  __device__ bool meets(const DepthPlace& d) const { return ((rows >> min(d.kh, 31)) & (columns >> d.kw) & 1) != 0; }
+
+  static __device__ uint32_t taps(int kernel, int first, int dilation, int size) {
+    uint32_t bits = 0;
+    for (int k = 0; k < kernel; ++k, first += dilation) bits |= static_cast<uint32_t>(first >= 0 && first < size) << k;
+    return bits;
   }
-  const uint8_t* image;
-  int top, left;
+  int64_t start = 0;
+  uint32_t rows = 0, columns = 0;
 };
 
 template <class T>
@@ -118,13 +126,14 @@ class Copies {
   __device__ Copies(const ConvShape& s, const uint8_t* x, const int8_t* w, int row, int column, int first_slice,
                     uint32_t zero_code)
       : s_(s),
+        x_(x),
         w_(w),
         depth_(s, first_slice * kSlice + chunk() * kChunk),
         k_(first_slice * kSlice + chunk() * kChunk),
         column_(column + line()),
         padding_(zero_code * 0x01010101u) {
 #pragma unroll
-    for (int i = 0; i < T::kRowCopies; ++i) pixels_[i] = PixelPlace(s, x, row + line() + i * T::kRowStep);
+    for (int i = 0; i < T::kRowCopies; ++i) pixels_[i] = PixelPlace(s, row + line() + i * T::kRowStep);
   }
 
   __device__ void next(Stage<T>& stage) {
@@ -132,6 +141,28 @@ class Copies {
     copy_weights(stage.weights);
     depth_.advance(s_, kSlice);
     k_ += kSlice;
+  }
+
+  /// Adds up the weights that this thread copied to a stage.
+  __device__ void sum_weights(const Stage<T>& stage) {
+#pragma unroll
+    for (int i = 0; i < T::kColumnCopies; ++i) {
+      const int4 chunk_ = *reinterpret_cast<const int4*>(stage.weights + place(line() + i * T::kRowStep, chunk()));
+      for (const int four : {chunk_.x, chunk_.y, chunk_.z, chunk_.w}) {
+        weight_sums_[i] = __dp4a(four, 0x01010101, weight_sums_[i]);
+      }
+    }
+  }
+
+  /// Writes the sums of the block's columns.
+  __device__ void store_weight_sums(int32_t* sums) const {
+#pragma unroll
+    for (int i = 0; i < T::kColumnCopies; ++i) {
+      int32_t sum = weight_sums_[i];
+      sum += __shfl_xor_sync(0xffffffff, sum, 1);  // the chunks of a row lie with four neighbours
+      sum += __shfl_xor_sync(0xffffffff, sum, 2);
+      if (chunk() == 0) sums[line() + i * T::kRowStep] = sum;
+    }
   }
 
  private:
@@ -145,12 +176,13 @@ class Copies {
     for (int b = 0; b < kChunk; b += T::kGranule) {
 #pragma unroll
       for (int i = 0; i < T::kRowCopies; ++i) {
-        const uint8_t* from = pixels_[i].at(s_, d);
+        const bool inside = pixels_[i].meets(d);
+        const uint8_t* from = x_ + (pixels_[i].start + d.offset);
         uint8_t* target = to + place(line() + i * T::kRowStep, chunk()) + b;
         if constexpr (T::kGranule == 1) {
-          const uint32_t code = from == nullptr ? padding_ & 0xff : *from;
+          const uint32_t code = inside ? *from : padding_ & 0xff;
           bytes[i][b / 4] |= code << (b % 4 * 8);
-        } else if (from != nullptr) {
+        } else if (inside) {
           copy_async<T::kGranule>(shared_address(target), from, true);
         } else if constexpr (T::kGranule == 16) {
           *reinterpret_cast<uint4*>(target) = make_uint4(padding_, padding_, padding_, padding_);
@@ -173,7 +205,6 @@ class Copies {
 #pragma unroll
     for (int i = 0; i < T::kColumnCopies; ++i) {
       const int row = line() + i * T::kRowStep, column = column_ + i * T::kRowStep;
-      if (T::kColumns % T::kRowStep != 0 && row >= T::kColumns) break;
       const int8_t* from = w_ + static_cast<int64_t>(column) * s_.depth + k_;
       uint8_t* target = to + place(row, chunk());
       uint32_t bytes[4] = {};
@@ -193,18 +224,19 @@ class Copies {
   }
 
   const ConvShape& s_;
+  const uint8_t* x_;
   const int8_t* w_;
   DepthPlace depth_;
   int k_, column_;
   uint32_t padding_;
   PixelPlace pixels_[T::kRowCopies];
+  int32_t weight_sums_[T::kColumnCopies] = {};
 };
 
-/// One warp's outputs and the sums of its columns' weights.
+/// One warp's outputs.
 template <class T>
 struct Product {
   int32_t acc[T::kRowTiles][T::kColumnTiles][4] = {};
-  int32_t weight_sum[T::kColumnTiles] = {};
 
   __device__ void add(const Stage<T>& stage, int warp_row, int warp_column) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -226,27 +258,20 @@ struct Product {
         const uint32_t b0 = b[n / 2][n % 2 * 2], b1 = b[n / 2][n % 2 * 2 + 1];
 #pragma unroll
         for (int m = 0; m < T::kRowTiles; ++m) multiply_add(acc[m][n], a[m], b0, b1);
-        weight_sum[n] = __dp4a(static_cast<int>(b0), 0x01010101, weight_sum[n]);
-        weight_sum[n] = __dp4a(static_cast<int>(b1), 0x01010101, weight_sum[n]);
       }
     }
   }
 
-  /// Writes (or, for one of several parts of the depth, adds) acc - z * weight_sum.
-  __device__ void store(const ConvShape& s, int32_t* out, int row, int column, uint32_t zero_code, bool add_up) {
+  /// Writes (or, for one of several parts of the depth, adds) acc - z * the sums of the weights.
+  __device__ void store(const ConvShape& s, int32_t* out, int row, int column, uint32_t zero_code,
+                        const int32_t* weight_sums, bool add_up) const {
     const int lane = static_cast<int>(threadIdx.x) % 32, pair = lane % 4 * 2;
     const bool pairs = !add_up && s.out_c % 2 == 0 && reinterpret_cast<uintptr_t>(out) % 8 == 0;
 #pragma unroll
     for (int n = 0; n < T::kColumnTiles; ++n) {
-      // The four lanes of a column hold parts of its weights' sum.
-      int32_t sum = weight_sum[n];
-      sum += __shfl_xor_sync(0xffffffff, sum, 1);
-      sum += __shfl_xor_sync(0xffffffff, sum, 2);
       uint32_t correction[2];
 #pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        correction[e] = zero_code * static_cast<uint32_t>(__shfl_sync(0xffffffff, sum, (pair + e) * 4));
-      }
+      for (int e = 0; e < 2; ++e) correction[e] = zero_code * static_cast<uint32_t>(weight_sums[n * 8 + pair + e]);
       const int c = column + n * 8 + pair;
 #pragma unroll
       for (int m = 0; m < T::kRowTiles; ++m) {
@@ -283,7 +308,8 @@ template <class T>
 __global__ void __launch_bounds__(T::kThreads, T::kMinBlocks)
     multiply(const __grid_constant__ ConvShape s, const uint8_t* __restrict__ x, const int32_t* zero_point,
              const int8_t* __restrict__ w, int32_t* __restrict__ acc, int column_blocks, int part_slices) {
-  __shared__ Stage<T> stages[kStages];
+  extern __shared__ __align__(128) unsigned char memory[];
+  auto* stages = reinterpret_cast<Stage<T>*>(memory);
   const int block_row = static_cast<int>(blockIdx.x) / column_blocks;
   const int row = block_row * T::kRows;
   const int column = (static_cast<int>(blockIdx.x) - block_row * column_blocks) * T::kColumns;
@@ -306,11 +332,16 @@ __global__ void __launch_bounds__(T::kThreads, T::kMinBlocks)
     __syncthreads();  // the slice is there, and nobody reads the one that is overwritten next
     if (k + kStages - 1 < count) copies.next(stages[ahead]);
     end_stage();
+    copies.sum_weights(stages[now]);
     product.add(stages[now], warp_row, warp_column);
     now = now + 1 == kStages ? 0 : now + 1;
     ahead = ahead + 1 == kStages ? 0 : ahead + 1;
   }
-  product.store(s, acc, row + warp_row, column + warp_column, zero_code, gridDim.y > 1);
+  __syncthreads();
+  auto* weight_sums = reinterpret_cast<int32_t*>(memory);
+  copies.store_weight_sums(weight_sums);
+  __syncthreads();
+  product.store(s, acc, row + warp_row, column + warp_column, zero_code, weight_sums + warp_column, gridDim.y > 1);
 }
 
 int processors() {
@@ -337,8 +368,10 @@ void launch(const ConvShape& s, const uint8_t* x, const int32_t* zero_point, con
     cudaMemsetAsync(acc, 0, static_cast<size_t>(s.rows) * static_cast<size_t>(s.out_c) * sizeof(int32_t), stream);
   }
   const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(parts));
-  multiply<T><<<grid, T::kThreads, 0, stream>>>(s, x, zero_point, w, acc, static_cast<int>(column_blocks),
-                                                static_cast<int>(part_slices));
+  constexpr int kMemory = kStages * sizeof(Stage<T>);
+  if (kMemory > 48 * 1024) cudaFuncSetAttribute(multiply<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, kMemory);
+  multiply<T><<<grid, T::kThreads, kMemory, stream>>>(s, x, zero_point, w, acc, static_cast<int>(column_blocks),
+                                                      static_cast<int>(part_slices));
   check_launch("convolve");
 }
 

@@ -25,48 +25,59 @@ struct Pixel {
   int top, left;
 };
 
-/// Threads (channels / 4, pixels); the block's weights lie in shared memory as [tap][channel].
-__global__ void depthwise(const ConvShape s, const uint8_t* x, const int32_t* zero_point, const int8_t* w,
-                          int32_t* acc) {
-  extern __shared__ char4 weights[];
+/// c + the sum of four unsigned codes times four signed weights; wraps.
+__device__ int32_t dot(uint32_t codes, uint32_t weights, int32_t c) {
+  int32_t sum;
+  asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(sum) : "r"(codes), "r"(weights), "r"(c));
+  return sum;
+}
+
+/// Threads (channels / 4, pixels). Shared memory holds for each tap and four channels four words, each with the weight
+/// of one channel in its byte, so that one instruction multiplies and adds. A padded pixel is the code z.
+__global__ void __launch_bounds__(kThreads)
+    depthwise(const ConvShape s, const uint8_t* x, const int32_t* zero_point, const int8_t* w, int32_t* acc) {
+  extern __shared__ uint4 weights[];
   const int taps = s.kernel_h * s.kernel_w, lanes = static_cast<int>(blockDim.x);
   const int group = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x), c = group * kChannels;
   const bool active = c < s.in_c;
   if (active) {
     for (int t = static_cast<int>(threadIdx.y); t < taps; t += static_cast<int>(blockDim.y)) {
       const int8_t* from = w + static_cast<int64_t>(c) * taps + t;
-      weights[t * lanes + threadIdx.x] = make_char4(from[0], from[taps], from[2 * taps], from[3 * taps]);
+      const auto word = [&](int k) { return static_cast<uint32_t>(static_cast<uint8_t>(from[k * taps])) << (8 * k); };
+      weights[t * lanes + threadIdx.x] = make_uint4(word(0), word(1), word(2), word(3));
     }
   }
   __syncthreads();
   if (!active) return;
-  const int z = *zero_point;
+  const uint32_t padding = static_cast<uint32_t>(*zero_point) * 0x01010101u;
+  int4 correction = {};  // z times the sum of the weights
+  for (int t = 0; t < taps; ++t) {
+    const uint4 weight = weights[t * lanes + threadIdx.x];
+    correction = {dot(padding, weight.x, correction.x), dot(padding, weight.y, correction.y),
+                  dot(padding, weight.z, correction.z), dot(padding, weight.w, correction.w)};
+  }
   for (int p = 0; p < kPixels; ++p) {
     const int64_t row = (static_cast<int64_t>(blockIdx.x) * kPixels + p) * blockDim.y + threadIdx.y;
     if (row >= s.rows) return;
     const Pixel pixel(s, static_cast<int>(row));
-    int4 sum = {};
+    const uint8_t* image = x + pixel.image * s.in_c + c;
+    int4 sum = {-correction.x, -correction.y, -correction.z, -correction.w};
     for (int kh = 0, t = 0; kh < s.kernel_h; ++kh) {
+      const int h = pixel.top + kh * s.dilation_h;
+      const bool inside = h >= 0 && h < s.in_h;
       for (int kw = 0; kw < s.kernel_w; ++kw, ++t) {
-        const int64_t from = pixel.under(s, kh, kw);
-        if (from < 0) continue;
-        const uchar4 code = *reinterpret_cast<const uchar4*>(x + from * s.in_c + c);
-        const char4 weight = weights[t * lanes + threadIdx.x];
-        sum.x += (code.x - z) * weight.x;
-        sum.y += (code.y - z) * weight.y;
-        sum.z += (code.z - z) * weight.z;
-        sum.w += (code.w - z) * weight.w;
+        const int column = pixel.left + kw * s.dilation_w;
+        uint32_t codes = padding;
+        if (inside && column >= 0 && column < s.in_w) {
+          codes = *reinterpret_cast<const uint32_t*>(image + static_cast<int64_t>(h * s.in_w + column) * s.in_c);
+        }
+        const uint4 weight = weights[t * lanes + threadIdx.x];
+        sum = {dot(codes, weight.x, sum.x), dot(codes, weight.y, sum.y), dot(codes, weight.z, sum.z),
+               dot(codes, weight.w, sum.w)};
       }
     }
     *reinterpret_cast<int4*>(acc + row * s.out_c + c) = sum;
   }
-}
-
-/// c + the sum of four unsigned codes times four signed weights; wraps.
-__device__ int32_t dot(uint32_t codes, uint32_t weights, int32_t c) {
-  int32_t sum;
-  asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(sum) : "r"(codes), "r"(weights), "r"(c));
-  return sum;
 }
 
 /// A thread an output. kWords: channels in fours, four bytes at a time.
@@ -116,7 +127,7 @@ void convolve_grouped(const ConvShape& s, const uint8_t* x, const int32_t* zero_
     const int64_t groups = s.in_c / kChannels, blocks_across = divide_up(groups, 32);
     const auto lanes = static_cast<unsigned>(divide_up(groups, blocks_across));
     const dim3 block(lanes, kThreads / lanes);
-    const int64_t bytes = static_cast<int64_t>(s.kernel_h) * s.kernel_w * lanes * static_cast<int64_t>(sizeof(char4));
+    const int64_t bytes = static_cast<int64_t>(s.kernel_h) * s.kernel_w * lanes * static_cast<int64_t>(sizeof(uint4));
     if (bytes <= kMaxWeights && blocks_across <= 65535) {
       const dim3 grid(static_cast<unsigned>(divide_up(s.rows, int64_t{kPixels} * block.y)),
                       static_cast<unsigned>(blocks_across));

@@ -15,11 +15,12 @@ struct ConvShape {
   int rows, depth;  // of one group
 };
 
-/// One group: an implicit matrix product [rows][depth] x [depth][out_c] on the tensor cores.
+/// One group and a kernel of up to 31x31: an implicit matrix product [rows][depth] x [depth][out_c] on the tensor
+/// cores.
 void convolve_dense(const ConvShape& s, const uint8_t* x, const int32_t* zero_point, const int8_t* w, int32_t* acc,
                     cudaStream_t stream);
 
-/// Any groups; depthwise convolutions have a kernel of their own.
+/// Anything; depthwise convolutions have a kernel of their own.
 void convolve_grouped(const ConvShape& s, const uint8_t* x, const int32_t* zero_point, const int8_t* w, int32_t* acc,
                       cudaStream_t stream);
 

@@ -10,17 +10,19 @@ namespace qat::ops::cuda {
 
 enum class Keeping { kNothing, kCompact, kExact };
 
-/// a of KeptAccumulators; both roundings of the compact form are made.
+/// a of KeptAccumulators in one channel; both roundings of the compact form are made.
 template <Keeping kKeeping>
-__device__ float kept_value(const KeptAccumulators& kept, int64_t i, int64_t c) {
-  if constexpr (kKeeping == Keeping::kCompact) {
-    return static_cast<float>(kept.middle[c]) + static_cast<float>(kept.compact[i]) * kept.step[c];
-  } else if constexpr (kKeeping == Keeping::kExact) {
-    return static_cast<float>(kept.exact[i]);
-  } else {
+struct KeptChannel {
+  __device__ KeptChannel(const KeptAccumulators& kept, int64_t c) {
+    if constexpr (kKeeping == Keeping::kCompact) middle = static_cast<float>(kept.middle[c]), step = kept.step[c];
+  }
+  __device__ float operator()(const KeptAccumulators& kept, int64_t i) const {
+    if constexpr (kKeeping == Keeping::kCompact) return middle + static_cast<float>(kept.compact[i]) * step;
+    if constexpr (kKeeping == Keeping::kExact) return static_cast<float>(kept.exact[i]);
     return 0.0f;
   }
-}
+  float middle = 0, step = 0;
+};
 
 template <Keeping kKeeping>
 using KeepingConstant = std::integral_constant<Keeping, kKeeping>;

@@ -67,6 +67,26 @@ struct Broadcast {
   }
 };
 
+/// g (y - value), where outside g (y - z).
+struct AddScaleTerms {
+  using Item = double;
+  struct Cursor {
+    __device__ double operator()(int64_t i) const {
+      const float v = add.value(p.a[i], p.b[i]), t = mask_bit(p.inside, i) ? v : add.zero_y;
+      return static_cast<double>(p.g[i]) * static_cast<double>(static_cast<float>(p.y[i]) - t);
+    }
+    const AddScaleTerms& p;
+    Add add;
+  };
+  __device__ Cursor start(int64_t, int64_t) const { return {*this, Add(params)}; }
+  const float* g;
+  const uint8_t* a;
+  const uint8_t* b;
+  const uint8_t* y;
+  const uint8_t* inside;
+  BinaryParams params;
+};
+
 template <class Operator>
 __device__ Eight<uint8_t> mapped(const Operator& op, const Eight<uint8_t>& a, const Eight<uint8_t>& b) {
   Eight<uint8_t> result;
@@ -165,14 +185,8 @@ size_t add_scale_gradient_scratch(int64_t n) { return static_cast<size_t>(divide
 void add_scale_gradient(const float* g, const uint8_t* a, const uint8_t* b, const uint8_t* y, const uint8_t* inside,
                         int64_t n, const BinaryParams& params, double* ds, void* scratch, cudaStream_t stream) {
   constexpr int kLanes = 16;  // of a piece, on the CPU
-  const BinaryParams p = params;
-  const auto term = [=] __device__(int64_t i) {
-    const Add add(p);
-    const bool in = inside == nullptr || ((inside[i / 8] >> (i % 8)) & 1) != 0;
-    const float t = in ? add.value(a[i], b[i]) : add.zero_y;
-    return Term{g[i], static_cast<float>(y[i]) - t};
-  };
-  sum_terms<kLanes, true>("add_scale_gradient", n, kPiece, term, static_cast<double*>(scratch), ds, stream);
+  sum_terms<kLanes, true>("add_scale_gradient", n, kPiece, AddScaleTerms{g, a, b, y, inside, params}, scratch, ds,
+                          stream);
 }
 
 }  // namespace qat::ops::cuda

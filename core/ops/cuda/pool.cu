@@ -4,33 +4,70 @@
 namespace qat::ops::cuda {
 namespace {
 
-/// A pool's sizes for the GPU: the output's are made once, on the host.
+/// A pool's sizes for the GPU, in 32 bits and with the output's.
 struct Map {
-  explicit Map(const PoolGeometry& geometry) : g(geometry), out_h(geometry.out_h()), out_w(geometry.out_w()) {}
-  int64_t outputs() const { return g.batch * out_h * out_w * g.channels; }
-  PoolGeometry g;
-  int64_t out_h, out_w;
+  explicit Map(const PoolGeometry& g)
+      : in_h(static_cast<int>(g.in_h)),
+        in_w(static_cast<int>(g.in_w)),
+        out_h(static_cast<int>(g.out_h())),
+        out_w(static_cast<int>(g.out_w())),
+        kernel_h(static_cast<int>(g.kernel_h)),
+        kernel_w(static_cast<int>(g.kernel_w)),
+        stride_h(static_cast<int>(g.stride_h)),
+        stride_w(static_cast<int>(g.stride_w)),
+        pad_top(static_cast<int>(g.pad_top)),
+        pad_left(static_cast<int>(g.pad_left)),
+        dilation_h(static_cast<int>(g.dilation_h)),
+        dilation_w(static_cast<int>(g.dilation_w)),
+        batch(g.batch),
+        channels(g.channels) {
+    constexpr int64_t kLimit = int64_t{1} << 30;  // of places in a padded image
+    const int64_t height = g.in_h + g.pad_top + g.pad_bottom + g.dilation_h * g.kernel_h + g.stride_h;
+    const int64_t width = g.in_w + g.pad_left + g.pad_right + g.dilation_w * g.kernel_w + g.stride_w;
+    require(height < kLimit && width < kLimit / height, "pool", "the images are too large for the GPU's kernels");
+  }
+  int64_t outputs() const { return batch * out_h * out_w * channels; }
+  int64_t inputs() const { return batch * in_h * in_w * channels; }
+
+  int in_h, in_w, out_h, out_w, kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w;
+  int64_t batch, channels;
 };
 
 /// Kernel positions [begin, end) that fall into the input, for the output at `out`.
 struct Taps {
-  int64_t origin, begin, end;
-  __device__ Taps(int64_t out, int64_t stride, int64_t pad, int64_t kernel, int64_t dilation, int64_t in)
+  int origin, begin, end;
+  __device__ Taps(int out, int stride, int pad, int kernel, int dilation, int in)
       : origin(out * stride - pad),
-        begin(origin >= 0 ? 0 : quotient(-origin + dilation - 1, dilation)),
-        end(origin >= in ? 0 : min(kernel, quotient(in - 1 - origin, dilation) + 1)) {}
+        begin(origin >= 0 ? 0 : (-origin + dilation - 1) / dilation),
+        end(origin >= in ? 0 : min(kernel, (in - 1 - origin) / dilation + 1)) {}
   __device__ bool empty() const { return begin >= end; }
 };
 
-/// One output pixel and its window.
+/// Row, column and sample of a pixel of maps [batch][height][width].
+struct Pixel {
+  __device__ Pixel(int64_t pixel, int height, int width) {
+    const int64_t line = quotient(pixel, width);
+    sample = quotient(line, height);
+    row = static_cast<int>(line - sample * height);
+    column = static_cast<int>(pixel - line * width);
+  }
+  int64_t sample;
+  int row, column;
+};
+
+/// The window of one output pixel.
 struct Window {
-  __device__ Window(const Map& map, int64_t pixel)
-      : line(quotient(pixel, map.out_w)),
-        sample(quotient(line, map.out_h)),
-        rows(line - sample * map.out_h, map.g.stride_h, map.g.pad_top, map.g.kernel_h, map.g.dilation_h, map.g.in_h),
-        columns(pixel - line * map.out_w, map.g.stride_w, map.g.pad_left, map.g.kernel_w, map.g.dilation_w,
-                map.g.in_w) {}
-  int64_t line, sample;
+  __device__ Window(const Map& map, int64_t pixel) : Window(map, Pixel(pixel, map.out_h, map.out_w)) {}
+  __device__ Window(const Map& map, const Pixel& pixel)
+      : first_pixel(pixel.sample * map.in_h * map.in_w),
+        rows(pixel.row, map.stride_h, map.pad_top, map.kernel_h, map.dilation_h, map.in_h),
+        columns(pixel.column, map.stride_w, map.pad_left, map.kernel_w, map.dilation_w, map.in_w) {}
+  /// The input pixel under a tap.
+  __device__ int64_t under(const Map& map, int kh, int kw) const {
+    const int row = rows.origin + kh * map.dilation_h, column = columns.origin + kw * map.dilation_w;
+    return first_pixel + row * map.in_w + column;
+  }
+  int64_t first_pixel;
   Taps rows, columns;
 };
 
@@ -49,81 +86,81 @@ struct Place {
 };
 
 template <int kChannels>
-__global__ void __launch_bounds__(kThreads) max_pool_kernel(Map map, const uint8_t* x, uint8_t* y, uint16_t* winner) {
+__global__ void __launch_bounds__(kThreads)
+    max_pool_kernel(const Map map, const uint8_t* x, uint8_t* y, uint16_t* winner) {
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  const PoolGeometry& g = map.g;
-  if (index * kChannels >= g.batch * map.out_h * map.out_w * g.channels) return;
-  const Place<kChannels> place(index, g.channels);
+  const Place<kChannels> place(index, map.channels);
+  if (place.pixel >= map.batch * map.out_h * map.out_w) return;
   const Window w(map, place.pixel);
   Channels<uint8_t, kChannels> best = {};  // a window of padding alone gives the lowest code
   Channels<uint16_t, kChannels> won;
   const auto first =
-      static_cast<uint16_t>(w.rows.empty() || w.columns.empty() ? 0 : w.rows.begin * g.kernel_w + w.columns.begin);
+      static_cast<uint16_t>(w.rows.empty() || w.columns.empty() ? 0 : w.rows.begin * map.kernel_w + w.columns.begin);
 #pragma unroll
   for (int k = 0; k < kChannels; ++k) won.at[k] = first;
-  for (int64_t kh = w.rows.begin; kh < w.rows.end; ++kh) {
-    const int64_t ih = w.rows.origin + kh * g.dilation_h;
-    for (int64_t kw = w.columns.begin; kw < w.columns.end; ++kw) {
-      const int64_t iw = w.columns.origin + kw * g.dilation_w;
-      const auto pixel = *reinterpret_cast<const Channels<uint8_t, kChannels>*>(
-          x + ((w.sample * g.in_h + ih) * g.in_w + iw) * g.channels + place.c);
+  for (int kh = w.rows.begin; kh < w.rows.end; ++kh) {
+    for (int kw = w.columns.begin; kw < w.columns.end; ++kw) {
+      const auto pixel =
+          *reinterpret_cast<const Channels<uint8_t, kChannels>*>(x + w.under(map, kh, kw) * map.channels + place.c);
+      const auto tap = static_cast<uint16_t>(kh * map.kernel_w + kw);
 #pragma unroll
       for (int k = 0; k < kChannels; ++k) {
-        if (pixel.at[k] <= best.at[k]) continue;
-        best.at[k] = pixel.at[k];
-        won.at[k] = static_cast<uint16_t>(kh * g.kernel_w + kw);
+        const bool greater = pixel.at[k] > best.at[k];
+        best.at[k] = greater ? pixel.at[k] : best.at[k];
+        won.at[k] = greater ? tap : won.at[k];
       }
     }
   }
-  const int64_t at = place.pixel * g.channels + place.c;
+  const int64_t at = place.pixel * map.channels + place.c;
   *reinterpret_cast<Channels<uint8_t, kChannels>*>(y + at) = best;
   if (winner != nullptr) *reinterpret_cast<Channels<uint16_t, kChannels>*>(winner + at) = won;
 }
 
 /// Outputs [begin, end) of one axis whose windows can hold input position `in`.
 struct Windows {
-  int64_t begin, end;
-  __device__ Windows(int64_t in, int64_t stride, int64_t pad, int64_t kernel, int64_t dilation, int64_t out) {
-    const int64_t padded = in + pad, first = padded - (kernel - 1) * dilation;
-    begin = first <= 0 ? 0 : quotient(first + stride - 1, stride);
-    end = min(out, quotient(padded, stride) + 1);
+  int begin, end;
+  __device__ Windows(int in, int stride, int pad, int kernel, int dilation, int out) {
+    const int padded = in + pad, first = padded - (kernel - 1) * dilation;
+    begin = first <= 0 ? 0 : (first + stride - 1) / stride;
+    end = min(out, padded / stride + 1);
   }
 };
 
 /// The kernel position with which the window of output `out` sees input position `in`; -1 if it does not.
-__device__ int64_t tap_of(int64_t in, int64_t out, int64_t stride, int64_t pad, int64_t dilation) {
-  const int64_t distance = in + pad - out * stride, tap = quotient(distance, dilation);
+__device__ int tap_of(int in, int out, int stride, int pad, int dilation) {
+  const int distance = in + pad - out * stride;
+  if (dilation == 1) return distance;
+  const int tap = distance / dilation;
   return tap * dilation == distance ? tap : -1;
 }
 
 template <int kChannels>
 __global__ void __launch_bounds__(kThreads)
-    max_pool_gradient_kernel(Map map, const float* dy, const uint16_t* winner, float* dx) {
+    max_pool_gradient_kernel(const Map map, const float* dy, const uint16_t* winner, float* dx) {
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  const PoolGeometry& g = map.g;
-  if (index * kChannels >= g.batch * g.in_h * g.in_w * g.channels) return;
-  const Place<kChannels> place(index, g.channels);
-  const int64_t line = quotient(place.pixel, g.in_w), iw = place.pixel - line * g.in_w;
-  const int64_t sample = quotient(line, g.in_h), ih = line - sample * g.in_h;
-  const Windows rows(ih, g.stride_h, g.pad_top, g.kernel_h, g.dilation_h, map.out_h);
-  const Windows columns(iw, g.stride_w, g.pad_left, g.kernel_w, g.dilation_w, map.out_w);
+  const Place<kChannels> place(index, map.channels);
+  if (place.pixel >= map.batch * map.in_h * map.in_w) return;
+  const Pixel pixel(place.pixel, map.in_h, map.in_w);
+  const Windows rows(pixel.row, map.stride_h, map.pad_top, map.kernel_h, map.dilation_h, map.out_h);
+  const Windows columns(pixel.column, map.stride_w, map.pad_left, map.kernel_w, map.dilation_w, map.out_w);
+  const int64_t first_output = pixel.sample * map.out_h * map.out_w;
   Channels<float, kChannels> sum = {};
-  for (int64_t oh = rows.begin; oh < rows.end; ++oh) {
-    const int64_t kh = tap_of(ih, oh, g.stride_h, g.pad_top, g.dilation_h);
+  for (int oh = rows.begin; oh < rows.end; ++oh) {
+    const int kh = tap_of(pixel.row, oh, map.stride_h, map.pad_top, map.dilation_h);
     if (kh < 0) continue;
-    for (int64_t ow = columns.begin; ow < columns.end; ++ow) {
-      const int64_t kw = tap_of(iw, ow, g.stride_w, g.pad_left, g.dilation_w);
+    for (int ow = columns.begin; ow < columns.end; ++ow) {
+      const int kw = tap_of(pixel.column, ow, map.stride_w, map.pad_left, map.dilation_w);
       if (kw < 0) continue;
-      const int64_t at = ((sample * map.out_h + oh) * map.out_w + ow) * g.channels + place.c;
+      const int64_t at = (first_output + oh * map.out_w + ow) * map.channels + place.c;
       const auto won = *reinterpret_cast<const Channels<uint16_t, kChannels>*>(winner + at);
       const auto gradient = *reinterpret_cast<const Channels<float, kChannels>*>(dy + at);
 #pragma unroll
       for (int k = 0; k < kChannels; ++k) {
-        if (won.at[k] == kh * g.kernel_w + kw) sum.at[k] += gradient.at[k];
+        if (won.at[k] == kh * map.kernel_w + kw) sum.at[k] += gradient.at[k];
       }
     }
   }
-  *reinterpret_cast<Channels<float, kChannels>*>(dx + place.pixel * g.channels + place.c) = sum;
+  *reinterpret_cast<Channels<float, kChannels>*>(dx + place.pixel * map.channels + place.c) = sum;
 }
 
 unsigned blocks_for(const char* kernel, int64_t threads) {
@@ -158,8 +195,8 @@ void max_pool(const PoolGeometry& g, const uint8_t* x, uint8_t* y, uint16_t* win
   const Map map(g);
   const int64_t n = map.outputs();
   if (n <= 0) return;
-  if (g.channels % 4 == 0 && aligned(x, y, winner)) {
-    max_pool_kernel<4><<<blocks_for("max_pool", n / 4), kThreads, 0, stream>>>(map, x, y, winner);
+  if (g.channels % 8 == 0 && aligned(x, y, winner)) {
+    max_pool_kernel<8><<<blocks_for("max_pool", n / 8), kThreads, 0, stream>>>(map, x, y, winner);
   } else {
     max_pool_kernel<1><<<blocks_for("max_pool", n), kThreads, 0, stream>>>(map, x, y, winner);
   }
@@ -168,7 +205,7 @@ void max_pool(const PoolGeometry& g, const uint8_t* x, uint8_t* y, uint16_t* win
 
 void max_pool_gradient(const PoolGeometry& g, const float* dy, const uint16_t* winner, float* dx, cudaStream_t stream) {
   const Map map(g);
-  const int64_t n = g.batch * g.in_h * g.in_w * g.channels;
+  const int64_t n = map.inputs();
   if (n <= 0) return;
   if (g.channels % 4 == 0 && aligned(dy, winner, dx)) {
     max_pool_gradient_kernel<4><<<blocks_for("max_pool_gradient", n / 4), kThreads, 0, stream>>>(map, dy, winner, dx);
@@ -187,25 +224,22 @@ void average_pool(const PoolGeometry& g, bool count_include_pad, const uint8_t* 
           "average_pool", "padding must be smaller than the kernel");
   const Map map(g);
   for_parts("average_pool", map.outputs(), false, stream, [=] __device__(const Part& part) {
-    const PoolGeometry& g = map.g;
     const float s = *scale_x, lo = static_cast<float>(range.lo), hi = static_cast<float>(range.hi);
     const float zero_y = static_cast<float>(*range.zero_point);
     const int32_t z = *zero_x;
     unsigned bits = 0;
 #pragma unroll 1
     for (int k = 0; k < part.count; ++k) {
-      const Place<1> place(part.begin + k, g.channels);
+      const Place<1> place(part.begin + k, map.channels);
       const Window w(map, place.pixel);
       float sum = 0;
-      for (int64_t kh = w.rows.begin; kh < w.rows.end; ++kh) {
-        for (int64_t kw = w.columns.begin; kw < w.columns.end; ++kw) {
-          const int64_t ih = w.rows.origin + kh, iw = w.columns.origin + kw;
-          const int32_t code = x[((w.sample * g.in_h + ih) * g.in_w + iw) * g.channels + place.c];
-          sum += s * static_cast<float>(code - z);
+      for (int kh = w.rows.begin; kh < w.rows.end; ++kh) {
+        for (int kw = w.columns.begin; kw < w.columns.end; ++kw) {
+          sum += s * static_cast<float>(x[w.under(map, kh, kw) * map.channels + place.c] - z);
         }
       }
-      const int64_t valid = (w.rows.end - w.rows.begin) * (w.columns.end - w.columns.begin);
-      const auto count = static_cast<float>(count_include_pad ? g.kernel_h * g.kernel_w : valid);
+      const int valid = (w.rows.end - w.rows.begin) * (w.columns.end - w.columns.begin);
+      const auto count = static_cast<float>(count_include_pad ? map.kernel_h * map.kernel_w : valid);
       const float mean = sum / count;
       const float scaled = mean / *scale_y;
       const float t = scaled + zero_y;

@@ -6,25 +6,46 @@
 namespace qat::ops::cuda {
 namespace {
 
-__device__ bool mask_bit(const uint8_t* mask, int64_t i) {
-  return mask == nullptr || ((mask[i / 8] >> (i % 8)) & 1) != 0;
-}
-
-struct Gradient {
+/// A gradient's element and its accumulator.
+struct Pair {
   float g, a;
 };
 
 struct Sums {
-  __device__ void add(const Gradient& value) {
-    s1 += value.g;
-    s2 += static_cast<double>(value.g) * static_cast<double>(value.a);  // the product is exact
+  static __device__ Sums none() { return {0.0, 0.0}; }
+  __device__ void add(const Pair& value) {
+    const double g = value.g;
+    s1 += g;
+    s2 = fma(g, static_cast<double>(value.a), s2);  // the product is exact
   }
   __device__ void join(const Sums& other) {
     s1 += other.s1;
     s2 += other.s2;
   }
-  double s1 = 0;
-  double s2 = 0;
+  double s1, s2;
+};
+
+/// Gradients where inside, and accumulators, of one channel.
+template <Keeping kKeeping>
+struct Gradients {
+  using Item = Pair;
+  struct Cursor {
+    __device__ Pair operator()(int64_t i) const {
+      const float value = g[i];
+      return {mask_bit(inside, i) ? value : 0.0f, channel(kept, i)};
+    }
+    const float* g;
+    const uint8_t* inside;
+    KeptAccumulators kept;
+    KeptChannel<kKeeping> channel;
+  };
+  __device__ Cursor start(int64_t i, int64_t) const {
+    return {g, inside, kept, KeptChannel<kKeeping>(kept, remainder(i, channels))};
+  }
+  const float* g;
+  const uint8_t* inside;
+  KeptAccumulators kept;
+  int64_t channels;
 };
 
 template <Keeping kKeeping>
@@ -47,14 +68,10 @@ __device__ Eight<float> load_kept(const KeptAccumulators& kept, const Part& part
 }
 
 template <Keeping kKeeping>
-void reduce(const float* g, const uint8_t* inside, const KeptAccumulators& kept, const Chunks& chunks, double* s1,
-            double* s2, void* scratch, cudaStream_t stream) {
-  const KeptAccumulators k = kept;
+void reduce(const float* g, const uint8_t* inside, const KeptAccumulators& kept, int64_t rows, int64_t channels,
+            double* s1, double* s2, void* scratch, cudaStream_t stream) {
   sum_channels<Sums>(
-      "reduce_gradient", chunks,
-      [=] __device__(int64_t i, int64_t c) {
-        return Gradient{mask_bit(inside, i) ? g[i] : 0.0f, kept_value<kKeeping>(k, i, c)};
-      },
+      "reduce_gradient", rows, channels, Gradients<kKeeping>{g, inside, kept, channels},
       [=] __device__(int64_t c, const Sums& sums) {
         s1[c] = sums.s1;
         if (kKeeping != Keeping::kNothing) s2[c] = sums.s2;
@@ -92,44 +109,66 @@ void affine(const float* g, const uint8_t* inside, const KeptAccumulators& kept,
   });
 }
 
-/// t = a * multiplier + offset.
-struct Affine {
+/// g (code - z - t) with t = a * multiplier + offset where inside.
+template <Keeping kKeeping>
+struct ScaleTerms {
+  using Item = double;
+  struct Cursor {
+    __device__ double operator()(int64_t i) {
+      const float a = KeptChannel<kKeeping>(p.kept, c)(p.kept, i), m = p.multiplier[c];
+      const float t = p.offset == nullptr ? a * m : fmaf(a, m, p.offset[c]);
+      const float centred = static_cast<float>(p.codes[i] - zero_point);
+      const float value = mask_bit(p.inside, i) ? centred - t : centred;
+      c += step;
+      if (c >= p.channels) c -= p.channels;
+      return static_cast<double>(p.g[i]) * static_cast<double>(value);
+    }
+    const ScaleTerms& p;
+    int32_t zero_point;
+    int64_t c, step;  // channel, and channels to the next element
+  };
+  __device__ Cursor start(int64_t i, int64_t step) const {
+    return {*this, *zero_point, remainder(i, channels), remainder(step, channels)};
+  }
+  const float* g;
+  const uint8_t* codes;
+  const uint8_t* inside;
+  KeptAccumulators kept;
   const float* multiplier;
   const float* offset;  // may be null
+  const int32_t* zero_point;
+  int64_t channels;
 };
 
-template <Keeping kKeeping>
-void sum_scale(const float* g, const uint8_t* codes, const uint8_t* inside, const KeptAccumulators& kept,
-               const Affine& p, const int32_t* zero_point, int64_t rows, int64_t channels, double* ds, void* scratch,
-               cudaStream_t stream) {
-  const KeptAccumulators k = kept;
-  const Affine affine = p;
-  const int64_t n = rows * channels, chunk = n == 0 ? 1 : Chunks(rows, channels).chunk;
-  const auto term = [=] __device__(int64_t i) {
-    float value = static_cast<float>(codes[i] - *zero_point);
-    const int64_t c = remainder(i, channels);
-    const float a = kept_value<kKeeping>(k, i, c), m = affine.multiplier[c];
-    const float t = affine.offset == nullptr ? a * m : fmaf(a, m, affine.offset[c]);
-    if (mask_bit(inside, i)) value -= t;
-    return Term{g[i], value};
+/// The same with t = x / scale.
+struct EncodeScaleTerms {
+  using Item = double;
+  struct Cursor {
+    __device__ double operator()(int64_t i) const {
+      const float centred = static_cast<float>(p.codes[i] - zero_point), t = p.x[i] / scale;
+      return static_cast<double>(p.g[i]) * static_cast<double>(mask_bit(p.inside, i) ? centred - t : centred);
+    }
+    const EncodeScaleTerms& p;
+    int32_t zero_point;
+    float scale;
   };
-  sum_terms<kStep, false>("scale_gradient", n, chunk, term, static_cast<double*>(scratch), ds, stream);
-}
+  __device__ Cursor start(int64_t, int64_t) const { return {*this, *zero_point, *scale}; }
+  const float* g;
+  const uint8_t* codes;
+  const uint8_t* inside;
+  const float* x;
+  const float* scale;
+  const int32_t* zero_point;
+};
 
 }  // namespace
 
-size_t reduce_gradient_scratch(int64_t rows, int64_t channels) {
-  if (rows * channels == 0) return 0;
-  const Chunks chunks(rows, channels);
-  return static_cast<size_t>(chunks.count * chunks.period) * sizeof(Sums);
-}
+size_t reduce_gradient_scratch(int64_t rows, int64_t channels) { return channel_scratch<Sums>(rows, channels); }
 
 void reduce_gradient(const float* g, const uint8_t* inside, const KeptAccumulators& kept, int64_t rows,
                      int64_t channels, double* s1, double* s2, void* scratch, cudaStream_t stream) {
-  if (channels == 0) return;
-  with_keeping("reduce_gradient", kept, [&](auto keeping) {
-    reduce<keeping>(g, inside, kept, Chunks(rows, channels), s1, s2, scratch, stream);
-  });
+  with_keeping("reduce_gradient", kept,
+               [&](auto keeping) { reduce<keeping>(g, inside, kept, rows, channels, s1, s2, scratch, stream); });
 }
 
 void batch_norm_gradient(const float* g, const uint8_t* inside, const KeptAccumulators& kept, int64_t rows,
@@ -152,7 +191,7 @@ void mask_gradient(const float* g, const uint8_t* inside, int64_t n, float* dx, 
 
 size_t scale_gradient_scratch(int64_t rows, int64_t channels) {
   if (rows * channels == 0) return 0;
-  return static_cast<size_t>(Chunks(rows, channels).count * kStep) * sizeof(double);
+  return static_cast<size_t>(channel_columns(rows, channels).chunks() * kStep) * sizeof(Total);
 }
 
 void scale_gradient(const float* g, const uint8_t* codes, const uint8_t* inside, const KeptAccumulators& kept,
@@ -160,20 +199,18 @@ void scale_gradient(const float* g, const uint8_t* codes, const uint8_t* inside,
                     int64_t channels, double* ds, void* scratch, cudaStream_t stream) {
   require(rows * channels == 0 || kept.compact != nullptr || kept.exact != nullptr, "scale_gradient",
           "needs the kept accumulators");
+  const int64_t n = rows * channels, chunk = n == 0 ? 1 : channel_columns(rows, channels).chunk;
   with_keeping("scale_gradient", kept, [&](auto keeping) {
-    sum_scale<keeping>(g, codes, inside, kept, {multiplier, offset}, zero_point, rows, channels, ds, scratch, stream);
+    const ScaleTerms<keeping> terms{g, codes, inside, kept, multiplier, offset, zero_point, channels};
+    sum_terms<kStep, false>("scale_gradient", n, chunk, terms, scratch, ds, stream);
   });
 }
 
 void encode_scale_gradient(const float* g, const uint8_t* codes, const uint8_t* inside, const float* x,
                            const float* scale, const int32_t* zero_point, int64_t n, double* ds, void* scratch,
                            cudaStream_t stream) {
-  const auto term = [=] __device__(int64_t i) {
-    float value = static_cast<float>(codes[i] - *zero_point);
-    if (mask_bit(inside, i)) value -= x[i] / *scale;
-    return Term{g[i], value};
-  };
-  sum_terms<kStep, false>("encode_scale_gradient", n, chunk_of(kStep), term, static_cast<double*>(scratch), ds, stream);
+  const EncodeScaleTerms terms{g, codes, inside, x, scale, zero_point};
+  sum_terms<kStep, false>("encode_scale_gradient", n, chunk_of(kStep), terms, scratch, ds, stream);
 }
 
 }  // namespace qat::ops::cuda

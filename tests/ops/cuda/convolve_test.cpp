@@ -87,6 +87,7 @@ TEST_F(CudaConvolve, ShapesOfNetworks) {
   expect_convolved(square(5, 28, 1, 32, 5, 1, 0), 9);
   expect_convolved(square(2, 14, 128, 128, 3, 1, 1, 32), 10);
   expect_convolved(square(70, 1, 1024, 1000, 1, 1, 0), 11);
+  expect_convolved({.in_h = 40, .in_w = 3, .in_c = 16, .out_c = 8, .kernel_h = 32}, 12);  // a bit more than a mask's
 }
 
 TEST_F(CudaConvolve, Depthwise) {
