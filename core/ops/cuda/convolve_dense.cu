@@ -1,6 +1,7 @@
 // An implicit matrix product: rows are output pixels, columns output channels, the depth is kernel_h * kernel_w * in_c.
 // Blocks copy slices of both operands to shared memory, some stages ahead of the tensor cores. A padded pixel is the
-// code z, so that sum((x - z) w) = sum(x w) - z sum(w) holds everywhere; each thread sums the weights that it copied.
+// code z, so that sum((x - z) w) = sum(x w) - z sum(w) holds everywhere; the warps sum w from the operands in
+// registers.
 #include <algorithm>
 #include <utility>
 
@@ -24,7 +25,7 @@ struct Tile {
   static constexpr int kRowStep = kThreads / (kSlice / kChunk);  // rows that one copy of all threads covers
   static constexpr int kRowCopies = kRows / kRowStep;
   static constexpr int kColumnCopies = kColumns / kRowStep;
-  static constexpr int kMinBlocks = kThreads == 256 ? 2 : 4;
+  static constexpr int kMinBlocks = kWarpColumns == 64 ? 2 : 3;  // of a multiprocessor, by registers
 };
 
 /// Place of a chunk of a row in shared memory: eight rows of one chunk column lie in eight different groups of banks.
@@ -143,28 +144,6 @@ class Copies {
     k_ += kSlice;
   }
 
-  /// Adds up the weights that this thread copied to a stage.
-  __device__ void sum_weights(const Stage<T>& stage) {
-#pragma unroll
-    for (int i = 0; i < T::kColumnCopies; ++i) {
-      const int4 chunk_ = *reinterpret_cast<const int4*>(stage.weights + place(line() + i * T::kRowStep, chunk()));
-      for (const int four : {chunk_.x, chunk_.y, chunk_.z, chunk_.w}) {
-        weight_sums_[i] = __dp4a(four, 0x01010101, weight_sums_[i]);
-      }
-    }
-  }
-
-  /// Writes the sums of the block's columns.
-  __device__ void store_weight_sums(int32_t* sums) const {
-#pragma unroll
-    for (int i = 0; i < T::kColumnCopies; ++i) {
-      int32_t sum = weight_sums_[i];
-      sum += __shfl_xor_sync(0xffffffff, sum, 1);  // the chunks of a row lie with four neighbours
-      sum += __shfl_xor_sync(0xffffffff, sum, 2);
-      if (chunk() == 0) sums[line() + i * T::kRowStep] = sum;
-    }
-  }
-
  private:
   static __device__ int chunk() { return static_cast<int>(threadIdx.x) % (kSlice / kChunk); }
   static __device__ int line() { return static_cast<int>(threadIdx.x) / (kSlice / kChunk); }
@@ -230,13 +209,13 @@ class Copies {
   int k_, column_;
   uint32_t padding_;
   PixelPlace pixels_[T::kRowCopies];
-  int32_t weight_sums_[T::kColumnCopies] = {};
 };
 
-/// One warp's outputs.
+/// One warp's outputs and the sums of its columns' weights.
 template <class T>
 struct Product {
   int32_t acc[T::kRowTiles][T::kColumnTiles][4] = {};
+  int32_t weight_sum[T::kColumnTiles] = {};
 
   __device__ void add(const Stage<T>& stage, int warp_row, int warp_column) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -258,20 +237,27 @@ struct Product {
         const uint32_t b0 = b[n / 2][n % 2 * 2], b1 = b[n / 2][n % 2 * 2 + 1];
 #pragma unroll
         for (int m = 0; m < T::kRowTiles; ++m) multiply_add(acc[m][n], a[m], b0, b1);
+        weight_sum[n] = __dp4a(static_cast<int>(b0), 0x01010101, weight_sum[n]);
+        weight_sum[n] = __dp4a(static_cast<int>(b1), 0x01010101, weight_sum[n]);
       }
     }
   }
 
   /// Writes (or, for one of several parts of the depth, adds) acc - z * the sums of the weights.
-  __device__ void store(const ConvShape& s, int32_t* out, int row, int column, uint32_t zero_code,
-                        const int32_t* weight_sums, bool add_up) const {
+  __device__ void store(const ConvShape& s, int32_t* out, int row, int column, uint32_t zero_code, bool add_up) const {
     const int lane = static_cast<int>(threadIdx.x) % 32, pair = lane % 4 * 2;
     const bool pairs = !add_up && s.out_c % 2 == 0 && reinterpret_cast<uintptr_t>(out) % 8 == 0;
 #pragma unroll
     for (int n = 0; n < T::kColumnTiles; ++n) {
+      // The four lanes of a column hold parts of its weights' sum.
+      int32_t sum = weight_sum[n];
+      sum += __shfl_xor_sync(0xffffffff, sum, 1);
+      sum += __shfl_xor_sync(0xffffffff, sum, 2);
       uint32_t correction[2];
 #pragma unroll
-      for (int e = 0; e < 2; ++e) correction[e] = zero_code * static_cast<uint32_t>(weight_sums[n * 8 + pair + e]);
+      for (int e = 0; e < 2; ++e) {
+        correction[e] = zero_code * static_cast<uint32_t>(__shfl_sync(0xffffffff, sum, (pair + e) * 4));
+      }
       const int c = column + n * 8 + pair;
 #pragma unroll
       for (int m = 0; m < T::kRowTiles; ++m) {
@@ -332,16 +318,11 @@ __global__ void __launch_bounds__(T::kThreads, T::kMinBlocks)
     __syncthreads();  // the slice is there, and nobody reads the one that is overwritten next
     if (k + kStages - 1 < count) copies.next(stages[ahead]);
     end_stage();
-    copies.sum_weights(stages[now]);
     product.add(stages[now], warp_row, warp_column);
     now = now + 1 == kStages ? 0 : now + 1;
     ahead = ahead + 1 == kStages ? 0 : ahead + 1;
   }
-  __syncthreads();
-  auto* weight_sums = reinterpret_cast<int32_t*>(memory);
-  copies.store_weight_sums(weight_sums);
-  __syncthreads();
-  product.store(s, acc, row + warp_row, column + warp_column, zero_code, weight_sums + warp_column, gridDim.y > 1);
+  product.store(s, acc, row + warp_row, column + warp_column, zero_code, gridDim.y > 1);
 }
 
 int processors() {
@@ -384,15 +365,15 @@ void convolve_dense(const ConvShape& s, const uint8_t* x, const int32_t* zero_po
   if (low_bits % 16 == 0) {
     if (s.out_c <= 32) {
       launch<Tile<128, 32, 4, 1, 16>>(s, x, zero_point, w, acc, stream);
-    } else if (s.out_c <= 64) {
-      launch<Tile<128, 64, 4, 2, 16>>(s, x, zero_point, w, acc, stream);
+    } else if (s.out_c <= 64 || divide_up(s.rows, 128) * divide_up(s.out_c, 128) < 2 * processors()) {
+      launch<Tile<128, 64, 2, 2, 16>>(s, x, zero_point, w, acc, stream);
     } else {
-      launch<Tile<128, 128, 2, 4, 16>>(s, x, zero_point, w, acc, stream);
+      launch<Tile<128, 128, 2, 2, 16>>(s, x, zero_point, w, acc, stream);
     }
   } else if (low_bits % 4 == 0) {
-    launch<Tile<128, 64, 4, 2, 4>>(s, x, zero_point, w, acc, stream);
+    launch<Tile<128, 64, 2, 2, 4>>(s, x, zero_point, w, acc, stream);
   } else {
-    launch<Tile<128, 64, 4, 2, 1>>(s, x, zero_point, w, acc, stream);
+    launch<Tile<128, 64, 2, 2, 1>>(s, x, zero_point, w, acc, stream);
   }
 }
 

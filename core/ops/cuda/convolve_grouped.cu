@@ -7,9 +7,12 @@ constexpr int kThreads = 256;
 /// Channels a thread of the depthwise kernel takes, pixels it takes one after another, and its block's limit of
 /// weights.
 constexpr int kChannels = 4, kPixels = 8, kMaxWeights = 48 * 1024;
+/// Pixels that a thread of the general kernel takes together.
+constexpr int kRowsOfThread = 4;
 
 /// One output pixel.
 struct Pixel {
+  Pixel() = default;
   __device__ Pixel(const ConvShape& s, int row) {
     const int line = row / s.out_w, sample = line / s.out_h;
     image = static_cast<int64_t>(sample) * s.in_h * s.in_w;
@@ -32,8 +35,16 @@ __device__ int32_t dot(uint32_t codes, uint32_t weights, int32_t c) {
   return sum;
 }
 
-/// Threads (channels / 4, pixels). Shared memory holds for each tap and four channels four words, each with the weight
-/// of one channel in its byte, so that one instruction multiplies and adds. A padded pixel is the code z.
+/// Exchanges rows and columns of 4 x 4 bytes.
+__device__ void transpose(uint32_t (&r)[4]) {
+  const uint32_t a = __byte_perm(r[0], r[1], 0x5140), b = __byte_perm(r[2], r[3], 0x5140);  // columns 0 and 1
+  const uint32_t c = __byte_perm(r[0], r[1], 0x7362), d = __byte_perm(r[2], r[3], 0x7362);  // columns 2 and 3
+  r[0] = __byte_perm(a, b, 0x5410), r[1] = __byte_perm(a, b, 0x7632);
+  r[2] = __byte_perm(c, d, 0x5410), r[3] = __byte_perm(c, d, 0x7632);
+}
+
+/// Threads (channels / 4, pixels). Shared memory holds for four taps and each channel a word of weights: the codes of
+/// four taps and four channels are exchanged so that one instruction adds four taps. A padded pixel is the code z.
 __global__ void __launch_bounds__(kThreads)
     depthwise(const ConvShape s, const uint8_t* x, const int32_t* zero_point, const int8_t* w, int32_t* acc) {
   extern __shared__ uint4 weights[];
@@ -41,77 +52,104 @@ __global__ void __launch_bounds__(kThreads)
   const int group = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x), c = group * kChannels;
   const bool active = c < s.in_c;
   if (active) {
-    for (int t = static_cast<int>(threadIdx.y); t < taps; t += static_cast<int>(blockDim.y)) {
-      const int8_t* from = w + static_cast<int64_t>(c) * taps + t;
-      const auto word = [&](int k) { return static_cast<uint32_t>(static_cast<uint8_t>(from[k * taps])) << (8 * k); };
-      weights[t * lanes + threadIdx.x] = make_uint4(word(0), word(1), word(2), word(3));
+    for (int t = static_cast<int>(threadIdx.y) * 4; t < taps; t += static_cast<int>(blockDim.y) * 4) {
+      uint32_t words[kChannels] = {};
+#pragma unroll
+      for (int k = 0; k < kChannels; ++k) {
+        for (int e = 0; e < 4 && t + e < taps; ++e) {
+          words[k] |= static_cast<uint32_t>(static_cast<uint8_t>(w[static_cast<int64_t>(c + k) * taps + t + e]))
+                      << 8 * e;
+        }
+      }
+      weights[t / 4 * lanes + threadIdx.x] = make_uint4(words[0], words[1], words[2], words[3]);
     }
   }
   __syncthreads();
   if (!active) return;
   const uint32_t padding = static_cast<uint32_t>(*zero_point) * 0x01010101u;
-  int4 correction = {};  // z times the sum of the weights
-  for (int t = 0; t < taps; ++t) {
-    const uint4 weight = weights[t * lanes + threadIdx.x];
-    correction = {dot(padding, weight.x, correction.x), dot(padding, weight.y, correction.y),
-                  dot(padding, weight.z, correction.z), dot(padding, weight.w, correction.w)};
+  int32_t correction[kChannels] = {};  // z times the sum of the weights
+  for (int t = 0; t < taps; t += 4) {
+    const uint4 weight = weights[t / 4 * lanes + threadIdx.x];
+    correction[0] = dot(padding, weight.x, correction[0]), correction[1] = dot(padding, weight.y, correction[1]);
+    correction[2] = dot(padding, weight.z, correction[2]), correction[3] = dot(padding, weight.w, correction[3]);
   }
   for (int p = 0; p < kPixels; ++p) {
     const int64_t row = (static_cast<int64_t>(blockIdx.x) * kPixels + p) * blockDim.y + threadIdx.y;
     if (row >= s.rows) return;
     const Pixel pixel(s, static_cast<int>(row));
-    const uint8_t* image = x + pixel.image * s.in_c + c;
-    int4 sum = {-correction.x, -correction.y, -correction.z, -correction.w};
-    for (int kh = 0, t = 0; kh < s.kernel_h; ++kh) {
-      const int h = pixel.top + kh * s.dilation_h;
-      const bool inside = h >= 0 && h < s.in_h;
-      for (int kw = 0; kw < s.kernel_w; ++kw, ++t) {
-        const int column = pixel.left + kw * s.dilation_w;
-        uint32_t codes = padding;
-        if (inside && column >= 0 && column < s.in_w) {
-          codes = *reinterpret_cast<const uint32_t*>(image + static_cast<int64_t>(h * s.in_w + column) * s.in_c);
-        }
-        const uint4 weight = weights[t * lanes + threadIdx.x];
-        sum = {dot(codes, weight.x, sum.x), dot(codes, weight.y, sum.y), dot(codes, weight.z, sum.z),
-               dot(codes, weight.w, sum.w)};
+    int32_t sum[kChannels] = {};
+    int kh = 0, kw = 0;
+    for (int t = 0; t < taps; t += 4) {
+      uint32_t codes[4];
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int64_t from = kh < s.kernel_h ? pixel.under(s, kh, kw) : -1;
+        codes[e] = from < 0 ? padding : *reinterpret_cast<const uint32_t*>(x + from * s.in_c + c);
+        if (++kw == s.kernel_w) kw = 0, ++kh;
       }
+      transpose(codes);
+      const uint4 weight = weights[t / 4 * lanes + threadIdx.x];
+      sum[0] = dot(codes[0], weight.x, sum[0]), sum[1] = dot(codes[1], weight.y, sum[1]);
+      sum[2] = dot(codes[2], weight.z, sum[2]), sum[3] = dot(codes[3], weight.w, sum[3]);
     }
-    *reinterpret_cast<int4*>(acc + row * s.out_c + c) = sum;
+    *reinterpret_cast<int4*>(acc + row * s.out_c + c) =
+        make_int4(sum[0] - correction[0], sum[1] - correction[1], sum[2] - correction[2], sum[3] - correction[3]);
   }
 }
 
-/// A thread an output. kWords: channels in fours, four bytes at a time.
+/// A thread takes one output channel of some pixels. kWords: input channels in fours, four bytes at a time.
 template <bool kWords>
 __global__ void __launch_bounds__(kThreads)
     grouped(const ConvShape s, const uint8_t* x, const int32_t* zero_point, const int8_t* w, int32_t* acc) {
+  constexpr int kRows = kRowsOfThread;
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (index >= static_cast<int64_t>(s.rows) * s.out_c) return;
-  const int row = static_cast<int>(index / s.out_c), co = static_cast<int>(index - static_cast<int64_t>(row) * s.out_c);
-  const int group_in = s.in_c / s.groups, group_out = s.out_c / s.groups;
-  const Pixel pixel(s, row);
+  const int64_t strip = index / s.out_c;
+  const int co = static_cast<int>(index - strip * s.out_c);
+  if (strip * kRows >= s.rows) return;
+  const int group_in = s.in_c / s.groups, first = co / (s.out_c / s.groups) * group_in;
+  Pixel pixels[kRows];
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) pixels[r] = Pixel(s, static_cast<int>(strip * kRows + r));
   const int8_t* weight = w + static_cast<int64_t>(co) * s.depth;
-  int32_t sum = 0, weight_sum = 0;
+  const uint32_t padding = static_cast<uint32_t>(*zero_point) * (kWords ? 0x01010101u : 1u);
+  int32_t sum[kRows] = {}, correction = 0;  // correction: z times the sum of the weights
   for (int kh = 0; kh < s.kernel_h; ++kh) {
-    for (int kw = 0; kw < s.kernel_w; ++kw, weight += group_in) {
-      const int64_t from = pixel.under(s, kh, kw);
-      if (from < 0) continue;
-      const uint8_t* code = x + from * s.in_c + co / group_out * group_in;
-      if constexpr (kWords) {
-        for (int c = 0; c < group_in; c += 4) {
-          const uint32_t four = *reinterpret_cast<const uint32_t*>(weight + c);
-          sum = dot(*reinterpret_cast<const uint32_t*>(code + c), four, sum);
-          weight_sum = dot(0x01010101u, four, weight_sum);
+    for (int kw = 0; kw < s.kernel_w; ++kw) {
+      int64_t from[kRows];
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        // The last strip may end behind the last row: it reads nothing there.
+        from[r] = strip * kRows + r < s.rows ? pixels[r].under(s, kh, kw) : -1;
+        if (from[r] >= 0) from[r] = from[r] * s.in_c + first;
+      }
+      for (int c = 0; c < group_in; c += kWords ? 4 : 1, weight += kWords ? 4 : 1) {
+        uint32_t weights;
+        if constexpr (kWords) {
+          weights = *reinterpret_cast<const uint32_t*>(weight);
+        } else {
+          weights = static_cast<uint8_t>(*weight);
         }
-      } else {
-        for (int c = 0; c < group_in; ++c) {
-          sum = static_cast<int32_t>(static_cast<uint32_t>(sum) + static_cast<uint32_t>(code[c] * weight[c]));
-          weight_sum += weight[c];
+        correction = dot(padding, weights, correction);
+#pragma unroll
+        for (int r = 0; r < kRows; ++r) {
+          uint32_t codes = padding;
+          if constexpr (kWords) {
+            if (from[r] >= 0) codes = *reinterpret_cast<const uint32_t*>(x + from[r] + c);
+          } else {
+            if (from[r] >= 0) codes = x[from[r] + c];
+          }
+          sum[r] = dot(codes, weights, sum[r]);
         }
       }
     }
   }
-  const uint32_t correction = static_cast<uint32_t>(*zero_point) * static_cast<uint32_t>(weight_sum);
-  acc[index] = static_cast<int32_t>(static_cast<uint32_t>(sum) - correction);
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    const int64_t row = strip * kRows + r;
+    if (row < s.rows) {
+      acc[row * s.out_c + co] = static_cast<int32_t>(static_cast<uint32_t>(sum[r]) - static_cast<uint32_t>(correction));
+    }
+  }
 }
 
 bool multiples_of(uintptr_t bytes, const void* a, const void* b, int64_t c) {
@@ -127,7 +165,8 @@ void convolve_grouped(const ConvShape& s, const uint8_t* x, const int32_t* zero_
     const int64_t groups = s.in_c / kChannels, blocks_across = divide_up(groups, 32);
     const auto lanes = static_cast<unsigned>(divide_up(groups, blocks_across));
     const dim3 block(lanes, kThreads / lanes);
-    const int64_t bytes = static_cast<int64_t>(s.kernel_h) * s.kernel_w * lanes * static_cast<int64_t>(sizeof(uint4));
+    const int64_t taps = static_cast<int64_t>(s.kernel_h) * s.kernel_w;
+    const int64_t bytes = divide_up(taps, 4) * lanes * static_cast<int64_t>(sizeof(uint4));
     if (bytes <= kMaxWeights && blocks_across <= 65535) {
       const dim3 grid(static_cast<unsigned>(divide_up(s.rows, int64_t{kPixels} * block.y)),
                       static_cast<unsigned>(blocks_across));
@@ -136,7 +175,7 @@ void convolve_grouped(const ConvShape& s, const uint8_t* x, const int32_t* zero_
       return;
     }
   }
-  const int64_t blocks = divide_up(static_cast<int64_t>(s.rows) * s.out_c, kThreads);
+  const int64_t blocks = divide_up(divide_up(s.rows, kRowsOfThread) * s.out_c, kThreads);
   require(blocks <= INT32_MAX, "convolve", "the output is too large for the GPU's kernels");
   if (multiples_of(4, x, w, s.in_c / s.groups)) {
     grouped<true><<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(s, x, zero_point, w, acc);

@@ -72,13 +72,14 @@ struct AddScaleTerms {
   using Item = double;
   struct Cursor {
     __device__ double operator()(int64_t i) const {
-      const float v = add.value(p.a[i], p.b[i]), t = mask_bit(p.inside, i) ? v : add.zero_y;
+      const float v = add.value(p.a[i], p.b[i]), t = inside(i) ? v : add.zero_y;
       return static_cast<double>(p.g[i]) * static_cast<double>(static_cast<float>(p.y[i]) - t);
     }
     const AddScaleTerms& p;
+    MaskBits inside;
     Add add;
   };
-  __device__ Cursor start(int64_t, int64_t) const { return {*this, Add(params)}; }
+  __device__ Cursor start(int64_t, int64_t) const { return {*this, MaskBits(inside, g), Add(params)}; }
   const float* g;
   const uint8_t* a;
   const uint8_t* b;

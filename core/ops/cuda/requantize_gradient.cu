@@ -32,15 +32,15 @@ struct Gradients {
   struct Cursor {
     __device__ Pair operator()(int64_t i) const {
       const float value = g[i];
-      return {mask_bit(inside, i) ? value : 0.0f, channel(kept, i)};
+      return {inside(i) ? value : 0.0f, channel(kept, i)};
     }
     const float* g;
-    const uint8_t* inside;
+    MaskBits inside;
     KeptAccumulators kept;
     KeptChannel<kKeeping> channel;
   };
   __device__ Cursor start(int64_t i, int64_t) const {
-    return {g, inside, kept, KeptChannel<kKeeping>(kept, remainder(i, channels))};
+    return {g, MaskBits(inside, g), kept, KeptChannel<kKeeping>(kept, remainder(i, channels))};
   }
   const float* g;
   const uint8_t* inside;
@@ -113,22 +113,34 @@ void affine(const float* g, const uint8_t* inside, const KeptAccumulators& kept,
 template <Keeping kKeeping>
 struct ScaleTerms {
   using Item = double;
+  /// One channel's constants. No offset adds a zero, which changes no difference.
+  struct Channel {
+    __device__ Channel(const ScaleTerms& p, int64_t c)
+        : kept(p.kept, c), multiplier(p.multiplier[c]), offset(p.offset == nullptr ? 0.0f : p.offset[c]) {}
+    KeptChannel<kKeeping> kept;
+    float multiplier, offset;
+  };
   struct Cursor {
     __device__ double operator()(int64_t i) {
-      const float a = KeptChannel<kKeeping>(p.kept, c)(p.kept, i), m = p.multiplier[c];
-      const float t = p.offset == nullptr ? a * m : fmaf(a, m, p.offset[c]);
+      const float t = fmaf(channel.kept(p.kept, i), channel.multiplier, channel.offset);
       const float centred = static_cast<float>(p.codes[i] - zero_point);
-      const float value = mask_bit(p.inside, i) ? centred - t : centred;
-      c += step;
-      if (c >= p.channels) c -= p.channels;
-      return static_cast<double>(p.g[i]) * static_cast<double>(value);
+      const double term = static_cast<double>(p.g[i]) * static_cast<double>(inside(i) ? centred - t : centred);
+      if (step != 0) {
+        c += step;
+        if (c >= p.channels) c -= p.channels;
+        channel = Channel(p, c);
+      }
+      return term;
     }
     const ScaleTerms& p;
+    MaskBits inside;
     int32_t zero_point;
     int64_t c, step;  // channel, and channels to the next element
+    Channel channel;
   };
   __device__ Cursor start(int64_t i, int64_t step) const {
-    return {*this, *zero_point, remainder(i, channels), remainder(step, channels)};
+    const int64_t c = remainder(i, channels);
+    return {*this, MaskBits(inside, g), *zero_point, c, remainder(step, channels), Channel(*this, c)};
   }
   const float* g;
   const uint8_t* codes;
@@ -146,13 +158,14 @@ struct EncodeScaleTerms {
   struct Cursor {
     __device__ double operator()(int64_t i) const {
       const float centred = static_cast<float>(p.codes[i] - zero_point), t = p.x[i] / scale;
-      return static_cast<double>(p.g[i]) * static_cast<double>(mask_bit(p.inside, i) ? centred - t : centred);
+      return static_cast<double>(p.g[i]) * static_cast<double>(inside(i) ? centred - t : centred);
     }
     const EncodeScaleTerms& p;
+    MaskBits inside;
     int32_t zero_point;
     float scale;
   };
-  __device__ Cursor start(int64_t, int64_t) const { return {*this, *zero_point, *scale}; }
+  __device__ Cursor start(int64_t, int64_t) const { return {*this, MaskBits(inside, g), *zero_point, *scale}; }
   const float* g;
   const uint8_t* codes;
   const uint8_t* inside;
