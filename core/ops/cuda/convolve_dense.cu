@@ -365,7 +365,8 @@ void convolve_dense(const ConvShape& s, const uint8_t* x, const int32_t* zero_po
   if (low_bits % 16 == 0) {
     if (s.out_c <= 32) {
       launch<Tile<128, 32, 4, 1, 16>>(s, x, zero_point, w, acc, stream);
-    } else if (s.out_c <= 64 || divide_up(s.rows, 128) * divide_up(s.out_c, 128) < 2 * processors()) {
+    } else if (s.out_c <= 64 || s.depth < 8 * kSlice ||
+               divide_up(s.rows, 128) * divide_up(s.out_c, 128) < 8 * processors()) {
       launch<Tile<128, 64, 2, 2, 16>>(s, x, zero_point, w, acc, stream);
     } else {
       launch<Tile<128, 128, 2, 2, 16>>(s, x, zero_point, w, acc, stream);

@@ -1,31 +1,46 @@
 #include "core/ops/cuda/convolve_kernels.h"
+#include "core/ops/cuda/eights.cuh"
 
 namespace qat::ops::cuda::kernels {
 namespace {
 
-constexpr int kThreads = 256;
 /// Channels a thread of the depthwise kernel takes, pixels it takes one after another, and its block's limit of
 /// weights.
 constexpr int kChannels = 4, kPixels = 8, kMaxWeights = 48 * 1024;
 /// Pixels that a thread of the general kernel takes together.
 constexpr int kRowsOfThread = 4;
 
-/// One output pixel.
+/// The part of the input under one output pixel.
 struct Pixel {
   Pixel() = default;
-  __device__ Pixel(const ConvShape& s, int row) {
+  __device__ Pixel(const ConvShape& s, const uint8_t* x, int row) {
     const int line = row / s.out_w, sample = line / s.out_h;
-    image = static_cast<int64_t>(sample) * s.in_h * s.in_w;
+    image = x + static_cast<int64_t>(sample) * s.in_h * s.in_w * s.in_c;
     top = (line - sample * s.out_h) * s.stride_h - s.pad_top;
     left = (row - line * s.out_w) * s.stride_w - s.pad_left;
   }
-  /// Input pixel under a tap; -1 where it is padding.
-  __device__ int64_t under(const ConvShape& s, int kh, int kw) const {
-    const int h = top + kh * s.dilation_h, w = left + kw * s.dilation_w;
-    return h >= 0 && h < s.in_h && w >= 0 && w < s.in_w ? image + h * s.in_w + w : -1;
-  }
-  int64_t image;
+  const uint8_t* image;
   int top, left;
+};
+
+/// Walks over the kernel of a pixel, row by row. Behind the last tap it goes on to a row of which nothing may be used.
+struct Walk {
+  __device__ Walk(const ConvShape& s, const Pixel& pixel)
+      : h(pixel.top), w(pixel.left), kw(0), offset((pixel.top * s.in_w + pixel.left) * s.in_c) {}
+  __device__ bool inside(const ConvShape& s) const {
+    return static_cast<unsigned>(h) < static_cast<unsigned>(s.in_h) &&
+           static_cast<unsigned>(w) < static_cast<unsigned>(s.in_w);
+  }
+  __device__ void advance(const ConvShape& s, const Pixel& pixel) {
+    w += s.dilation_w;
+    offset += s.dilation_w * s.in_c;
+    if (++kw < s.kernel_w) return;
+    kw = 0;
+    h += s.dilation_h;
+    w = pixel.left;
+    offset += (s.dilation_h * s.in_w - s.kernel_w * s.dilation_w) * s.in_c;
+  }
+  int h, w, kw, offset;
 };
 
 /// c + the sum of four unsigned codes times four signed weights; wraps.
@@ -76,16 +91,16 @@ __global__ void __launch_bounds__(kThreads)
   for (int p = 0; p < kPixels; ++p) {
     const int64_t row = (static_cast<int64_t>(blockIdx.x) * kPixels + p) * blockDim.y + threadIdx.y;
     if (row >= s.rows) return;
-    const Pixel pixel(s, static_cast<int>(row));
+    const Pixel pixel(s, x + c, static_cast<int>(row));
     int32_t sum[kChannels] = {};
-    int kh = 0, kw = 0;
+    Walk walk(s, pixel);
     for (int t = 0; t < taps; t += 4) {
       uint32_t codes[4];
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int64_t from = kh < s.kernel_h ? pixel.under(s, kh, kw) : -1;
-        codes[e] = from < 0 ? padding : *reinterpret_cast<const uint32_t*>(x + from * s.in_c + c);
-        if (++kw == s.kernel_w) kw = 0, ++kh;
+      for (int e = 0; e < 4; ++e) {  // those behind the last tap meet weights of 0
+        codes[e] = padding;
+        if (walk.inside(s)) codes[e] = *reinterpret_cast<const uint32_t*>(pixel.image + walk.offset);
+        walk.advance(s, pixel);
       }
       transpose(codes);
       const uint4 weight = weights[t / 4 * lanes + threadIdx.x];
@@ -103,24 +118,29 @@ __global__ void __launch_bounds__(kThreads)
     grouped(const ConvShape s, const uint8_t* x, const int32_t* zero_point, const int8_t* w, int32_t* acc) {
   constexpr int kRows = kRowsOfThread;
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  const int64_t strip = index / s.out_c;
+  const int64_t strip = quotient(index, s.out_c);
   const int co = static_cast<int>(index - strip * s.out_c);
-  if (strip * kRows >= s.rows) return;
+  const int64_t first_row = strip * kRows;
+  if (first_row >= s.rows) return;
   const int group_in = s.in_c / s.groups, first = co / (s.out_c / s.groups) * group_in;
   Pixel pixels[kRows];
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) pixels[r] = Pixel(s, static_cast<int>(strip * kRows + r));
+  for (int r = 0; r < kRows; ++r) {
+    pixels[r] = Pixel(s, x + first, static_cast<int>(first_row) + r);
+    if (first_row + r >= s.rows) pixels[r].top = -(1 << 30);  // padding throughout
+  }
   const int8_t* weight = w + static_cast<int64_t>(co) * s.depth;
   const uint32_t padding = static_cast<uint32_t>(*zero_point) * (kWords ? 0x01010101u : 1u);
   int32_t sum[kRows] = {}, correction = 0;  // correction: z times the sum of the weights
   for (int kh = 0; kh < s.kernel_h; ++kh) {
     for (int kw = 0; kw < s.kernel_w; ++kw) {
-      int64_t from[kRows];
+      const uint8_t* from[kRows];
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        // The last strip may end behind the last row: it reads nothing there.
-        from[r] = strip * kRows + r < s.rows ? pixels[r].under(s, kh, kw) : -1;
-        if (from[r] >= 0) from[r] = from[r] * s.in_c + first;
+        const int row = pixels[r].top + kh * s.dilation_h, column = pixels[r].left + kw * s.dilation_w;
+        const bool inside = static_cast<unsigned>(row) < static_cast<unsigned>(s.in_h) &&
+                            static_cast<unsigned>(column) < static_cast<unsigned>(s.in_w);
+        from[r] = inside ? pixels[r].image + (row * s.in_w + column) * s.in_c : nullptr;
       }
       for (int c = 0; c < group_in; c += kWords ? 4 : 1, weight += kWords ? 4 : 1) {
         uint32_t weights;
@@ -134,9 +154,9 @@ __global__ void __launch_bounds__(kThreads)
         for (int r = 0; r < kRows; ++r) {
           uint32_t codes = padding;
           if constexpr (kWords) {
-            if (from[r] >= 0) codes = *reinterpret_cast<const uint32_t*>(x + from[r] + c);
+            if (from[r] != nullptr) codes = *reinterpret_cast<const uint32_t*>(from[r] + c);
           } else {
-            if (from[r] >= 0) codes = x[from[r] + c];
+            if (from[r] != nullptr) codes = from[r][c];
           }
           sum[r] = dot(codes, weights, sum[r]);
         }
@@ -145,7 +165,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
-    const int64_t row = strip * kRows + r;
+    const int64_t row = first_row + r;
     if (row < s.rows) {
       acc[row * s.out_c + co] = static_cast<int32_t>(static_cast<uint32_t>(sum[r]) - static_cast<uint32_t>(correction));
     }
