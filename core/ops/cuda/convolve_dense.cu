@@ -59,8 +59,7 @@ __device__ void load_matrices(uint32_t (&r)[4], uint32_t address) {
 
 /// acc [16][8] += a [16][32] (unsigned) * b [32][8] (signed); wraps.
 __device__ void multiply_add(int32_t (&acc)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+r"(acc[0]), "+r"(acc[1]), "+r"(acc[2]), "+r"(acc[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
@@ -211,35 +210,39 @@ class Copies {
   PixelPlace pixels_[T::kRowCopies];
 };
 
+/// 32 bytes of the depth of a stage, as one warp's operands.
+template <class T>
+struct Operands {
+  __device__ Operands(const Stage<T>& stage, int half, int warp_row, int warp_column) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const uint32_t pixels = shared_address(stage.pixels), weights = shared_address(stage.weights);
+#pragma unroll
+    for (int m = 0; m < T::kRowTiles; ++m) {
+      load_matrices(a[m], pixels + place(warp_row + m * 16 + lane % 16, half * 2 + lane / 16));
+    }
+#pragma unroll
+    for (int n = 0; n < T::kColumnTiles / 2; ++n) {
+      const int column = warp_column + n * 16 + lane / 16 * 8 + lane % 8;
+      load_matrices(b[n], weights + place(column, half * 2 + lane / 8 % 2));
+    }
+  }
+  uint32_t a[T::kRowTiles][4], b[T::kColumnTiles / 2][4];
+};
+
 /// One warp's outputs and the sums of its columns' weights.
 template <class T>
 struct Product {
   int32_t acc[T::kRowTiles][T::kColumnTiles][4] = {};
   int32_t weight_sum[T::kColumnTiles] = {};
 
-  __device__ void add(const Stage<T>& stage, int warp_row, int warp_column) {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    const uint32_t pixels = shared_address(stage.pixels), weights = shared_address(stage.weights);
+  __device__ void add(const Operands<T>& operands) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {  // 32 bytes of the depth
-      uint32_t a[T::kRowTiles][4], b[T::kColumnTiles / 2][4];
+    for (int n = 0; n < T::kColumnTiles; ++n) {
+      const uint32_t b0 = operands.b[n / 2][n % 2 * 2], b1 = operands.b[n / 2][n % 2 * 2 + 1];
 #pragma unroll
-      for (int m = 0; m < T::kRowTiles; ++m) {
-        load_matrices(a[m], pixels + place(warp_row + m * 16 + lane % 16, half * 2 + lane / 16));
-      }
-#pragma unroll
-      for (int n = 0; n < T::kColumnTiles / 2; ++n) {
-        const int column = warp_column + n * 16 + lane / 16 * 8 + lane % 8;
-        load_matrices(b[n], weights + place(column, half * 2 + lane / 8 % 2));
-      }
-#pragma unroll
-      for (int n = 0; n < T::kColumnTiles; ++n) {
-        const uint32_t b0 = b[n / 2][n % 2 * 2], b1 = b[n / 2][n % 2 * 2 + 1];
-#pragma unroll
-        for (int m = 0; m < T::kRowTiles; ++m) multiply_add(acc[m][n], a[m], b0, b1);
-        weight_sum[n] = __dp4a(static_cast<int>(b0), 0x01010101, weight_sum[n]);
-        weight_sum[n] = __dp4a(static_cast<int>(b1), 0x01010101, weight_sum[n]);
-      }
+      for (int m = 0; m < T::kRowTiles; ++m) multiply_add(acc[m][n], operands.a[m], b0, b1);
+      weight_sum[n] = __dp4a(static_cast<int>(b0), 0x01010101, weight_sum[n]);
+      weight_sum[n] = __dp4a(static_cast<int>(b1), 0x01010101, weight_sum[n]);
     }
   }
 
@@ -316,9 +319,12 @@ __global__ void __launch_bounds__(T::kThreads, T::kMinBlocks)
   for (int k = 0; k < count; ++k) {
     wait_for_stages<kStages - 2>();
     __syncthreads();  // the slice is there, and nobody reads the one that is overwritten next
+    const Operands<T> first_half(stages[now], 0, warp_row, warp_column);
     if (k + kStages - 1 < count) copies.next(stages[ahead]);
     end_stage();
-    product.add(stages[now], warp_row, warp_column);
+    const Operands<T> second_half(stages[now], 1, warp_row, warp_column);
+    product.add(first_half);
+    product.add(second_half);
     now = now + 1 == kStages ? 0 : now + 1;
     ahead = ahead + 1 == kStages ? 0 : ahead + 1;
   }
