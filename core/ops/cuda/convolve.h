@@ -1,0 +1,15 @@
+// Convolution of codes on the GPU: the exact int32 accumulators of core/ops/convolve.h (modulo 2^32).
+#pragma once
+
+#include "core/ops/cuda/types.h"
+
+namespace qat::ops::cuda {
+
+/// x NHWC codes, zero_point [1] in [0, 255], w [co][kh][kw][ci / groups] codes, acc [rows][out_c].
+/// One group runs on the tensor cores (implicit matrix product; 16 channels a multiple of 16 are the fast case), a
+/// depthwise convolution and other groups on dot-product instructions. Throws qat::Error if sizes, strides or groups
+/// are not possible or the kernel is larger than the padded input. An empty batch is fine.
+void convolve(const ConvGeometry& g, const uint8_t* x, const int32_t* zero_point, const int8_t* w, int32_t* acc,
+              cudaStream_t stream);
+
+}  // namespace qat::ops::cuda

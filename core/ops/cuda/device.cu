@@ -1,0 +1,29 @@
+#include <cstdio>
+
+#include "core/ops/cuda/device.h"
+
+namespace {
+
+__global__ void probe() {}
+
+}  // namespace
+
+int qat_cuda_device_count(char* reason, size_t size) {
+  int devices = 0;
+  cudaError_t status = cudaGetDeviceCount(&devices);
+  if (status == cudaSuccess && devices > 0) {
+    // The count says nothing about the architectures that the kernels were compiled for.
+    cudaFuncAttributes attributes;
+    status = cudaFuncGetAttributes(&attributes, probe);
+    if (status == cudaSuccess) return devices;
+  }
+  static_cast<void>(cudaGetLastError());  // asking is no error of later calls
+  if (reason == nullptr || size == 0) return 0;
+  if (status == cudaErrorInsufficientDriver) {  // also where there is no driver at all
+    constexpr int kMajor = CUDART_VERSION / 1000, kMinor = CUDART_VERSION % 1000 / 10;
+    std::snprintf(reason, size, "CUDA: no NVIDIA driver for CUDA %d.%d or later was found", kMajor, kMinor);
+  } else {
+    std::snprintf(reason, size, "CUDA: %s", status == cudaSuccess ? "no GPU was found" : cudaGetErrorString(status));
+  }
+  return 0;
+}

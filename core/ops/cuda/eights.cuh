@@ -1,0 +1,132 @@
+// Element-wise kernels: a thread takes eight elements (a byte of a mask) and moves them in 128-bit accesses where the
+// arrays are aligned and the eight are whole. Internal to core/ops/cuda.
+#pragma once
+
+#include <cstdint>
+
+#include "core/ops/cuda/launch.h"
+
+namespace qat::ops::cuda {
+
+inline constexpr int kEight = 8;
+inline constexpr int kThreads = 256;
+
+template <class T>
+struct alignas(sizeof(T) * kEight < 16 ? sizeof(T) * kEight : 16) Eight {
+  T at[kEight];
+};
+
+/// The elements of a thread: begin is a multiple of eight.
+struct Part {
+  int64_t begin;
+  int count;     // 1 to 8
+  bool aligned;  // all arrays start at multiples of 16 bytes
+  __device__ bool whole() const { return aligned && count == kEight; }
+};
+
+template <class T>
+__device__ Eight<T> load(const T* values, const Part& part) {
+  const T* from = values + part.begin;
+  if (part.whole()) return *reinterpret_cast<const Eight<T>*>(from);
+  Eight<T> result = {};
+#pragma unroll
+  for (int k = 0; k < kEight; ++k) {
+    if (k < part.count) result.at[k] = from[k];
+  }
+  return result;
+}
+
+template <class T>
+__device__ void store(T* values, const Part& part, const Eight<T>& eight) {
+  T* to = values + part.begin;
+  if (part.whole()) {
+    *reinterpret_cast<Eight<T>*>(to) = eight;
+    return;
+  }
+#pragma unroll
+  for (int k = 0; k < kEight; ++k) {
+    if (k < part.count) to[k] = eight.at[k];
+  }
+}
+
+/// The part's byte of a mask, unused bits 0; no mask is all ones.
+__device__ inline unsigned load_mask(const uint8_t* mask, const Part& part) {
+  return mask == nullptr ? 0xff : mask[part.begin / kEight];
+}
+__device__ inline void store_mask(uint8_t* mask, const Part& part, unsigned bits) {
+  if (mask != nullptr) mask[part.begin / kEight] = static_cast<uint8_t>(bits & (0xff >> (kEight - part.count)));
+}
+
+/// a / b and a % b without 64-bit division where the numbers are small.
+__device__ inline int64_t quotient(int64_t a, int64_t b) {
+  return ((a | b) >> 32) == 0 ? static_cast<uint32_t>(a) / static_cast<uint32_t>(b) : a / b;
+}
+__device__ inline int64_t remainder(int64_t a, int64_t b) {
+  return ((a | b) >> 32) == 0 ? static_cast<uint32_t>(a) % static_cast<uint32_t>(b) : a % b;
+}
+
+/// The channels of a part of a matrix [rows][channels].
+struct PartChannels {
+  __device__ PartChannels(const Part& part, int64_t channels)
+      : first(remainder(part.begin, channels)), channels(channels), together(part.whole() && channels % kEight == 0) {}
+
+  /// Per-channel values of the part's elements; the array is aligned like the others.
+  template <class T>
+  __device__ Eight<T> load(const T* values) const {
+    if (together) return *reinterpret_cast<const Eight<T>*>(values + first);
+    Eight<T> result;
+    int64_t c = first;
+#pragma unroll
+    for (int k = 0; k < kEight; ++k) {
+      result.at[k] = values[c];
+      c = c + 1 == channels ? 0 : c + 1;
+    }
+    return result;
+  }
+
+  int64_t first, channels;
+  bool together;
+};
+
+template <class... T>
+bool aligned(const T*... arrays) {
+  return ((reinterpret_cast<uintptr_t>(arrays) % 16 == 0) && ...);
+}
+
+template <class Body>
+__global__ void __launch_bounds__(kThreads) run_parts(int64_t n, bool aligned, Body body) {
+  const int64_t begin = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kEight;
+  if (begin >= n) return;
+  body(Part{begin, n - begin < kEight ? static_cast<int>(n - begin) : kEight, aligned});
+}
+
+/// Calls body(part) on the GPU for all parts of n elements.
+template <class Body>
+void for_parts(const char* kernel, int64_t n, bool aligned, cudaStream_t stream, const Body& body) {
+  if (n == 0) return;
+  const int64_t blocks = divide_up(n, kThreads * kEight);
+  require(n > 0 && blocks <= INT32_MAX, kernel, "the number of elements must be in [0, 2^42)");
+  run_parts<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(n, aligned, body);
+  check_launch(kernel);
+}
+
+/// lo <= result <= hi; NaN gives lo.
+__device__ inline float clip(float t, float lo, float hi) {
+  const float v = t > lo ? t : lo;
+  return v < hi ? v : hi;
+}
+
+/// Bounds of t, the value of a code without its zero point.
+struct Bounds {
+  __device__ explicit Bounds(const DeviceRange& range)
+      : zero_point(*range.zero_point),
+        lo(static_cast<float>(range.lo - zero_point)),
+        hi(static_cast<float>(range.hi - zero_point)) {}
+  __device__ uint8_t code(float t) const { return static_cast<uint8_t>(__float2int_rn(clip(t, lo, hi)) + zero_point); }
+  __device__ bool inside(float t, bool relu = false) const { return t >= lo && t <= hi && (!relu || t > 0.0f); }
+
+  int32_t zero_point;
+  float lo, hi;
+};
+
+}  // namespace qat::ops::cuda

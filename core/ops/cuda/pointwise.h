@@ -1,0 +1,45 @@
+// Element-wise operators on codes on the GPU; see core/ops/pointwise.h.
+#pragma once
+
+#include "core/ops/cuda/types.h"
+
+namespace qat::ops::cuda {
+
+/// ops::BinaryParams on the device, each [1].
+struct BinaryParams {
+  const float* scale_a = nullptr;
+  const float* scale_b = nullptr;
+  const float* scale_y = nullptr;
+  const int32_t* zero_a = nullptr;
+  const int32_t* zero_b = nullptr;
+  DeviceRange range;  // of y
+};
+
+/// y may be a or b; inside may be null. The gradient of both operands is mask_gradient (requantize.h).
+void add(const uint8_t* a, const uint8_t* b, int64_t n, const BinaryParams& p, uint8_t* y, uint8_t* inside, bool relu,
+         cudaStream_t stream);
+
+/// As in core/ops: a broadcast A changes places with B in the formula.
+void add_broadcast(const uint8_t* a, bool broadcast_a, const uint8_t* b, int64_t batch, int64_t pixels,
+                   int64_t channels, const BinaryParams& p, uint8_t* y, cudaStream_t stream);
+
+void mul(const uint8_t* a, const uint8_t* b, int64_t n, const BinaryParams& p, uint8_t* y, cudaStream_t stream);
+
+/// b [batch][channels].
+void mul_broadcast(const uint8_t* a, const uint8_t* b, int64_t batch, int64_t pixels, int64_t channels,
+                   const BinaryParams& p, uint8_t* y, cudaStream_t stream);
+
+/// zero_point [1]; inside may be null.
+void relu(const uint8_t* x, int64_t n, const int32_t* zero_point, uint8_t* y, uint8_t* inside, cudaStream_t stream);
+
+/// table [256].
+void lookup(const uint8_t* x, int64_t n, const int16_t* table, uint8_t* y, cudaStream_t stream);
+
+/// Bytes of scratch memory that add_scale_gradient needs; aligned to 16.
+size_t add_scale_gradient_scratch(int64_t n);
+
+/// ds [1].
+void add_scale_gradient(const float* g, const uint8_t* a, const uint8_t* b, const uint8_t* y, const uint8_t* inside,
+                        int64_t n, const BinaryParams& p, double* ds, void* scratch, cudaStream_t stream);
+
+}  // namespace qat::ops::cuda

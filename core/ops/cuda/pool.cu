@@ -1,0 +1,281 @@
+#include "core/ops/cuda/eights.cuh"
+#include "core/ops/cuda/pool.h"
+
+namespace qat::ops::cuda {
+namespace {
+
+/// A pool's sizes for the GPU, in 32 bits and with the output's.
+struct Map {
+  explicit Map(const PoolGeometry& g)
+      : in_h(static_cast<int>(g.in_h)),
+        in_w(static_cast<int>(g.in_w)),
+        out_h(static_cast<int>(g.out_h())),
+        out_w(static_cast<int>(g.out_w())),
+        kernel_h(static_cast<int>(g.kernel_h)),
+        kernel_w(static_cast<int>(g.kernel_w)),
+        stride_h(static_cast<int>(g.stride_h)),
+        stride_w(static_cast<int>(g.stride_w)),
+        pad_top(static_cast<int>(g.pad_top)),
+        pad_left(static_cast<int>(g.pad_left)),
+        dilation_h(static_cast<int>(g.dilation_h)),
+        dilation_w(static_cast<int>(g.dilation_w)),
+        batch(g.batch),
+        channels(g.channels) {
+    constexpr int64_t kLimit = int64_t{1} << 30;  // of places in a padded image
+    const int64_t height = g.in_h + g.pad_top + g.pad_bottom + g.dilation_h * g.kernel_h + g.stride_h;
+    const int64_t width = g.in_w + g.pad_left + g.pad_right + g.dilation_w * g.kernel_w + g.stride_w;
+    require(height < kLimit && width < kLimit / height, "pool", "the images are too large for the GPU's kernels");
+  }
+  int64_t outputs() const { return batch * out_h * out_w * channels; }
+  int64_t inputs() const { return batch * in_h * in_w * channels; }
+
+  int in_h, in_w, out_h, out_w, kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w;
+  int64_t batch, channels;
+};
+
+/// Kernel positions [begin, end) that fall into the input, for the output at `out`.
+struct Taps {
+  int origin, begin, end;
+  __device__ Taps(int out, int stride, int pad, int kernel, int dilation, int in)
+      : origin(out * stride - pad),
+        begin(origin >= 0 ? 0 : (-origin + dilation - 1) / dilation),
+        end(origin >= in ? 0 : min(kernel, (in - 1 - origin) / dilation + 1)) {}
+  __device__ bool empty() const { return begin >= end; }
+};
+
+/// Row, column and sample of a pixel of maps [batch][height][width].
+struct Pixel {
+  __device__ Pixel(int64_t pixel, int height, int width) {
+    const int64_t line = quotient(pixel, width);
+    sample = quotient(line, height);
+    row = static_cast<int>(line - sample * height);
+    column = static_cast<int>(pixel - line * width);
+  }
+  int64_t sample;
+  int row, column;
+};
+
+/// The window of one output pixel.
+struct Window {
+  __device__ Window(const Map& map, int64_t pixel) : Window(map, Pixel(pixel, map.out_h, map.out_w)) {}
+  __device__ Window(const Map& map, const Pixel& pixel)
+      : first_pixel(pixel.sample * map.in_h * map.in_w),
+        rows(pixel.row, map.stride_h, map.pad_top, map.kernel_h, map.dilation_h, map.in_h),
+        columns(pixel.column, map.stride_w, map.pad_left, map.kernel_w, map.dilation_w, map.in_w) {}
+  /// The input pixel under a tap.
+  __device__ int64_t under(const Map& map, int kh, int kw) const {
+    const int row = rows.origin + kh * map.dilation_h, column = columns.origin + kw * map.dilation_w;
+    return first_pixel + row * map.in_w + column;
+  }
+  int64_t first_pixel;
+  Taps rows, columns;
+};
+
+/// Channels of one pixel that a thread takes.
+template <class T, int kChannels>
+struct alignas(sizeof(T) * kChannels) Channels {
+  T at[kChannels];
+};
+
+/// Pixel and first channel of a thread; index counts groups of kChannels channels.
+template <int kChannels>
+struct Place {
+  __device__ Place(int64_t index, int64_t channels)
+      : pixel(quotient(index, channels / kChannels)), c((index - pixel * (channels / kChannels)) * kChannels) {}
+  int64_t pixel, c;
+};
+
+template <int kChannels>
+__global__ void __launch_bounds__(kThreads)
+    max_pool_kernel(const Map map, const uint8_t* x, uint8_t* y, uint16_t* winner) {
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const Place<kChannels> place(index, map.channels);
+  if (place.pixel >= map.batch * map.out_h * map.out_w) return;
+  const Window w(map, place.pixel);
+  Channels<uint8_t, kChannels> best = {};  // a window of padding alone gives the lowest code
+  Channels<uint16_t, kChannels> won;
+  const auto first =
+      static_cast<uint16_t>(w.rows.empty() || w.columns.empty() ? 0 : w.rows.begin * map.kernel_w + w.columns.begin);
+#pragma unroll
+  for (int k = 0; k < kChannels; ++k) won.at[k] = first;
+  for (int kh = w.rows.begin; kh < w.rows.end; ++kh) {
+    for (int kw = w.columns.begin; kw < w.columns.end; ++kw) {
+      const auto pixel =
+          *reinterpret_cast<const Channels<uint8_t, kChannels>*>(x + w.under(map, kh, kw) * map.channels + place.c);
+      const auto tap = static_cast<uint16_t>(kh * map.kernel_w + kw);
+#pragma unroll
+      for (int k = 0; k < kChannels; ++k) {
+        const bool greater = pixel.at[k] > best.at[k];
+        best.at[k] = greater ? pixel.at[k] : best.at[k];
+        won.at[k] = greater ? tap : won.at[k];
+      }
+    }
+  }
+  const int64_t at = place.pixel * map.channels + place.c;
+  *reinterpret_cast<Channels<uint8_t, kChannels>*>(y + at) = best;
+  if (winner != nullptr) *reinterpret_cast<Channels<uint16_t, kChannels>*>(winner + at) = won;
+}
+
+/// Outputs [begin, end) of one axis whose windows can hold input position `in`.
+struct Windows {
+  int begin, end;
+  __device__ Windows(int in, int stride, int pad, int kernel, int dilation, int out) {
+    const int padded = in + pad, first = padded - (kernel - 1) * dilation;
+    begin = first <= 0 ? 0 : (first + stride - 1) / stride;
+    end = min(out, padded / stride + 1);
+  }
+};
+
+/// The kernel position with which the window of output `out` sees input position `in`; -1 if it does not.
+__device__ int tap_of(int in, int out, int stride, int pad, int dilation) {
+  const int distance = in + pad - out * stride;
+  if (dilation == 1) return distance;
+  const int tap = distance / dilation;
+  return tap * dilation == distance ? tap : -1;
+}
+
+template <int kChannels>
+__global__ void __launch_bounds__(kThreads)
+    max_pool_gradient_kernel(const Map map, const float* dy, const uint16_t* winner, float* dx) {
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const Place<kChannels> place(index, map.channels);
+  if (place.pixel >= map.batch * map.in_h * map.in_w) return;
+  const Pixel pixel(place.pixel, map.in_h, map.in_w);
+  const Windows rows(pixel.row, map.stride_h, map.pad_top, map.kernel_h, map.dilation_h, map.out_h);
+  const Windows columns(pixel.column, map.stride_w, map.pad_left, map.kernel_w, map.dilation_w, map.out_w);
+  const int64_t first_output = pixel.sample * map.out_h * map.out_w;
+  Channels<float, kChannels> sum = {};
+  for (int oh = rows.begin; oh < rows.end; ++oh) {
+    const int kh = tap_of(pixel.row, oh, map.stride_h, map.pad_top, map.dilation_h);
+    if (kh < 0) continue;
+    for (int ow = columns.begin; ow < columns.end; ++ow) {
+      const int kw = tap_of(pixel.column, ow, map.stride_w, map.pad_left, map.dilation_w);
+      if (kw < 0) continue;
+      const int64_t at = (first_output + oh * map.out_w + ow) * map.channels + place.c;
+      const auto won = *reinterpret_cast<const Channels<uint16_t, kChannels>*>(winner + at);
+      const auto gradient = *reinterpret_cast<const Channels<float, kChannels>*>(dy + at);
+#pragma unroll
+      for (int k = 0; k < kChannels; ++k) {
+        if (won.at[k] == kh * map.kernel_w + kw) sum.at[k] += gradient.at[k];
+      }
+    }
+  }
+  *reinterpret_cast<Channels<float, kChannels>*>(dx + place.pixel * map.channels + place.c) = sum;
+}
+
+unsigned blocks_for(const char* kernel, int64_t threads) {
+  const int64_t blocks = divide_up(threads, kThreads);
+  require(blocks <= INT32_MAX, kernel, "the map is too large");
+  return static_cast<unsigned>(blocks);
+}
+
+__global__ void __launch_bounds__(kThreads)
+    sum_pixels(const uint8_t* x, int64_t pixels, int64_t channels, const int32_t* zero_x, int32_t* acc) {
+  __shared__ int32_t sums[kThreads];
+  const int64_t c = static_cast<int64_t>(blockIdx.y) * 32 + threadIdx.x % 32;
+  const int64_t n = blockIdx.x;
+  int32_t sum = 0;
+  if (c < channels) {
+    for (int64_t p = threadIdx.x / 32; p < pixels; p += kThreads / 32) {
+      sum += x[(n * pixels + p) * channels + c] - *zero_x;
+    }
+  }
+  sums[threadIdx.x] = sum;
+  __syncthreads();
+  if (threadIdx.x >= 32 || c >= channels) return;
+  for (int k = 32; k < kThreads; k += 32) sum += sums[threadIdx.x + k];
+  acc[n * channels + c] = sum;
+}
+
+}  // namespace
+
+void max_pool(const PoolGeometry& g, const uint8_t* x, uint8_t* y, uint16_t* winner, cudaStream_t stream) {
+  require(winner == nullptr || g.kernel_h * g.kernel_w <= 65536, "max_pool",
+          "a kernel has more pixels than a winner's index can name (65536)");
+  const Map map(g);
+  const int64_t n = map.outputs();
+  if (n <= 0) return;
+  if (g.channels % 8 == 0 && aligned(x, y, winner)) {
+    max_pool_kernel<8><<<blocks_for("max_pool", n / 8), kThreads, 0, stream>>>(map, x, y, winner);
+  } else {
+    max_pool_kernel<1><<<blocks_for("max_pool", n), kThreads, 0, stream>>>(map, x, y, winner);
+  }
+  check_launch("max_pool");
+}
+
+void max_pool_gradient(const PoolGeometry& g, const float* dy, const uint16_t* winner, float* dx, cudaStream_t stream) {
+  const Map map(g);
+  const int64_t n = map.inputs();
+  if (n <= 0) return;
+  if (g.channels % 4 == 0 && aligned(dy, winner, dx)) {
+    max_pool_gradient_kernel<4><<<blocks_for("max_pool_gradient", n / 4), kThreads, 0, stream>>>(map, dy, winner, dx);
+  } else {
+    max_pool_gradient_kernel<1><<<blocks_for("max_pool_gradient", n), kThreads, 0, stream>>>(map, dy, winner, dx);
+  }
+  check_launch("max_pool_gradient");
+}
+
+void average_pool(const PoolGeometry& g, bool count_include_pad, const uint8_t* x, const float* scale_x,
+                  const int32_t* zero_x, const float* scale_y, DeviceRange range, uint8_t* y, uint8_t* inside,
+                  cudaStream_t stream) {
+  require_codes(range, "average_pool");
+  require(g.dilation_h == 1 && g.dilation_w == 1, "average_pool", "dilation must be 1");
+  require(g.pad_top < g.kernel_h && g.pad_bottom < g.kernel_h && g.pad_left < g.kernel_w && g.pad_right < g.kernel_w,
+          "average_pool", "padding must be smaller than the kernel");
+  const Map map(g);
+  for_parts("average_pool", map.outputs(), false, stream, [=] __device__(const Part& part) {
+    const float s = *scale_x, lo = static_cast<float>(range.lo), hi = static_cast<float>(range.hi);
+    const float zero_y = static_cast<float>(*range.zero_point);
+    const int32_t z = *zero_x;
+    unsigned bits = 0;
+#pragma unroll 1
+    for (int k = 0; k < part.count; ++k) {
+      const Place<1> place(part.begin + k, map.channels);
+      const Window w(map, place.pixel);
+      float sum = 0;
+      for (int kh = w.rows.begin; kh < w.rows.end; ++kh) {
+        for (int kw = w.columns.begin; kw < w.columns.end; ++kw) {
+          sum += s * static_cast<float>(x[w.under(map, kh, kw) * map.channels + place.c] - z);
+        }
+      }
+      const int valid = (w.rows.end - w.rows.begin) * (w.columns.end - w.columns.begin);
+      const auto count = static_cast<float>(count_include_pad ? map.kernel_h * map.kernel_w : valid);
+      const float mean = sum / count;
+      const float scaled = mean / *scale_y;
+      const float t = scaled + zero_y;
+      y[part.begin + k] = static_cast<uint8_t>(__float2int_rn(clip(t, lo, hi)));
+      bits |= static_cast<unsigned>(t >= lo && t <= hi) << k;
+    }
+    store_mask(inside, part, bits);
+  });
+}
+
+void global_average_pool(const uint8_t* x, int64_t batch, int64_t pixels, int64_t channels, const float* scale_x,
+                         const int32_t* zero_x, const float* scale_y, DeviceRange range, uint8_t* y, int32_t* acc,
+                         uint8_t* inside, cudaStream_t stream) {
+  constexpr const char* kName = "global_average_pool";
+  require_codes(range, kName);
+  if (batch * channels == 0) return;
+  require(batch <= INT32_MAX && divide_up(channels, 32) <= 65535, kName, "the map is too large");
+  const dim3 grid(static_cast<unsigned>(batch), static_cast<unsigned>(divide_up(channels, 32)));
+  sum_pixels<<<grid, kThreads, 0, stream>>>(x, pixels, channels, zero_x, acc);
+  check_launch(kName);
+  for_parts(kName, batch * channels, aligned(acc, y), stream, [=] __device__(const Part& part) {
+    const Bounds bounds(range);
+    const float scaled_pixels = *scale_y * static_cast<float>(pixels);
+    const float multiplier = *scale_x / scaled_pixels;
+    const Eight<int32_t> sums = load(acc, part);
+    Eight<uint8_t> result;
+    unsigned bits = 0;
+#pragma unroll
+    for (int k = 0; k < kEight; ++k) {
+      const float t = static_cast<float>(sums.at[k]) * multiplier;
+      result.at[k] = bounds.code(t);
+      bits |= static_cast<unsigned>(bounds.inside(t)) << k;
+    }
+    store(y, part, result);
+    store_mask(inside, part, bits);
+  });
+}
+
+}  // namespace qat::ops::cuda

@@ -1,0 +1,207 @@
+// Sums in the order of the CPU's kernels (core/ops/periods.h): of chunks, and of columns inside a chunk, one element
+// after another. Double additions cannot be reordered, so one thread adds a column; a block's other threads fetch what
+// it adds next, tile by tile, through registers and shared memory. Internal to core/ops/cuda.
+//
+// A Read names the Item that a sum takes and makes, from a thread's first element and the distance to its next one, a
+// cursor that is called with these elements in order. A Sums has none(), add(Item) and, where chunks are joined by
+// channel, join(Sums).
+#pragma once
+
+#include <cstdint>
+
+#include "core/ops/cuda/eights.cuh"
+#include "core/ops/periods.h"
+
+namespace qat::ops::cuda {
+
+/// Items that a thread fetches at once, and items of a tile.
+inline constexpr int kFetched = 8;
+inline constexpr int kTile = kThreads * kFetched;
+
+/// Chunk x of n elements: row r of column c is element x * chunk + r * width + c.
+struct Columns {
+  int64_t n, chunk, width;
+  int64_t chunks() const { return divide_up(n, chunk); }
+};
+
+/// kColumns columns of one chunk. kJoin: partial [chunks] gets the sum of the columns in order (one block of columns),
+/// else partial [chunks][width] the columns.
+template <int kColumns, bool kJoin, class Sums, class Read>
+__global__ void __launch_bounds__(kThreads) sum_columns(Columns columns, Read read, Sums* partial) {
+  using Item = typename Read::Item;
+  constexpr int kLines = kThreads / kColumns, kRows = kLines * kFetched;  // rows fetched side by side, rows of a tile
+  __shared__ Item tile[kTile];
+  const int column = static_cast<int>(threadIdx.x) % kColumns, line = static_cast<int>(threadIdx.x) / kColumns;
+  const bool adds =
+      line == blockIdx.x % kLines;  // not always the warp that shares its scheduler with other blocks' adders
+  const int64_t place = static_cast<int64_t>(blockIdx.y) * kColumns + column;
+  const int64_t begin = blockIdx.x * columns.chunk;
+  const int64_t end = begin + columns.chunk < columns.n ? begin + columns.chunk : columns.n;
+  const int64_t rows = (end - begin + columns.width - 1) / columns.width;
+  const int64_t mine = (end - begin - place + columns.width - 1) / columns.width;  // rows that reach this column
+
+  const int64_t step = kLines * columns.width;
+  int64_t i = begin + line * columns.width + place;
+  auto cursor = read.start(i, step);
+  Item ahead[kFetched];
+  const auto fetch = [&] {
+    if (i + (kFetched - 1) * step < end) {
+#pragma unroll
+      for (int k = 0; k < kFetched; ++k) ahead[k] = cursor(i + k * step);
+    } else {
+#pragma unroll
+      for (int k = 0; k < kFetched; ++k) {
+        if (i + k * step < end) ahead[k] = cursor(i + k * step);
+      }
+    }
+    i += kFetched * step;
+  };
+
+  Sums sums = Sums::none();
+  fetch();
+  for (int64_t first = 0; first < rows; first += kRows) {
+    __syncthreads();  // the tile before has been added
+#pragma unroll
+    for (int k = 0; k < kFetched; ++k) tile[(k * kLines + line) * kColumns + column] = ahead[k];
+    __syncthreads();
+    fetch();
+    if (!adds) continue;
+    const int count = mine - first < kRows ? static_cast<int>(mine - first) : kRows;
+#pragma unroll 8
+    for (int r = 0; r < count; ++r) sums.add(tile[r * kColumns + column]);
+  }
+  if constexpr (kJoin) {
+    Sums joined = Sums::none();
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) joined.add(__shfl_sync(0xffffffff, sums.total, c, kColumns));
+    if (adds && column == 0) partial[blockIdx.x] = joined;
+  } else {
+    if (adds) partial[blockIdx.x * columns.width + place] = sums;
+  }
+}
+
+/// partial [parts][channels]: a block joins the parts of one channel in order and calls write(channel, sums).
+template <class Sums, class Write>
+__global__ void __launch_bounds__(kThreads)
+    join_channels(int64_t parts, int64_t channels, const Sums* partial, Write write) {
+  constexpr int kStaged = 4 * kThreads;
+  __shared__ Sums staged[kStaged];
+  const int64_t c = blockIdx.x;
+  Sums sums = Sums::none();
+  for (int64_t first = 0; first < parts; first += kStaged) {
+    const int count = parts - first < kStaged ? static_cast<int>(parts - first) : kStaged;
+    __syncthreads();
+    for (int k = static_cast<int>(threadIdx.x); k < count; k += kThreads) {
+      staged[k] = partial[(first + k) * channels + c];
+    }
+    __syncthreads();
+    if (threadIdx.x > 0) continue;
+#pragma unroll 8
+    for (int k = 0; k < count; ++k) sums.join(staged[k]);
+  }
+  if (threadIdx.x == 0) write(c, sums);
+}
+
+/// The chunks that the CPU makes of a matrix [rows][channels] for sums by channel.
+inline Columns channel_columns(int64_t rows, int64_t channels) {
+  const int64_t period = period_of(channels);
+  return {rows * channels, chunk_of(period), period};
+}
+
+/// Bytes of partial sums of a matrix [rows][channels].
+template <class Sums>
+size_t channel_scratch(int64_t rows, int64_t channels) {
+  if (rows * channels == 0) return 0;
+  const Columns columns = channel_columns(rows, channels);
+  return static_cast<size_t>(columns.chunks() * columns.width) * sizeof(Sums);
+}
+
+/// Makes one Sums a channel and calls write(channel, sums) on the GPU. scratch holds channel_scratch bytes.
+template <class Sums, class Read, class Write>
+void sum_channels(const char* kernel, int64_t rows, int64_t channels, const Read& read, const Write& write,
+                  void* scratch, cudaStream_t stream) {
+  if (channels == 0) return;
+  const Columns columns = channel_columns(rows, channels);
+  const int64_t chunks = columns.chunks();
+  const bool wide = columns.width % 128 == 0;
+  const int64_t blocks = columns.width / (wide ? 128 : 32);
+  require(chunks <= INT32_MAX && blocks <= 65535 && channels <= INT32_MAX, kernel, "the matrix is too large");
+  auto* partial = static_cast<Sums*>(scratch);
+  const dim3 grid(static_cast<unsigned>(chunks), static_cast<unsigned>(blocks));
+  if (chunks > 0 && wide) {
+    sum_columns<128, false><<<grid, kThreads, 0, stream>>>(columns, read, partial);
+  } else if (chunks > 0) {
+    sum_columns<32, false><<<grid, kThreads, 0, stream>>>(columns, read, partial);
+  }
+  check_launch(kernel);
+  join_channels<<<static_cast<unsigned>(channels), kThreads, 0, stream>>>(chunks * (columns.width / channels), channels,
+                                                                          partial, write);
+  check_launch(kernel);
+}
+
+/// A sum of terms, products of two floats, which are exact in double.
+struct Total {
+  static __device__ Total none() { return {0.0}; }
+  __device__ void add(double term) { total += term; }
+  double total;
+};
+
+/// total = values[0] + values[1] + ..., one chain: a block stages the values for one thread.
+static __global__ void __launch_bounds__(kThreads) sum_chain(const Total* values, int64_t count, double* total) {
+  constexpr int kStaged = kTile;
+  __shared__ double staged[2][kStaged];
+  const auto stage = [&](int64_t tile, int first, int threads) {
+    for (int k = first; k < kStaged; k += threads) {
+      if (tile * kStaged + k < count) staged[tile % 2][k] = values[tile * kStaged + k].total;
+    }
+  };
+  const int thread = static_cast<int>(threadIdx.x);
+  stage(0, thread, kThreads);
+  __syncthreads();
+  Total sum = Total::none();
+  for (int64_t tile = 0; tile * kStaged < count; ++tile) {
+    if (thread >= 32) {
+      stage(tile + 1, thread - 32, kThreads - 32);
+    } else if (thread == 0) {
+      const int left = count - tile * kStaged < kStaged ? static_cast<int>(count - tile * kStaged) : kStaged;
+#pragma unroll 16
+      for (int k = 0; k < left; ++k) sum.add(staged[tile % 2][k]);
+    }
+    __syncthreads();
+  }
+  if (thread == 0) *total = sum.total;
+}
+
+/// Sums the terms of all chunks, whose width is kColumns, into total [1]; partial as for sum_columns.
+template <int kColumns, bool kJoin, class Read>
+void sum_terms(const char* kernel, int64_t n, int64_t chunk, const Read& read, void* scratch, double* total,
+               cudaStream_t stream) {
+  const Columns columns{n, chunk, kColumns};
+  const int64_t chunks = columns.chunks();
+  require(chunks <= INT32_MAX, kernel, "too many elements");
+  auto* partial = static_cast<Total*>(scratch);
+  if (chunks > 0) {
+    sum_columns<kColumns, kJoin><<<static_cast<unsigned>(chunks), kThreads, 0, stream>>>(columns, read, partial);
+    check_launch(kernel);
+  }
+  sum_chain<<<1, kThreads, 0, stream>>>(partial, kJoin ? chunks : chunks * kColumns, total);
+  check_launch(kernel);
+}
+
+/// Bits of a mask, all set where there is none. Without a branch, so that the loads of several elements overlap: no
+/// mask reads some other memory, one byte of it. __ldg, since nvcc 13.0 takes the chosen pointer for one to local
+/// memory.
+struct MaskBits {
+  __device__ MaskBits(const uint8_t* mask, const void* readable)
+      : bytes(mask == nullptr ? static_cast<const uint8_t*>(readable) : mask),
+        places(mask == nullptr ? 0 : -1),
+        always(mask == nullptr) {}
+  __device__ bool operator()(int64_t i) const {
+    return (((__ldg(bytes + ((i / 8) & places)) >> (i % 8)) & 1) | always) != 0;
+  }
+  const uint8_t* bytes;
+  int64_t places;
+  unsigned always;
+};
+
+}  // namespace qat::ops::cuda

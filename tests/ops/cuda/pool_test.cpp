@@ -1,0 +1,128 @@
+#include "core/ops/pool.h"
+
+#include "core/base/error.h"
+#include "core/ops/cuda/pool.h"
+#include "tests/ops/cuda/gpu.h"
+
+namespace qat::ops::cuda {
+namespace {
+
+class CudaPool : public GpuTest {};
+
+int64_t outputs(const PoolGeometry& g) { return g.batch * g.out_h() * g.out_w() * g.channels; }
+int64_t inputs(const PoolGeometry& g) { return g.batch * g.in_h * g.in_w * g.channels; }
+
+std::string describe(const PoolGeometry& g) {
+  return fmt::format("{}x{}x{}x{} kernel {}x{} stride {}x{} pads {},{},{},{} dilation {}x{} ceil {}", g.batch, g.in_h,
+                     g.in_w, g.channels, g.kernel_h, g.kernel_w, g.stride_h, g.stride_w, g.pad_top, g.pad_left,
+                     g.pad_bottom, g.pad_right, g.dilation_h, g.dilation_w, g.ceil_mode);
+}
+
+/// Calls body(geometry) for random pools with an output.
+template <class Body>
+void for_pools(bool dilated, const Body& body) {
+  std::mt19937_64 random(dilated ? 3 : 4);
+  const auto draw = [&](int lo, int hi) { return std::uniform_int_distribution<int64_t>(lo, hi)(random); };
+  int run = 0;
+  for (int i = 0; i < 300; ++i) {
+    PoolGeometry g;
+    g.batch = draw(1, 3), g.in_h = draw(1, 12), g.in_w = draw(1, 12),
+    g.channels = draw(0, 1) == 0 ? draw(1, 9) : 4 * draw(1, 9);
+    g.kernel_h = draw(1, 4), g.kernel_w = draw(1, 4), g.stride_h = draw(1, 4), g.stride_w = draw(1, 4);
+    g.pad_top = draw(0, g.kernel_h - 1), g.pad_left = draw(0, g.kernel_w - 1);
+    g.pad_bottom = draw(0, g.kernel_h - 1), g.pad_right = draw(0, g.kernel_w - 1);
+    if (dilated) g.dilation_h = draw(1, 3), g.dilation_w = draw(1, 3);
+    g.ceil_mode = draw(0, 1) == 1;
+    if (g.out_h() <= 0 || g.out_w() <= 0) continue;
+    ++run;
+    SCOPED_TRACE(describe(g));
+    body(g, i);
+  }
+  EXPECT_GT(run, 100);
+}
+
+TEST_F(CudaPool, MaxPoolItsWinnersAndItsGradient) {
+  for_pools(true, [](const PoolGeometry& g, int seed) {
+    // Few different codes: many ties.
+    const auto x = drawn<uint8_t>(inputs(g), seed, std::uniform_int_distribution<int>(0, seed % 3 == 0 ? 255 : 3));
+    const auto dy = drawn<float>(outputs(g), seed + 1, std::normal_distribution<float>());
+    std::vector<uint8_t> y(outputs(g));
+    std::vector<uint16_t> winner(outputs(g));
+    std::vector<float> dx(inputs(g));
+    ops::max_pool(g, x.data(), y.data(), winner.data());
+    ops::max_pool_gradient(g, dy.data(), winner.data(), dx.data());
+    for (const int64_t shift : {0, 1}) {
+      const Array<uint8_t> in(x, shift), gpu(outputs(g), shift), without(outputs(g), shift);
+      const Array<uint16_t> gpu_winner(outputs(g), shift);
+      const Array<float> gpu_dy(dy, shift), gpu_dx(inputs(g), shift);
+      max_pool(g, in.data(), gpu.data(), gpu_winner.data(), nullptr);
+      max_pool(g, in.data(), without.data(), nullptr, nullptr);
+      max_pool_gradient(g, gpu_dy.data(), gpu_winner.data(), gpu_dx.data(), nullptr);
+      expect_equal(gpu.host(), y);
+      expect_equal(without.host(), y);
+      expect_equal(gpu_winner.host(), winner);
+      expect_equal(gpu_dx.host(), dx);
+    }
+  });
+}
+
+TEST_F(CudaPool, AveragePool) {
+  for_pools(false, [](const PoolGeometry& g, int seed) {
+    const auto x = drawn_codes<uint8_t>(inputs(g), seed);
+    const ops::CodeRange range = seed % 2 == 0 ? ops::CodeRange{0, 255, 101} : ops::CodeRange{2, 15, 8};
+    const float scale_x = 0.0137f, scale_y = seed % 3 == 0 ? 0.0137f : 0.0213f;
+    const int32_t zero_x = 77;
+    const Array<uint8_t> in(x), gpu(outputs(g)), mask((outputs(g) + 7) / 8);
+    const Array<float> scales({scale_x, scale_y});
+    const Array<int32_t> zeros({zero_x, range.zero_point});
+    for (const bool count_include_pad : {false, true}) {
+      std::vector<uint8_t> y(outputs(g)), inside((outputs(g) + 7) / 8);
+      ops::average_pool(g, count_include_pad, x.data(), scale_x, zero_x, scale_y, range, y.data(), inside.data());
+      average_pool(g, count_include_pad, in.data(), scales.data(), zeros.data(), scales.data() + 1,
+                   {range.lo, range.hi, zeros.data() + 1}, gpu.data(), mask.data(), nullptr);
+      expect_equal(gpu.host(), y);
+      expect_equal(mask.host(), inside);
+    }
+  });
+}
+
+TEST_F(CudaPool, GlobalAveragePool) {
+  for (const int64_t channels : {1, 3, 8, 31, 32, 33, 100}) {
+    for (const int64_t pixels : {1, 2, 7, 49, 1000}) {
+      for (const int32_t zero_x : {0, 131, 255}) {
+        constexpr int64_t kBatch = 3;
+        const int64_t n = kBatch * channels;
+        const auto x = drawn_codes<uint8_t>(kBatch * pixels * channels, channels + pixels);
+        std::vector<uint8_t> y(n), inside((n + 7) / 8);
+        std::vector<int32_t> acc(n);
+        const ops::CodeRange range{0, 255, 101};
+        ops::global_average_pool(x.data(), kBatch, pixels, channels, 0.03f, zero_x, 0.01f, range, y.data(), acc.data(),
+                                 inside.data());
+        const Array<uint8_t> in(x), gpu(n), mask((n + 7) / 8);
+        const Array<float> scales({0.03f, 0.01f});
+        const Array<int32_t> zeros({zero_x, range.zero_point}), sums(n);
+        global_average_pool(in.data(), kBatch, pixels, channels, scales.data(), zeros.data(), scales.data() + 1,
+                            {0, 255, zeros.data() + 1}, gpu.data(), sums.data(), mask.data(), nullptr);
+        expect_equal(gpu.host(), y);
+        expect_equal(sums.host(), acc);
+        expect_equal(mask.host(), inside);
+      }
+    }
+  }
+}
+
+TEST(CudaPoolArguments, RefusesWhatTheCpuRefuses) {
+  PoolGeometry g;
+  g.kernel_h = g.kernel_w = 300, g.pad_top = g.pad_left = g.pad_bottom = g.pad_right = 150;
+  uint16_t winner = 0;
+  EXPECT_THROW(max_pool(g, nullptr, nullptr, &winner, nullptr), Error);
+  PoolGeometry padded;
+  padded.pad_top = 1;
+  EXPECT_THROW(average_pool(padded, false, nullptr, nullptr, nullptr, nullptr, {}, nullptr, nullptr, nullptr), Error);
+  PoolGeometry dilated;
+  dilated.dilation_w = 2;
+  EXPECT_THROW(average_pool(dilated, false, nullptr, nullptr, nullptr, nullptr, {}, nullptr, nullptr, nullptr), Error);
+}
+
+}  // namespace
+}  // namespace qat::ops::cuda

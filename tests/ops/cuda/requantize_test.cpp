@@ -1,0 +1,293 @@
+#include "core/ops/cuda/requantize.h"
+
+#include "core/base/error.h"
+#include "core/ops/convolve.h"
+#include "core/ops/cuda/statistics.h"
+#include "core/ops/requantize.h"
+#include "tests/ops/cuda/gpu.h"
+
+namespace qat::ops::cuda {
+namespace {
+
+class CudaRequantize : public GpuTest {};
+
+constexpr int64_t kChannels[] = {1, 3, 4, 8, 15, 16, 17, 24, 33, 64, 100};
+
+/// A matrix with everything the passes read, here and on the device.
+struct Matrix {
+  Matrix(int64_t rows_, int64_t channels_, uint64_t seed, int64_t shift_ = 0)
+      : rows(rows_), channels(channels_), n(rows * channels), shift(shift_) {
+    acc = drawn<int32_t>(n, seed, std::uniform_int_distribution<int32_t>(-40000, 40000));
+    const int32_t special[] = {0, 1, -1, INT32_MAX, INT32_MIN, (1 << 24) + 1, (1 << 24) + 3, 500, 1500, -500};
+    for (size_t i = 0; i < acc.size(); i += 7) acc[i] = special[i / 7 % std::size(special)];
+    bias = drawn<int32_t>(channels, seed + 1, std::uniform_int_distribution<int32_t>(-3000, 3000));
+    multiplier = drawn<float>(channels, seed + 2, std::uniform_real_distribution<float>(0.0f, 0.01f));
+    offset = drawn<float>(channels, seed + 3, std::uniform_real_distribution<float>(-30.0f, 30.0f));
+    multiplier[0] = 0.001f;
+    if (channels > 2) multiplier[1] = 0.0f, multiplier[2] = 1e-30f;
+    if (channels > 8) multiplier[5] = 1e30f, multiplier[7] = INFINITY;
+    g = drawn<float>(n, seed + 4, std::normal_distribution<float>());
+    step = drawn<float>(channels, seed + 5, std::uniform_real_distribution<float>(0.5f, 2.0f));
+    kept = drawn<int16_t>(n, seed + 6, std::uniform_int_distribution<int>(-32768, 32767));
+    inside = drawn_codes<uint8_t>((n + 7) / 8, seed + 7);
+    codes = drawn_codes<uint8_t>(n, seed + 8);
+    if (n % 8 != 0) inside.back() &= static_cast<uint8_t>((1 << (n % 8)) - 1);
+  }
+  int64_t rows, channels, n, shift;
+  std::vector<int32_t> acc, bias;
+  std::vector<float> multiplier, offset, g, step;
+  std::vector<int16_t> kept;
+  std::vector<uint8_t> inside, codes;
+};
+
+struct DeviceMatrix {
+  explicit DeviceMatrix(const Matrix& m)
+      : acc(m.acc, m.shift),
+        bias(m.bias, m.shift),
+        multiplier(m.multiplier, m.shift),
+        offset(m.offset, m.shift),
+        g(m.g, m.shift),
+        step(m.step, m.shift),
+        kept(m.kept, m.shift),
+        inside(m.inside, m.shift),
+        codes(m.codes, m.shift) {}
+  Array<int32_t> acc, bias;
+  Array<float> multiplier, offset, g, step;
+  Array<int16_t> kept;
+  Array<uint8_t> inside, codes;
+};
+
+std::string describe(const Matrix& m) { return fmt::format("{} x {}, shift {}", m.rows, m.channels, m.shift); }
+
+/// Calls body(matrix, device matrix) for shapes with and without remainders, aligned and not.
+template <class Body>
+void for_matrices(int64_t rows, const Body& body) {
+  for (const int64_t channels : kChannels) {
+    for (const int64_t shift : {0, 1}) {
+      const Matrix m(rows, channels, channels, shift);
+      SCOPED_TRACE(describe(m));
+      body(m, DeviceMatrix(m));
+    }
+  }
+}
+
+/// The accumulators as both sides know them: int16, int32, or not at all.
+struct KeptCase {
+  KeptAccumulators cpu, gpu;
+};
+std::vector<KeptCase> kept_cases(const Matrix& m, const DeviceMatrix& d, bool with_none) {
+  std::vector<KeptCase> cases{
+      {{.exact = m.acc.data()}, {.exact = d.acc.data()}},
+      {{.compact = m.kept.data(), .middle = m.bias.data(), .step = m.step.data()},
+       {.compact = d.kept.data(), .middle = d.bias.data(), .step = d.step.data()}},
+  };
+  if (with_none) cases.emplace_back();
+  return cases;
+}
+
+struct RangeCase {
+  ops::CodeRange range;
+  bool relu;
+};
+constexpr RangeCase kRanges[] = {
+    {{0, 255, 0}, true}, {{0, 255, 128}, false}, {{3, 14, 8}, false}, {{3, 14, 3}, true}, {{0, 255, 255}, false}};
+
+TEST_F(CudaRequantize, FrozenFormula) {
+  for_matrices(37, [](const Matrix& m, const DeviceMatrix& d) {
+    for (const RangeCase& r : kRanges) {
+      for (const bool with_bias : {false, true}) {
+        std::vector<uint8_t> codes(m.n), inside((m.n + 7) / 8);
+        ops::requantize(m.acc.data(), m.rows, m.channels, with_bias ? m.bias.data() : nullptr, m.multiplier.data(),
+                        r.range, codes.data(), inside.data(), r.relu);
+        const Array<int32_t> zero({r.range.zero_point});
+        const Array<uint8_t> gpu_codes(m.n, m.shift), gpu_inside((m.n + 7) / 8);
+        requantize(d.acc.data(), m.rows, m.channels, with_bias ? d.bias.data() : nullptr, d.multiplier.data(),
+                   {r.range.lo, r.range.hi, zero.data()}, gpu_codes.data(), with_bias ? gpu_inside.data() : nullptr,
+                   r.relu, nullptr);
+        expect_equal(gpu_codes.host(), codes);
+        if (with_bias) expect_equal(gpu_inside.host(), inside);
+      }
+    }
+  });
+}
+
+TEST_F(CudaRequantize, LivePassAndWhatItKeeps) {
+  for_matrices(41, [](const Matrix& m, const DeviceMatrix& d) {
+    for (const RangeCase& r : kRanges) {
+      for (const bool keeps : {false, true}) {
+        std::vector<uint8_t> codes(m.n), inside((m.n + 7) / 8);
+        std::vector<int16_t> kept(m.n);
+        ops::requantize_affine(m.acc.data(), m.rows, m.channels, m.multiplier.data(), m.offset.data(), r.range,
+                               codes.data(), inside.data(), r.relu);
+        ops::compact(m.acc.data(), m.rows, m.channels, m.bias.data(), m.step.data(), kept.data());
+        const Array<int32_t> zero({r.range.zero_point});
+        const Array<uint8_t> gpu_codes(m.n, m.shift), gpu_inside((m.n + 7) / 8);
+        const Array<int16_t> gpu_kept(m.n, m.shift), alone(m.n, m.shift);
+        const Compact keep{d.bias.data(), d.step.data(), gpu_kept.data()};
+        requantize_affine(d.acc.data(), m.rows, m.channels, d.multiplier.data(), d.offset.data(),
+                          {r.range.lo, r.range.hi, zero.data()}, gpu_codes.data(), gpu_inside.data(), r.relu,
+                          keeps ? keep : Compact{}, nullptr);
+        expect_equal(gpu_codes.host(), codes);
+        expect_equal(gpu_inside.host(), inside);
+        if (!keeps) continue;
+        expect_equal(gpu_kept.host(), kept);
+        compact(d.acc.data(), m.rows, m.channels, {d.bias.data(), d.step.data(), alone.data()}, nullptr);
+        expect_equal(alone.host(), kept);
+      }
+    }
+  });
+}
+
+TEST_F(CudaRequantize, DequantizesAccumulators) {
+  for_matrices(29, [](const Matrix& m, const DeviceMatrix& d) {
+    for (const bool with_bias : {false, true}) {
+      std::vector<float> y(m.n);
+      ops::dequantize_accumulators(m.acc.data(), m.rows, m.channels, with_bias ? m.bias.data() : nullptr,
+                                   m.multiplier.data(), y.data());
+      const Array<float> gpu(m.n, m.shift);
+      dequantize_accumulators(d.acc.data(), m.rows, m.channels, with_bias ? d.bias.data() : nullptr,
+                              d.multiplier.data(), gpu.data(), nullptr);
+      expect_equal(gpu.host(), y);
+    }
+  });
+}
+
+TEST_F(CudaRequantize, BatchNormAndMaskGradients) {
+  for_matrices(43, [](const Matrix& m, const DeviceMatrix& d) {
+    for (const KeptCase& kept : kept_cases(m, d, true)) {
+      for (const bool masked : {false, true}) {
+        std::vector<float> dx(m.n);
+        ops::batch_norm_gradient(m.g.data(), masked ? m.inside.data() : nullptr, kept.cpu, m.rows, m.channels,
+                                 m.step.data(), m.offset.data(), m.offset.data(), dx.data());
+        const Array<float> gpu(m.n, m.shift);
+        batch_norm_gradient(d.g.data(), masked ? d.inside.data() : nullptr, kept.gpu, m.rows, m.channels, d.step.data(),
+                            d.offset.data(), d.offset.data(), gpu.data(), nullptr);
+        expect_equal(gpu.host(), dx);
+      }
+    }
+    std::vector<float> dx(m.n);
+    ops::mask_gradient(m.g.data(), m.inside.data(), m.n, dx.data());
+    const Array<float> gpu(m.n, m.shift);
+    mask_gradient(d.g.data(), d.inside.data(), m.n, gpu.data(), nullptr);
+    expect_equal(gpu.host(), dx);
+  });
+}
+
+/// Shapes with one chunk, several, a remainder of rows, and a period longer than a chunk.
+struct SumShape {
+  int64_t rows, channels;
+};
+constexpr SumShape kSumShapes[] = {{1, 1},     {5, 3},     {101, 17},  {37, 100},  {70001, 1}, {9000, 12},
+                                   {3000, 64}, {4097, 16}, {700, 100}, {33, 2047}, {3, 1025},  {517, 512}};
+
+TEST_F(CudaRequantize, SumsOfGradientsInTheCpusOrder) {
+  for (const auto& [rows, channels] : kSumShapes) {
+    const Matrix m(rows, channels, rows);
+    const DeviceMatrix d(m);
+    SCOPED_TRACE(describe(m));
+    const Array<char> scratch(static_cast<int64_t>(reduce_gradient_scratch(rows, channels)));
+    for (const KeptCase& kept : kept_cases(m, d, true)) {
+      for (const bool masked : {false, true}) {
+        const bool products = kept.cpu.exact != nullptr || kept.cpu.compact != nullptr;
+        std::vector<double> s1(channels), s2(channels);
+        ops::reduce_gradient(m.g.data(), masked ? m.inside.data() : nullptr, kept.cpu, rows, channels, s1.data(),
+                             s2.data());
+        const Array<double> gpu1(channels), gpu2(channels);
+        reduce_gradient(d.g.data(), masked ? d.inside.data() : nullptr, kept.gpu, rows, channels, gpu1.data(),
+                        products ? gpu2.data() : nullptr, scratch.data(), nullptr);
+        expect_equal(gpu1.host(), s1);
+        if (products) expect_equal(gpu2.host(), s2);
+      }
+    }
+    scratch.host();  // nothing behind it was written
+  }
+}
+
+TEST_F(CudaRequantize, ScaleGradientsInTheCpusOrder) {
+  for (const auto& [rows, channels] : kSumShapes) {
+    const Matrix m(rows, channels, rows + 9);
+    const DeviceMatrix d(m);
+    SCOPED_TRACE(describe(m));
+    const Array<char> scratch(static_cast<int64_t>(scale_gradient_scratch(rows, channels)));
+    const Array<double> ds(1);
+    const Array<int32_t> zero({120});
+    for (const KeptCase& kept : kept_cases(m, d, false)) {
+      for (const bool affine : {false, true}) {
+        for (const bool masked : {false, true}) {
+          // step: the multipliers hold infinities.
+          const double cpu =
+              ops::scale_gradient(m.g.data(), m.codes.data(), masked ? m.inside.data() : nullptr, kept.cpu,
+                                  m.step.data(), affine ? m.offset.data() : nullptr, {0, 255, 120}, rows, channels);
+          scale_gradient(d.g.data(), d.codes.data(), masked ? d.inside.data() : nullptr, kept.gpu, d.step.data(),
+                         affine ? d.offset.data() : nullptr, zero.data(), rows, channels, ds.data(), scratch.data(),
+                         nullptr);
+          expect_equal(ds.host(), {cpu});
+        }
+      }
+    }
+    const Array<char> flat_scratch(static_cast<int64_t>(scale_gradient_scratch(m.n, 1)));
+    const auto x = drawn<float>(m.n, 3, std::normal_distribution<float>(0.0f, 50.0f));
+    const Array<float> values(x), scale({0.7f});
+    const double cpu =
+        ops::encode_scale_gradient(m.g.data(), m.codes.data(), m.inside.data(), x.data(), 0.7f, {0, 255, 120}, m.n);
+    encode_scale_gradient(d.g.data(), d.codes.data(), d.inside.data(), values.data(), scale.data(), zero.data(), m.n,
+                          ds.data(), flat_scratch.data(), nullptr);
+    expect_equal(ds.host(), {cpu});
+    scratch.host();
+    flat_scratch.host();
+  }
+}
+
+TEST_F(CudaRequantize, StatisticsInTheCpusOrder) {
+  for (const auto& [rows, channels] : kSumShapes) {
+    for (const bool wide : {false, true}) {
+      SCOPED_TRACE(fmt::format("{} x {}", rows, channels));
+      const int32_t limit = wide ? INT32_MAX : 30000000;  // squares beyond 2^53 in both
+      auto acc = drawn<int32_t>(rows * channels, rows, std::uniform_int_distribution<int32_t>(-limit, limit));
+      if (wide) acc[0] = INT32_MIN;
+      const ops::ChannelStatistics cpu = ops::channel_statistics(acc.data(), rows, channels);
+      const Array<int32_t> values(acc), min(channels), max(channels);
+      const Array<double> sum(channels), squares(channels);
+      const Array<char> scratch(static_cast<int64_t>(channel_statistics_scratch(rows, channels)));
+      channel_statistics(values.data(), rows, channels, {sum.data(), squares.data(), min.data(), max.data()},
+                         scratch.data(), nullptr);
+      expect_equal(sum.host(), cpu.sum);
+      expect_equal(squares.host(), cpu.sum_squares);
+      expect_equal(min.host(), cpu.min);
+      expect_equal(max.host(), cpu.max);
+      scratch.host();
+    }
+  }
+}
+
+TEST_F(CudaRequantize, EmptyMatrices) {
+  const Array<double> s1(3), s2(3), ds(1);
+  const Array<int32_t> min(3), max(3), zero({0});
+  reduce_gradient(nullptr, nullptr, {}, 0, 3, s1.data(), nullptr, nullptr, nullptr);
+  channel_statistics(nullptr, 0, 3, {s1.data(), s2.data(), min.data(), max.data()}, nullptr, nullptr);
+  scale_gradient(nullptr, nullptr, nullptr, {}, nullptr, nullptr, zero.data(), 0, 3, ds.data(), nullptr, nullptr);
+  requantize(nullptr, 0, 3, nullptr, nullptr, {0, 255, zero.data()}, nullptr, nullptr, false, nullptr);
+  expect_equal(s1.host(), std::vector<double>(3, 0.0));
+  expect_equal(s2.host(), std::vector<double>(3, 0.0));
+  expect_equal(min.host(), std::vector<int32_t>(3, 0));
+  expect_equal(max.host(), std::vector<int32_t>(3, 0));
+  expect_equal(ds.host(), {0.0});
+}
+
+TEST(CudaRequantizeArguments, RefusesContradictions) {
+  const int32_t exact = 1;
+  const int16_t kept = 1;
+  EXPECT_THROW(
+      reduce_gradient(nullptr, nullptr, {.compact = &kept, .exact = &exact}, 1, 1, nullptr, nullptr, nullptr, nullptr),
+      Error);
+  EXPECT_THROW(
+      batch_norm_gradient(nullptr, nullptr, {.compact = &kept}, 1, 1, nullptr, nullptr, nullptr, nullptr, nullptr),
+      Error);
+  EXPECT_THROW(
+      scale_gradient(nullptr, nullptr, nullptr, {}, nullptr, nullptr, nullptr, 1, 1, nullptr, nullptr, nullptr), Error);
+  EXPECT_THROW(requantize(nullptr, 1, 1, nullptr, nullptr, {-1, 255, nullptr}, nullptr, nullptr, false, nullptr),
+               Error);
+}
+
+}  // namespace
+}  // namespace qat::ops::cuda
