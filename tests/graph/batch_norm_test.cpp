@@ -245,7 +245,6 @@ EVERY_CASE(C_RunningStatisticsAreThoseOfTheFloatNetwork) {
   for (const WeightedLayer* layer : weighted(*net)) {
     if (layer->tensors().batch_norm) layers[layer->label()] = layer->quantized();
   }
-  const auto unfused = copies(net_->buffers());
   net->forward(images_,
                [&](const nn::QLayer& layer, const nn::Value& value) { outputs.emplace(layer.label(), value); });
   for (size_t s = 0; s < net->steps().size(); ++s) {
