@@ -1,4 +1,5 @@
-// Exact statistics of accumulators on the GPU; see core/ops/convolve.h.
+// Exact statistics of accumulators on the GPU; see core/ops/convolve.h. Sums are int64, squares doubles in the CPU's
+// order.
 #pragma once
 
 #include "core/ops/cuda/types.h"

@@ -157,7 +157,7 @@ TEST_F(CudaStream, AGraphCapturesEveryFunction) {
   cudaGraph_t graph;
   cudaGraphExec_t executable;
   size_t nodes = 0;
-  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  check(cudaStreamCreate(&stream));  // a blocking one: while it captures, work in the default stream is refused
   check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
   captured.run(inputs, stream);
   check(cudaStreamEndCapture(stream, &graph));
