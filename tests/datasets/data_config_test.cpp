@@ -163,7 +163,7 @@ TEST(DataConfigTest, Errors) {
   const DataConfig unlike = parse(kSmall + "train: [{normalize: {mean: [0.5], std: [0.25]}}]");
   EXPECT_THAT(complaint([&] { make_transforms(unlike, make_datasets(unlike)); }), HasSubstr("must normalize alike"));
 
-  const DataConfig wide = parse(kSmall + "eval: [{center_crop: {size: 9}}]");
+  const DataConfig wide = parse(kSmall + "eval: [{random_crop: {size: 9}}]");
   EXPECT_THAT(complaint([&] { make_transforms(wide, make_datasets(wide)); }), StartsWith("test.yaml:2:"));
 }
 
