@@ -1,9 +1,11 @@
 // Steps that choose which pixels an image has: resize, crops, padding, flips.
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <opencv2/core.hpp>
+#include <optional>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "core/base/error.h"
 #include "datasets/transform.h"

@@ -10,6 +10,7 @@
 #include "core/base/random.h"
 #include "core/config/config.h"
 #include "datasets/resample.h"
+#include "datasets/transform.h"
 
 namespace qat::datasets {
 
@@ -51,7 +52,7 @@ Interpolation interpolation_of(const std::string& name);
 
 template <class T>
 void describe_size(config::Fields<T>& f) {
-  f.field("size", &T::size).doc("[height, width], or one number for both").required().minimum(1).maximum(16384);
+  f.field("size", &T::size).doc("[height, width], or one number for both").required().minimum(1).maximum(kMaxSide);
   f.check([](const T& o) { return check_size(o.size); });
 }
 

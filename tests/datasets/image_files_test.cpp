@@ -8,6 +8,7 @@
 #include "datasets/data_config.h"
 #include "datasets/registry.h"
 #include "tests/datasets/files.h"
+#include "tests/datasets/pictures.h"
 
 namespace qat::datasets {
 namespace {
@@ -16,14 +17,6 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 
 namespace fs = std::filesystem;
-
-// A picture of one color in the format of the path's extension.
-std::string write_picture(const fs::path& path, int height, int width, int red, int green, int blue) {
-  fs::create_directories(path.parent_path());
-  std::vector<uint8_t> bytes;
-  cv::imencode(path.extension().string(), cv::Mat(height, width, CV_8UC3, cv::Scalar(blue, green, red)), bytes);
-  return write_bytes(path.string(), bytes);
-}
 
 std::vector<int> first_pixel(const Dataset& data, int64_t index) {
   const Sample sample = data.get(index);
