@@ -27,8 +27,8 @@ struct TransformPair {
   Transforms eval;
 };
 
-/// The pipelines of both splits. Throws ConfigError as Transforms does, and if the two normalize differently: a network
-/// has one preprocessing.
+/// The pipelines of both splits. Throws ConfigError as Transforms does, if one leaves images at different sizes, and if
+/// the two normalize differently: a network has one preprocessing.
 TransformPair make_transforms(const DataConfig& config, const DatasetPair& datasets);
 
 /// Shuffled batches, all of batch_size: batch norm's statistics would suffer from a small last one. Throws ConfigError

@@ -111,10 +111,13 @@ IdxArray read_idx(const std::string& path, int64_t rank) {
   return array;
 }
 
-IdxDataset::IdxDataset(const std::string& images, const std::string& labels, int64_t num_classes, int64_t limit)
-    : num_classes_(num_classes) {
+IdxDataset::IdxDataset(const std::string& images, const std::string& labels, int64_t num_classes, int64_t limit,
+                       std::vector<std::string> class_names)
+    : num_classes_(num_classes), class_names_(std::move(class_names)) {
   QAT_CHECK(num_classes >= 1 && limit >= 0, "idx: expected num_classes >= 1 and a limit >= 0, found {} and {}",
             num_classes, limit);
+  QAT_CHECK(class_names_.empty() || static_cast<int64_t>(class_names_.size()) == num_classes,
+            "idx: expected {} names of classes, found {}", num_classes, class_names_.size());
   IdxArray pixels = read_idx(images, 3);
   IdxArray classes = read_idx(labels, 1);
   const int64_t count = pixels.dims[0];
@@ -134,6 +137,10 @@ IdxDataset::IdxDataset(const std::string& images, const std::string& labels, int
     pixels_.shrink_to_fit();
     labels_.resize(static_cast<size_t>(limit));
   }
+}
+
+std::vector<std::string> IdxDataset::class_names() const {
+  return class_names_.empty() ? Dataset::class_names() : class_names_;
 }
 
 Sample IdxDataset::get(int64_t index) const {

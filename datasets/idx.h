@@ -26,17 +26,21 @@ class IdxDataset : public Dataset {
  public:
   /// Reads both files; `limit` > 0 keeps the first `limit` samples. Throws FileError as read_idx does, and if the two
   /// files' counts differ, there is no sample, or a label is not below num_classes.
-  IdxDataset(const std::string& images, const std::string& labels, int64_t num_classes, int64_t limit = 0);
+  /// `class_names`: one for each class, or none.
+  IdxDataset(const std::string& images, const std::string& labels, int64_t num_classes, int64_t limit = 0,
+             std::vector<std::string> class_names = {});
 
   int64_t size() const override { return static_cast<int64_t>(labels_.size()); }
   Sample get(int64_t index) const override;
   int64_t num_classes() const override { return num_classes_; }
+  std::vector<std::string> class_names() const override;
   int64_t height() const override { return height_; }
   int64_t width() const override { return width_; }
   int64_t channels() const override { return 1; }
 
  private:
   int64_t num_classes_;
+  std::vector<std::string> class_names_;
   int64_t height_ = 0;
   int64_t width_ = 0;
   std::vector<uint8_t> pixels_;

@@ -32,6 +32,7 @@ class Loader::Impl {
               options_.workers, options_.prefetch);
     input_shape_ = dataset_->shape();
     shape_ = transforms_.output_shape(input_shape_);
+    QAT_CHECK(is_fixed(shape_), "loader: the images differ in size, and no transform makes them equal");
     const int64_t full = dataset_->size() / options_.batch_size;
     batches_ = options_.drop_last || dataset_->size() % options_.batch_size == 0 ? full : full + 1;
     use_opencv_serially();
@@ -135,6 +136,17 @@ class Loader::Impl {
     for (std::thread& thread : threads_) thread.join();
   }
 
+  // The dataset's promises.
+  void check(int64_t index, const Sample& sample) const {
+    const Shape found = sample.image.shape();
+    const auto fits = [&](size_t i) { return found[i] == input_shape_[i] || (i < 2 && input_shape_[i] == kVaries); };
+    QAT_CHECK(fits(0) && fits(1) && fits(2), "{} is an image of {}x{}x{} (height, width, channels), expected {}x{}x{}",
+              dataset_->describe(index), found[0], found[1], found[2], input_shape_[0], input_shape_[1],
+              input_shape_[2]);
+    QAT_CHECK(sample.label >= 0 && sample.label < dataset_->num_classes(), "{} has label {}, expected 0 to {}",
+              dataset_->describe(index), sample.label, dataset_->num_classes() - 1);
+  }
+
   void build(int64_t batch, Batch& out) const {
     const int64_t begin = batch * options_.batch_size;
     out.size = std::min(options_.batch_size, dataset_->size() - begin);
@@ -144,13 +156,14 @@ class Loader::Impl {
     for (int64_t i = 0; i < out.size; ++i) {
       const int64_t index = options_.shuffle ? order_[static_cast<size_t>(begin + i)] : begin + i;
       Sample sample = dataset_->get(index);
-      const Shape found{sample.image.height, sample.image.width, sample.image.channels};
-      QAT_CHECK(found == input_shape_, "sample {} is an image of {}x{}x{} (height, width, channels), expected {}x{}x{}",
-                index, found[0], found[1], found[2], input_shape_[0], input_shape_[1], input_shape_[2]);
-      QAT_CHECK(sample.label >= 0 && sample.label < dataset_->num_classes(), "sample {} has label {}, expected 0 to {}",
-                index, sample.label, dataset_->num_classes() - 1);
+      check(index, sample);
       out.labels[static_cast<size_t>(i)] = sample.label;
-      transforms_.apply(std::move(sample.image), hash(options_.seed, epoch_, index), out.images.data() + i * elements);
+      try {
+        transforms_.apply(std::move(sample.image), hash(options_.seed, epoch_, index), shape_,
+                          out.images.data() + i * elements);
+      } catch (const Error& error) {
+        throw Error(fmt::format("{}: {}", dataset_->describe(index), error.what()));
+      }
     }
   }
 

@@ -32,7 +32,8 @@ struct Batch {
 /// work.
 class Loader {
  public:
-  /// Throws qat::Error for options out of range, an empty dataset, or transforms that do not fit its images.
+  /// Throws qat::Error for options out of range, an empty dataset, or transforms that do not fit its images or leave
+  /// them at different sizes.
   Loader(std::shared_ptr<const Dataset> dataset, Transforms transforms, LoaderOptions options);
   ~Loader();
   Loader(const Loader&) = delete;
@@ -52,7 +53,8 @@ class Loader {
   void start_epoch(uint64_t epoch, int64_t first_batch = 0);
 
   /// The next batch of the epoch, or false at its end (and before the first start_epoch). `out`'s memory is reused.
-  /// Rethrows what the dataset or a transform threw for this batch; the epoch is over then.
+  /// Rethrows what the dataset threw for this batch, or what a transform threw with the sample's name; the epoch is
+  /// over then.
   bool next(Batch& out);
 
  private:

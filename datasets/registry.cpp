@@ -6,7 +6,9 @@
 
 #include "core/base/error.h"
 #include "core/config/config.h"
+#include "datasets/cifar.h"
 #include "datasets/idx.h"
+#include "datasets/image_datasets.h"
 #include "datasets/synthetic.h"
 
 namespace qat::datasets {
@@ -25,18 +27,57 @@ struct IdxOptions {
   int64_t eval_samples = 0;
 };
 
+struct Cifar10Options {
+  std::string root;
+  int64_t train_samples = 0;
+  int64_t eval_samples = 0;
+};
+
+struct Cifar100Options {
+  std::string root;
+  std::string labels = "fine";
+  int64_t train_samples = 0;
+  int64_t eval_samples = 0;
+};
+
+template <class T>
+void describe_limits(config::Fields<T>& f) {
+  f.field("train_samples", &T::train_samples).doc("use only the first N; 0: all").minimum(0);
+  f.field("eval_samples", &T::eval_samples).doc("use only the first N; 0: all").minimum(0);
+}
+
 }  // namespace
 }  // namespace qat::datasets
 
 namespace qat::config {
 
 template <>
+struct Schema<datasets::Cifar10Options> {
+  static void describe(Fields<datasets::Cifar10Options>& f) {
+    using T = datasets::Cifar10Options;
+    f.field("root", &T::root)
+        .doc("folder of data_batch_1.bin to 5.bin and test_batch.bin, or the one above")
+        .required();
+    datasets::describe_limits(f);
+  }
+};
+
+template <>
+struct Schema<datasets::Cifar100Options> {
+  static void describe(Fields<datasets::Cifar100Options>& f) {
+    using T = datasets::Cifar100Options;
+    f.field("root", &T::root).doc("folder of train.bin and test.bin, or the one above").required();
+    f.field("labels", &T::labels).doc("the 100 classes, or the 20 groups of them").one_of({"fine", "coarse"});
+    datasets::describe_limits(f);
+  }
+};
+
+template <>
 struct Schema<datasets::FashionMnistOptions> {
   static void describe(Fields<datasets::FashionMnistOptions>& f) {
     using T = datasets::FashionMnistOptions;
     f.field("root", &T::root).doc("folder of the four IDX files; auto: where Debian's package puts them, or data/");
-    f.field("train_samples", &T::train_samples).doc("use only the first N; 0: all").minimum(0);
-    f.field("eval_samples", &T::eval_samples).doc("use only the first N; 0: all").minimum(0);
+    datasets::describe_limits(f);
   }
 };
 
@@ -49,8 +90,7 @@ struct Schema<datasets::IdxOptions> {
     f.field("eval_images", &T::eval_images).doc("IDX file [N, H, W], plain or gzip").required();
     f.field("eval_labels", &T::eval_labels).doc("IDX file [N], plain or gzip").required();
     f.field("num_classes", &T::num_classes).doc("labels are 0 to num_classes - 1").minimum(1).maximum(256);
-    f.field("train_samples", &T::train_samples).doc("use only the first N; 0: all").minimum(0);
-    f.field("eval_samples", &T::eval_samples).doc("use only the first N; 0: all").minimum(0);
+    datasets::describe_limits(f);
   }
 };
 
@@ -81,8 +121,10 @@ DatasetPair make_fashion_mnist(const config::Node& node) {
     return (root / (std::filesystem::exists(root / name, error) ? name : name + ".gz")).string();
   };
   const auto split = [&](const std::string& prefix, int64_t limit) {
+    const std::vector<std::string> names{"T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+                                         "Sandal",      "Shirt",   "Sneaker",  "Bag",   "Ankle boot"};
     return std::make_shared<IdxDataset>(file(prefix + "-images-idx3-ubyte"), file(prefix + "-labels-idx1-ubyte"), 10,
-                                        limit);
+                                        limit, names);
   };
   return {split("train", options.train_samples), split("t10k", options.eval_samples)};
 }
@@ -93,6 +135,36 @@ DatasetPair make_idx(const config::Node& node) {
                                        options.train_samples),
           std::make_shared<IdxDataset>(options.eval_images, options.eval_labels, options.num_classes,
                                        options.eval_samples)};
+}
+
+// The folder that the files' archive unpacks to, or its parent.
+std::filesystem::path cifar_root(const std::string& root, const char* archive_folder) {
+  const std::filesystem::path inner = std::filesystem::path(root) / archive_folder;
+  std::error_code error;
+  return std::filesystem::is_directory(inner, error) ? inner : std::filesystem::path(root);
+}
+
+DatasetPair make_cifar10(const config::Node& node) {
+  const auto options = config::parse<Cifar10Options>(node);
+  const std::filesystem::path root = cifar_root(options.root, "cifar-10-batches-bin");
+  const std::string names = (root / "batches.meta.txt").string();
+  std::vector<std::string> batches;
+  for (int i = 1; i <= 5; ++i) batches.push_back((root / fmt::format("data_batch_{}.bin", i)).string());
+  const auto split = [&](const std::vector<std::string>& files, int64_t limit) {
+    return std::make_shared<CifarDataset>(files, names, CifarLabels::kTen, limit);
+  };
+  return {split(batches, options.train_samples), split({(root / "test_batch.bin").string()}, options.eval_samples)};
+}
+
+DatasetPair make_cifar100(const config::Node& node) {
+  const auto options = config::parse<Cifar100Options>(node);
+  const std::filesystem::path root = cifar_root(options.root, "cifar-100-binary");
+  const std::string names = (root / (options.labels + "_label_names.txt")).string();
+  const CifarLabels labels = options.labels == "fine" ? CifarLabels::kFine : CifarLabels::kCoarse;
+  const auto split = [&](const char* file, int64_t limit) {
+    return std::make_shared<CifarDataset>(std::vector{(root / file).string()}, names, labels, limit);
+  };
+  return {split("train.bin", options.train_samples), split("test.bin", options.eval_samples)};
 }
 
 DatasetPair make_synthetic(const config::Node& node) {
@@ -106,14 +178,23 @@ DatasetPair make_synthetic(const config::Node& node) {
   }
 }
 
+template <class Options>
+DatasetFactory factory(DatasetPair (*make)(const config::Node&)) {
+  return {make, config::docs<Options>};
+}
+
 }  // namespace
 
 Registry<DatasetFactory>& registry() {
   static Registry<DatasetFactory> registry = [] {
     Registry<DatasetFactory> r("dataset");
-    r.add("fashion_mnist", "70,000 grey images of 10 kinds of clothing, 28x28", make_fashion_mnist);
-    r.add("idx", "grey images in MNIST's file format", make_idx);
-    r.add("synthetic", "generated gratings, learned in a few steps", make_synthetic);
+    r.add("cifar10", "60,000 color images of 10 classes, 32x32", factory<Cifar10Options>(make_cifar10));
+    r.add("cifar100", "60,000 color images of 100 classes, 32x32", factory<Cifar100Options>(make_cifar100));
+    r.add("fashion_mnist", "70,000 grey images of 10 kinds of clothing, 28x28",
+          factory<FashionMnistOptions>(make_fashion_mnist));
+    r.add("idx", "grey images in MNIST's file format", factory<IdxOptions>(make_idx));
+    r.add("synthetic", "generated gratings, learned in a few steps", factory<SyntheticOptions>(make_synthetic));
+    add_image_datasets(r);
     return r;
   }();
   return registry;
@@ -122,8 +203,11 @@ Registry<DatasetFactory>& registry() {
 DatasetPair make_dataset(const config::Node& node) {
   const config::Node& name = node.at("name");
   const DatasetFactory& factory = registry().get(name.as<std::string>(), name);
-  DatasetPair pair = factory(node.without("name"));
+  DatasetPair pair = factory.make(node.without("name"));
   const Shape train = pair.train->shape(), eval = pair.eval->shape();
+  if (pair.train->class_names() != pair.eval->class_names() && pair.train->num_classes() == pair.eval->num_classes()) {
+    throw node.error("the splits differ: the names of their classes are not the same");
+  }
   if (train != eval || pair.train->num_classes() != pair.eval->num_classes()) {
     throw node.error(fmt::format(
         "the splits differ: training images are {}x{}x{} of {} classes, evaluation images {}x{}x{} of {}", train[0],

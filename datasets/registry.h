@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <string>
 
 #include "core/config/node.h"
 #include "core/registry/registry.h"
@@ -9,10 +10,14 @@
 
 namespace qat::datasets {
 
-/// Makes both splits from a dataset's options (the config's map without `name`).
-using DatasetFactory = std::function<DatasetPair(const config::Node& options)>;
+struct DatasetFactory {
+  /// Both splits from a dataset's options (the config's map without `name`).
+  std::function<DatasetPair(const config::Node& options)> make;
+  /// A Markdown table of the options.
+  std::function<std::string()> docs;
+};
 
-/// Built in: fashion_mnist, idx, synthetic.
+/// Built in: cifar10, cifar100, coco, fashion_mnist, idx, image_folder, image_list, synthetic.
 Registry<DatasetFactory>& registry();
 
 /// Both splits of `{name: ..., options}`. Throws ConfigError for an unknown name or option, impossible sizes, or splits

@@ -44,22 +44,6 @@ bool is_quantizer_state(const std::string& name) { return name.find("_quantizer.
 
 bool is_batch_counter(const std::string& name) { return name.ends_with(".num_batches_tracked"); }
 
-/// The first samples of a dataset.
-class Head final : public datasets::Dataset {
- public:
-  Head(std::shared_ptr<const datasets::Dataset> all, int64_t size) : all_(std::move(all)), size_(size) {}
-  int64_t size() const override { return size_; }
-  datasets::Sample get(int64_t index) const override { return all_->get(index); }
-  int64_t num_classes() const override { return all_->num_classes(); }
-  int64_t height() const override { return all_->height(); }
-  int64_t width() const override { return all_->width(); }
-  int64_t channels() const override { return all_->channels(); }
-
- private:
-  std::shared_ptr<const datasets::Dataset> all_;
-  int64_t size_;
-};
-
 }  // namespace
 
 Session::Session(const Experiment& e) : experiment(e) {
@@ -112,7 +96,7 @@ int64_t Session::parameter_count() const {
 uint64_t Session::parameter_bytes() const { return static_cast<uint64_t>(parameter_count()) * sizeof(float); }
 
 integer::Preprocessing Session::preprocessing() const {
-  const int64_t channels = data.eval->channels();
+  const int64_t channels = transforms.eval.output_shape(data.eval->shape())[2];
   return {transforms.eval.mean(channels), transforms.eval.std(channels)};
 }
 
@@ -150,7 +134,7 @@ TensorBatch to_tensors(const datasets::Batch& batch, const datasets::Shape& shap
 
 std::unique_ptr<datasets::Loader> eval_loader(const Session& session, std::optional<int64_t> samples) {
   std::shared_ptr<const datasets::Dataset> dataset = session.data.eval;
-  if (samples && *samples < dataset->size()) dataset = std::make_shared<Head>(dataset, *samples);
+  if (samples) dataset = datasets::first_samples(dataset, *samples);
   return std::make_unique<datasets::Loader>(dataset, session.transforms.eval,
                                             datasets::eval_options(session.experiment.data));
 }

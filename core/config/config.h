@@ -10,7 +10,7 @@
 //   Sgd sgd = parse<Sgd>(load_file("sgd.yaml", {"lr=0.2"}).root());
 //
 // Field types: bool, int, int64_t, double (finite), std::string, Node (a raw subtree, for options whose struct depends
-// on a name), structs with a Schema, and std::optional, std::vector, std::map<std::string, ...> of these.
+// on a name), structs with a Schema, and OneOrMore, std::optional, std::vector, std::map<std::string, ...> of these.
 // Defaults are the member initializers. Unknown keys, wrong types and values out of bounds are ConfigErrors that start
 // with "file:line:column: key.path: ".
 #pragma once
@@ -29,6 +29,12 @@
 #include "core/config/node.h"
 
 namespace qat::config {
+
+/// A value or a list: `size: 32` is the list of one, `size: [24, 32]` the list of two.
+template <class T>
+struct OneOrMore {
+  std::vector<T> values;
+};
 
 /// Specialize with `static void describe(Fields<T>&)`.
 template <class T>
@@ -100,6 +106,10 @@ inline constexpr bool kIsMap = false;
 template <class T>
 inline constexpr bool kIsMap<std::map<std::string, T>> = true;
 template <class T>
+inline constexpr bool kIsOneOrMore = false;
+template <class T>
+inline constexpr bool kIsOneOrMore<OneOrMore<T>> = true;
+template <class T>
 concept Described = requires(Fields<T>& fields) {
   Schema<T>::describe(fields);
 };
@@ -133,6 +143,8 @@ void decode(T& value, const Node& node, const Field& field) {
   } else if constexpr (kIsOptional<T>) {
     value.reset();
     if (!node.is_null()) decode(value.emplace(), node, field);
+  } else if constexpr (kIsOneOrMore<T>) {
+    decode(value.values, node.is_sequence() ? node : Node::sequence({node}), field);
   } else if constexpr (kIsVector<T>) {
     require_list(node);
     value.clear();
@@ -165,6 +177,8 @@ Node encode(const T& value) {
     return encode_string(value);
   } else if constexpr (kIsOptional<T>) {
     return value ? encode(*value) : Node();
+  } else if constexpr (kIsOneOrMore<T>) {
+    return value.values.size() == 1 ? encode(value.values.front()) : encode(value.values);
   } else if constexpr (kIsVector<T>) {
     std::vector<Node> items;
     for (const typename T::value_type& item : value) items.push_back(encode<typename T::value_type>(item));
@@ -192,6 +206,9 @@ std::string type_name() {
     return "string";
   } else if constexpr (kIsOptional<T>) {
     return type_name<typename T::value_type>() + " or null";
+  } else if constexpr (kIsOneOrMore<T>) {
+    using Values = decltype(T::values);
+    return type_name<typename Values::value_type>() + " or " + type_name<Values>();
   } else if constexpr (kIsVector<T>) {
     return "list of " + type_name<typename T::value_type>();
   } else if constexpr (kIsMap<T>) {

@@ -38,7 +38,16 @@ struct Everything {
   std::vector<std::vector<int>> table;
 };
 
+struct Window {
+  OneOrMore<int64_t> size{{3}};
+};
+
 }  // namespace
+
+template <>
+struct Schema<Window> {
+  static void describe(Fields<Window>& f) { f.field("size", &Window::size).doc("sides").minimum(1); }
+};
 
 template <>
 struct Schema<Sgd> {
@@ -284,6 +293,21 @@ TEST(Dump, IsAFixedPoint) {
       "transforms: {a: [~, '8', 8]}\ntable: [[], [1]]\n");
   const std::string first = dump(e);
   EXPECT_EQ(dump(parse_text<Everything>(first)), first);
+}
+
+TEST(OneOrMore, TakesAValueOrAList) {
+  EXPECT_THAT(parse_text<Window>("{}").size.values, testing::ElementsAre(3));
+  EXPECT_THAT(parse_text<Window>("size: 7").size.values, testing::ElementsAre(7));
+  EXPECT_THAT(parse_text<Window>("size: [7]").size.values, testing::ElementsAre(7));
+  EXPECT_THAT(parse_text<Window>("size: [7, 8]").size.values, testing::ElementsAre(7, 8));
+  EXPECT_THAT(parse_text<Window>("size: []").size.values, testing::IsEmpty());
+  EXPECT_EQ(refusal<Window>("size: 0"), "f:1:7: size: 0 is out of bounds: expected >= 1");
+  EXPECT_EQ(refusal<Window>("size: [7, 0]"), "f:1:11: size[1]: 0 is out of bounds: expected >= 1");
+  EXPECT_EQ(refusal<Window>("size: {a: 1}"), "f:1:7: size: expected an integer, found a map");
+  for (const char* text : {"size: 7\n", "size: [7, 8]\n", "size: []\n"}) {
+    EXPECT_EQ(dump(parse_text<Window>(text)), text);
+  }
+  EXPECT_THAT(docs<Window>(), testing::HasSubstr("| `size` | integer or list of integer | 3 | >= 1 | sides |\n"));
 }
 
 TEST(Dump, RefusesNumbersThatCannotBeRead) {

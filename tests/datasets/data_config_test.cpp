@@ -8,7 +8,7 @@
 
 #include "core/base/error.h"
 #include "datasets/registry.h"
-#include "tests/datasets/idx_files.h"
+#include "tests/datasets/files.h"
 
 namespace qat::datasets {
 namespace {
@@ -31,7 +31,10 @@ std::string complaint(const std::function<void()>& action) {
 
 const std::string kSmall = "dataset: {name: synthetic, train_samples: 20, eval_samples: 7, height: 8, width: 8}\n";
 
-TEST(RegistryTest, BuiltInNames) { EXPECT_THAT(registry().names(), ElementsAre("fashion_mnist", "idx", "synthetic")); }
+TEST(RegistryTest, BuiltInNames) {
+  EXPECT_THAT(registry().names(), ElementsAre("cifar10", "cifar100", "coco", "fashion_mnist", "idx", "image_folder",
+                                              "image_list", "synthetic"));
+}
 
 TEST(RegistryTest, UnknownNamesAndOptionsHaveTheirPlace) {
   EXPECT_THAT(complaint([] { make_dataset(load("{name: fashion_mnst}")); }), HasSubstr("did you mean 'fashion_mnist'"));
@@ -85,6 +88,7 @@ TEST(RegistryTest, FashionMnistFindsPlainAndPackedFiles) {
   EXPECT_EQ(pair.train->get(0).label, 9);
   EXPECT_EQ(pair.eval->get(0).label, 3);
   EXPECT_EQ(pair.eval->num_classes(), 10);
+  EXPECT_EQ(pair.eval->class_names().at(9), "Ankle boot");
 }
 
 TEST(RegistryTest, RealFashionMnist) {
@@ -163,7 +167,7 @@ TEST(DataConfigTest, Errors) {
   const DataConfig unlike = parse(kSmall + "train: [{normalize: {mean: [0.5], std: [0.25]}}]");
   EXPECT_THAT(complaint([&] { make_transforms(unlike, make_datasets(unlike)); }), HasSubstr("must normalize alike"));
 
-  const DataConfig wide = parse(kSmall + "eval: [{center_crop: {size: 9}}]");
+  const DataConfig wide = parse(kSmall + "eval: [{random_crop: {size: 9}}]");
   EXPECT_THAT(complaint([&] { make_transforms(wide, make_datasets(wide)); }), StartsWith("test.yaml:2:"));
 }
 

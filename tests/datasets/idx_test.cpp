@@ -5,7 +5,7 @@
 #include <functional>
 
 #include "core/base/error.h"
-#include "tests/datasets/idx_files.h"
+#include "tests/datasets/files.h"
 
 namespace qat::datasets {
 namespace {

@@ -26,13 +26,14 @@ class Counting : public Dataset {
     return {{2, 2, 1, {pixel(0), pixel(1), pixel(2), pixel(3)}}, index == mislabelled_ ? size_ : index};
   }
   int64_t num_classes() const override { return size_; }
-  int64_t height() const override { return 2; }
-  int64_t width() const override { return 2; }
+  int64_t height() const override { return varies_ ? kVaries : 2; }
+  int64_t width() const override { return varies_ ? kVaries : 2; }
   int64_t channels() const override { return 1; }
 
   int64_t broken_ = -1;
   int64_t wide_ = -1;
   int64_t mislabelled_ = -1;
+  bool varies_ = false;
 
  private:
   int64_t size_;
@@ -205,6 +206,33 @@ TEST_P(LoaderTest, RefusesSamplesThatBreakTheDatasetsPromise) {
   EXPECT_THROW(labels.next(batch), Error);
 }
 
+TEST_P(LoaderTest, ImagesOfDifferentSizes) {
+  const auto data = std::make_shared<Counting>(4);
+  data->varies_ = true;
+  data->wide_ = 1;
+  EXPECT_THROW(Loader(data, {}, {.batch_size = 2, .workers = GetParam()}), Error) << "nothing makes the sizes equal";
+  const auto pipeline = [](const std::string& yaml) {
+    return Transforms(config::load_text(yaml, "test.yaml").root().items(), {kVaries, kVaries, 1});
+  };
+  Loader loader(data, pipeline("[{center_crop: {size: 1}}]"), {.batch_size = 2, .workers = GetParam()});
+  loader.start_epoch(0);
+  // The middle of 2x2 is at round(1 / 2) = 0 on either side; sample 1 is 1x5 and black.
+  Batch batch;
+  ASSERT_TRUE(loader.next(batch));
+  EXPECT_THAT(batch.images, ElementsAre(0.0F, 0.0F));
+  ASSERT_TRUE(loader.next(batch));
+  EXPECT_THAT(batch.images, ElementsAre(2 / 255.0F, 3 / 255.0F));
+
+  Loader tall(data, pipeline("[{random_crop: {size: 2}}]"), {.batch_size = 2, .workers = GetParam()});
+  tall.start_epoch(0);
+  try {
+    tall.next(batch);
+    FAIL() << "expected an Error";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), testing::StartsWith("sample 1: a window of 2x2 does not fit an image of 1x5"));
+  }
+}
+
 TEST_P(LoaderTest, AbandonsAnEpoch) {
   const auto data = std::make_shared<Counting>(200);
   for (int i = 0; i < 20; ++i) {
@@ -225,7 +253,7 @@ TEST(LoaderOptionsTest, RefusesWhatCannotWork) {
   EXPECT_THROW(Loader(data, {}, {.batch_size = 0}), Error);
   EXPECT_THROW(Loader(data, {}, {.workers = -1}), Error);
   EXPECT_THROW(Loader(data, {}, {.prefetch = 0}), Error);
-  const Transforms large(config::load_text("[{center_crop: {size: 3}}]", "test.yaml").root().items(), {4, 4, 1});
+  const Transforms large(config::load_text("[{random_crop: {size: 3}}]", "test.yaml").root().items(), {4, 4, 1});
   EXPECT_THROW(Loader(data, large, {}), Error);
 }
 

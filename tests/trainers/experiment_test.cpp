@@ -18,7 +18,7 @@ quantization: {}
 stages:
   - float: {epochs: 3, optimizer: {name: sgd, lr: 0.05}}
   - calibrate
-  - finetune: {schedule: {name: step, milestones: [1]}}
+  - finetune: {schedule: {name: multistep, milestones: [1]}}
   - export: [{format: safetensors}]
   - verify
 )";

@@ -38,7 +38,7 @@ quantization:
 stages:
   - float: {epochs: 2, optimizer: {name: sgd, lr: 0.02}}
   - calibrate
-  - finetune: {epochs: 2, optimizer: {name: sgd, lr: 0.002, nesterov: true}, schedule: {name: cosine, warmup: 0.5}}
+  - finetune: {epochs: 2, optimizer: {name: sgd, lr: 0.002, nesterov: true}, schedule: {name: cosine, warmup_epochs: 0.5}}
   - export: [{format: safetensors}]
   - verify
 checkpoint: {every: 3}

@@ -1,4 +1,4 @@
-// IDX files made by hand, and files of any bytes in the tests' own folder.
+// Files of any bytes in the tests' own folder, IDX files made by hand.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -10,6 +10,8 @@
 #include <fstream>
 #include <string>
 #include <vector>
+
+#include "core/base/error.h"
 
 namespace qat::datasets {
 
@@ -28,6 +30,28 @@ inline std::string write_bytes(const std::string& path, const Bytes& bytes) {
   std::ofstream(path, std::ios::binary)
       .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
   return path;
+}
+
+inline std::string write_text(const std::string& path, const std::string& text) {
+  return write_bytes(path, Bytes(text.begin(), text.end()));
+}
+
+/// A new folder in a folder of this process.
+inline std::filesystem::path temp_folder(const std::string& name) {
+  const std::filesystem::path folder = temp_path(name);
+  std::filesystem::create_directories(folder);
+  return folder;
+}
+
+/// What the action's FileError says.
+template <class Action>
+std::string file_complaint(const Action& action) {
+  try {
+    action();
+  } catch (const FileError& error) {
+    return error.what();
+  }
+  return "no FileError";
 }
 
 inline Bytes read_bytes(const std::string& path) {
