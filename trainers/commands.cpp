@@ -4,6 +4,7 @@
 #include <c10/util/Exception.h>
 #include <torch/headeronly/version.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <new>
 #include <nlohmann/json.hpp>
@@ -31,6 +32,8 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr const char* kTarget = "onnxruntime";
+constexpr const char* kGolden = "golden";
+constexpr int64_t kGoldenSamples = 16;
 
 std::vector<std::string> target_override(const std::optional<std::string>& target) {
   return target ? std::vector<std::string>{"quantization.target=" + *target} : std::vector<std::string>{};
@@ -79,6 +82,7 @@ std::vector<CatalogueEntry> formats() {
   for (CatalogueEntry& entry : entries) {
     entry.description += fmt::format(" ({})", exporter::formats().get(entry.name).extension);
   }
+  entries.push_back({kGolden, "the engine's tensors for some images as .npy files with index.json (qat export only)"});
   return entries;
 }
 
@@ -115,18 +119,27 @@ Json eval_report(const std::string& run, const std::string& checkpoint, const st
 }
 
 Json export_report(const std::string& run, const std::string& format, const std::string& out,
-                   const std::optional<std::string>& target) {
-  QAT_CHECK_AS(UsageError, exporter::formats().contains(format), "unknown format {}{}; known: {}", in_quotes(format),
-               did_you_mean(format, exporter::formats().names()), join(exporter::formats().names()));
+                   const std::optional<std::string>& target, std::optional<int64_t> samples) {
+  std::vector<std::string> known = exporter::formats().names();
+  known.insert(known.begin(), kGolden);
+  QAT_CHECK_AS(UsageError, std::ranges::find(known, format) != known.end(), "unknown format {}{}; known: {}",
+               in_quotes(format), did_you_mean(format, known), join(known));
+  QAT_CHECK_AS(UsageError, format == kGolden || !samples, "export: only --format {} takes samples", kGolden);
   const Session session = open_run(run, "last", target);
-  const uint64_t bytes = export_model(session, format, out);
+  const uint64_t bytes = format == kGolden ? export_golden(session, out, samples.value_or(kGoldenSamples))
+                                           : export_model(session, format, out);
   return {{"format", format}, {"path", out}, {"bytes", bytes}};
 }
 
 Json verify_report(const std::string& run, const std::string& model, std::optional<int64_t> samples,
                    const std::vector<std::string>& required_judges) {
+  for (const std::string& name : required_judges) {
+    QAT_CHECK_AS(UsageError, std::ranges::find(judge_names(), name) != judge_names().end(),
+                 "unknown judge {}{}; known: {}", in_quotes(name), did_you_mean(name, judge_names()),
+                 join(judge_names()));
+  }
   Session session = open_run(run, "last");
-  const judges::VerifyResult result = verify_model(session, model, samples);
+  const auto [result, onnxruntime] = verify_model(session, model, samples);
   Json judges = Json::array();
   std::vector<std::string> missing = required_judges;
   for (const judges::JudgeResult& judge : result.judges) {
@@ -136,11 +149,21 @@ Json verify_report(const std::string& run, const std::string& model, std::option
                          {"compared", tensor.compared},
                          {"mismatches", tensor.mismatches},
                          {"max_difference", tensor.max_difference}});
+      if (!tensor.first) continue;
+      Json& first = tensors.back()["first"];
+      first = {{"index", tensor.first->index}, {"expected", tensor.first->expected}, {"found", tensor.first->found}};
+      if (tensor.first->accumulator) first["accumulator"] = *tensor.first->accumulator;
     }
     judges.push_back({{"name", judge.name},
                       {"mismatches", judge.mismatches},
                       {"compared", judge.compared},
                       {"tensors", std::move(tensors)}});
+    if (judge.name == "onnxruntime" && onnxruntime) {
+      judges.back()["version"] = onnxruntime->version;
+      judges.back()["float_nodes"] = onnxruntime->float_nodes;
+      judges.back()["default_session"] = {{"mismatches", onnxruntime->default_session.mismatches},
+                                          {"compared", onnxruntime->default_session.compared}};
+    }
     std::erase(missing, judge.name);
   }
   const auto fraction = [&](int64_t correct) {

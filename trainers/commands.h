@@ -14,14 +14,16 @@ namespace qat::trainers {
 /// checkpoint has it.
 nlohmann::ordered_json eval_report(const std::string& run, const std::string& checkpoint, const std::string& runtime);
 
-/// Writes the last checkpoint's network in a format: {format, path, bytes}.
+/// Writes the last checkpoint's network in a format: {format, path, bytes}. `samples` is for format "golden", whose
+/// `out` is a folder.
 nlohmann::ordered_json export_report(const std::string& run, const std::string& format, const std::string& out,
-                                     const std::optional<std::string>& target);
+                                     const std::optional<std::string>& target, std::optional<int64_t> samples);
 
 /// Compares an exported file with the last checkpoint's network: {mismatches, compared, skipped, samples, passed,
 /// simulated_top1, integer_top1, judges: [{name, mismatches, compared, tensors: [{name, compared, mismatches,
-/// max_difference}]}]}. `passed` is false for any mismatch, any skipped tensor, and any required judge that did not run
-/// (missing_judges lists those).
+/// max_difference}]}]}; a tensor with mismatches has first: {index, expected, found, accumulator}; judge onnxruntime
+/// has version, float_nodes and default_session: {mismatches, compared}. `passed` is false for any mismatch, any
+/// skipped tensor, and any required judge that did not run (missing_judges lists those).
 nlohmann::ordered_json verify_report(const std::string& run, const std::string& model, std::optional<int64_t> samples,
                                      const std::vector<std::string>& required_judges);
 

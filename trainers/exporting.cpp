@@ -1,13 +1,18 @@
 #include "trainers/exporting.h"
 
+#include <algorithm>
 #include <filesystem>
-#include <vector>
+#include <memory>
+#include <utility>
 
+#include "core/base/files.h"
 #include "core/base/text.h"
 #include "core/export/export.h"
+#include "core/export/golden.h"
 #include "core/log/log.h"
 #include "core/log/progress.h"
 #include "core/lower/lower.h"
+#include "core/simulation/simulation.h"
 #include "trainers/run.h"
 
 namespace qat::trainers {
@@ -19,25 +24,67 @@ uint64_t export_model(const Session& session, const std::string& format, const s
   return std::filesystem::file_size(path);
 }
 
-judges::VerifyResult verify_model(Session& session, const std::string& path, std::optional<int64_t> samples,
-                                  StopFlag stop) {
+uint64_t export_golden(const Session& session, const std::string& folder, int64_t samples) {
+  QAT_CHECK(session.net && session.net->phase() != nn::Phase::kFloat,
+            "the network is not quantized yet: an export needs a calibrate stage before it");
+  const auto loader = eval_loader(session, samples);
+  engine::Value images;
+  datasets::Batch batch;
+  loader->start_epoch(0);
+  while (loader->next(batch)) {
+    images.batch += batch.size;
+    images.values.insert(images.values.end(), batch.images.begin(), batch.images.end());
+  }
+  exporter::write_golden(lower::lower(*session.net, session.preprocessing()), images, folder);
+  uint64_t bytes = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) bytes += entry.file_size();
+  return bytes;
+}
+
+const std::vector<std::string>& judge_names() {
+  static const std::vector<std::string> names = {"engine", "onnxruntime"};
+  return names;
+}
+
+Verification verify_model(Session& session, const std::string& path, std::optional<int64_t> samples, StopFlag stop) {
   QAT_CHECK(session.net && session.net->phase() != nn::Phase::kFloat,
             "the network is not quantized yet: there is nothing to verify");
   const integer::IntegerModel model = exporter::format_of(path).read(path);
+  Verification verification;
+  std::vector<std::unique_ptr<judges::Judge>> all;
+  all.push_back(std::make_unique<judges::EngineJudge>(model));
+  std::optional<judges::OnnxRuntime> runtime;
+  std::string bytes;
+  if (const auto library = judges::OnnxRuntime::find(); library && path.ends_with(".onnx")) {
+    runtime.emplace(*library);
+    bytes = read_file(path);
+    auto judge = std::make_unique<judges::OnnxRuntimeJudge>(*runtime, bytes, model);
+    verification.onnxruntime = {.version = runtime->version(), .float_nodes = judge->float_nodes()};
+    all.push_back(std::move(judge));
+  }
+
   const auto loader = eval_loader(session, samples);
-  session.net->eval();
   log::Progress progress(loader->samples());
   datasets::Batch batch;
   int64_t done = 0;
   loader->start_epoch(0);
-  return judges::verify(*session.net, model, [&](judges::VerifyBatch& out) {
-    if (done > 0) progress.update(done, [] { return std::string("verify"); });
-    if (stop && *stop) throw Interrupted("stopped during verify");
-    if (!loader->next(batch)) return false;
-    out = {batch.size, batch.images.data(), batch.labels.data()};
-    done += batch.size;
-    return true;
-  });
+  verification.result =
+      judges::verify(simulation::simulate(*session.net, model), model, all, [&](judges::VerifyBatch& out) {
+        if (done > 0) progress.update(done, [] { return std::string("verify"); });
+        if (stop && *stop) throw Interrupted("stopped during verify");
+        if (!loader->next(batch)) return false;
+        out = {batch.size, batch.images.data(), batch.labels.data()};
+        if (done == 0 && runtime) {
+          constexpr int64_t kSamples = 8;
+          engine::Value few{.batch = std::min(kSamples, batch.size)};
+          few.values.assign(batch.images.data(),
+                            batch.images.data() + few.batch * static_cast<int64_t>(batch.images.size()) / batch.size);
+          verification.onnxruntime->default_session = judges::try_default_session(*runtime, bytes, model, {few});
+        }
+        done += batch.size;
+        return true;
+      });
+  return verification;
 }
 
 std::string describe_failure(const judges::VerifyResult& result) {
@@ -45,8 +92,14 @@ std::string describe_failure(const judges::VerifyResult& result) {
   for (const judges::JudgeResult& judge : result.judges) {
     for (const judges::TensorResult& tensor : judge.tensors) {
       if (tensor.mismatches == 0) continue;
-      tensors.push_back(fmt::format("{} {} of {} (by {} at most)", tensor.name, tensor.mismatches, tensor.compared,
-                                    tensor.max_difference));
+      std::string text = fmt::format("{} {} of {} by {} (by {} at most", tensor.name, tensor.mismatches,
+                                     tensor.compared, judge.name, tensor.max_difference);
+      if (tensor.first) {
+        text += fmt::format("; at [{}] {} for {}", fmt::join(tensor.first->index, ", "), tensor.first->found,
+                            tensor.first->expected);
+        if (tensor.first->accumulator) text += fmt::format(", accumulator {}", *tensor.first->accumulator);
+      }
+      tensors.push_back(text + ")");
     }
   }
   std::string text = fmt::format("{} of {} values differ", result.mismatches, result.compared);

@@ -58,9 +58,12 @@ void run_export(RunContext& run, const Stage& stage) {
 void run_verify(RunContext& run, const Stage& stage) {
   for (const std::string& file : run.state.exports) {
     const std::string path = run.folder.path() + "/" + file;
-    const judges::VerifyResult result = verify_model(run.session, path, stage.verify.samples, run.request.stop);
+    const judges::VerifyResult result = verify_model(run.session, path, stage.verify.samples, run.request.stop).result;
     QAT_CHECK(result.passed(), "verify: {}: {}", path, describe_failure(result));
-    log::info("verify: {}: {} values of {} samples compared, mismatches: 0", path, result.compared, result.samples);
+    std::vector<std::string> judges;
+    for (const judges::JudgeResult& judge : result.judges) judges.push_back(judge.name);
+    log::info("verify: {}: {} values of {} samples compared by {}, mismatches: 0", path, result.compared,
+              result.samples, join(judges));
     const double top1 = static_cast<double>(result.integer_top1) / static_cast<double>(result.samples);
     run.state.verified = std::max<int64_t>(0, run.state.verified) + result.compared;
     run.state.mismatches = 0;

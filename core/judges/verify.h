@@ -1,40 +1,35 @@
-// verify: does the exported file compute the codes that training simulated, every one of them?
+// verify: does the exported file compute the codes that training simulated, every one of them, in every runtime?
 #pragma once
 
 #include <cstdint>
 #include <functional>
-#include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
-#include "core/graph/graph_module.h"
 #include "core/integer/integer_model.h"
+#include "core/judges/compare.h"
+#include "core/judges/judge.h"
 
 namespace qat::judges {
 
-struct TensorResult {
-  std::string name;
-  int64_t compared = 0;
-  int64_t mismatches = 0;
-  double max_difference = 0;  // in codes; for float tensors in values
-};
-
 struct JudgeResult {
-  std::string name;  // "engine"
+  std::string name;  // "engine", "onnxruntime"
   int64_t compared = 0;
   int64_t mismatches = 0;
-  std::vector<TensorResult> tensors;
+  std::vector<TensorResult> tensors;  // in the order in which the file makes them
 };
 
 struct VerifyResult {
   int64_t samples = 0;
-  int64_t compared = 0;
+  int64_t compared = 0;  // by all judges together
   int64_t mismatches = 0;
-  std::vector<std::string> skipped;  // tensors that only one side has
+  std::vector<std::string> skipped;  // tensors that only one side has, with the reason
   std::vector<JudgeResult> judges;
-  int64_t simulated_top1 = 0, integer_top1 = 0;  // correct samples of each side
+  int64_t simulated_top1 = 0, integer_top1 = 0;  // correct samples of the simulation and of the first judge
 
-  bool passed() const { return mismatches == 0 && skipped.empty() && compared > 0; }
+  /// No difference, nothing left out, and every judge compared something.
+  bool passed() const;
 };
 
 /// A batch for both sides: NHWC float32 images and their labels; returns false at the end.
@@ -45,9 +40,17 @@ struct VerifyBatch {
 };
 using BatchSource = std::function<bool(VerifyBatch&)>;
 
-/// Runs the simulation (net in evaluation; its phase must be kLive or kFrozen) and the engine on `file_model`, as read
-/// back from the exported file, over all batches and counts differing values tensor by tensor. Float tensors must be
-/// equal bit for bit. A tensor that only one side has is listed in skipped.
-VerifyResult verify(graph::GraphModule& net, const integer::IntegerModel& file_model, const BatchSource& batches);
+/// What training computes for a batch: its tensors by name, and the network's output.
+struct Simulated {
+  Values tensors;
+  engine::Value output;
+};
+using Simulation = std::function<Simulated(const VerifyBatch&)>;
+
+/// Runs the simulation and all judges on `model`, as read back from the exported file, over all batches and counts
+/// differing values tensor by tensor. The model must have one image as input and one output. A tensor that the
+/// simulation, or a judge, does not give is listed in skipped.
+VerifyResult verify(const Simulation& simulate, const integer::IntegerModel& model,
+                    const std::vector<std::unique_ptr<Judge>>& judges, const BatchSource& batches);
 
 }  // namespace qat::judges

@@ -124,6 +124,10 @@ void average_pool(const PoolGeometry& g, bool count_include_pad, const Code* x, 
   QAT_CHECK(g.pad_top < g.kernel_h && g.pad_bottom < g.kernel_h && g.pad_left < g.kernel_w && g.pad_right < g.kernel_w,
             "average_pool: padding must be smaller than the kernel ({}x{}), found [{}, {}, {}, {}]", g.kernel_h,
             g.kernel_w, g.pad_top, g.pad_left, g.pad_bottom, g.pad_right);
+  if (g.kernel_h == g.in_h && g.kernel_w == g.in_w && g.pad_top + g.pad_left + g.pad_bottom + g.pad_right == 0) {
+    return global_average_pool(x, g.batch, g.in_h * g.in_w, g.channels, scale_x, zero_x, scale_y, range, y, nullptr,
+                               inside);
+  }
   const int64_t out_h = g.out_h(), out_w = g.out_w(), channels = g.channels, rows = g.batch * out_h;
   const auto lo = static_cast<float>(range.lo), hi = static_cast<float>(range.hi);
   const auto zero_y = static_cast<float>(range.zero_point);

@@ -30,6 +30,7 @@ void max_pool_gradient(const PoolGeometry& g, const float* dy, const uint16_t* w
 /// v = float sum of fl32(s_x * float(q - z_x)) over the valid pixels, rows then columns, rounded at each addition;
 /// v = fl32(v / float(n)); y = clip(rne(fl32(fl32(v / s_y) + z_y)), lo, hi). n = number of valid pixels, or
 /// kernel_h * kernel_w with count_include_pad (also where ceil mode lets the window run past the padded input).
+/// A window of the whole map without padding is a global average pool, in its arithmetic: so the runtime has it.
 /// inside (optional): lo <= value <= hi before rounding.
 template <class Code>
 void average_pool(const PoolGeometry& g, bool count_include_pad, const Code* x, float scale_x, int32_t zero_x,

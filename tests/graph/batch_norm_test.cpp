@@ -8,8 +8,8 @@
 #include <set>
 
 #include "core/base/error.h"
-#include "core/judges/verify.h"
 #include "core/lower/lower.h"
+#include "core/simulation/simulation.h"
 #include "tests/support/networks.h"
 
 namespace qat::graph {
@@ -118,6 +118,7 @@ class Net : public torch::nn::Module {
 class Setup {
  public:
   explicit Setup(Case c) : case_(std::move(c)) {
+    quantizers::register_builtin();
     at::manual_seed(11);
     net_ = std::make_shared<Net>(case_.type);
     config_.batch_norm.mode = case_.mode;
@@ -452,7 +453,7 @@ EVERY_CASE(AfterTheFreezeTrainingEvaluationAndEngineAgree) {
   }
   const Tensor nhwc = images_.permute({0, 2, 3, 1}).contiguous();
   bool done = false;
-  const auto result = judges::verify(*net, lower::lower(*net, {}), [&](judges::VerifyBatch& batch) {
+  const auto result = simulation::verify(*net, lower::lower(*net, {}), [&](judges::VerifyBatch& batch) {
     if (done) return false;
     done = true;
     batch = {kBatch, nhwc.const_data_ptr<float>(), labels_.const_data_ptr<int64_t>()};

@@ -87,14 +87,28 @@ TEST(max_pool, refuses_kernels_beyond_the_winner_s_range) {
 }
 
 TEST(average_pool, rounds_ties_to_even_after_adding_the_zero_point) {
-  const std::vector<uint8_t> x{1, 2, 3, 4};  // mean 2.5
+  const std::vector<uint8_t> x{1, 2, 100, 3, 4, 200};  // the window's mean is 2.5
   uint8_t y = 0;
-  average_pool(geometry(2, 2, 2, 2), false, x.data(), 1.0f, 0, 1.0f, {0, 255, 0}, &y);
+  average_pool(geometry(2, 3, 2, 2), false, x.data(), 1.0f, 0, 1.0f, {0, 255, 0}, &y);
   EXPECT_EQ(y, 2);
-  average_pool(geometry(2, 2, 2, 2), false, x.data(), 1.0f, 0, 1.0f, {0, 255, 1}, &y);
+  average_pool(geometry(2, 3, 2, 2), false, x.data(), 1.0f, 0, 1.0f, {0, 255, 1}, &y);
   EXPECT_EQ(y, 4);
-  average_pool(geometry(2, 2, 2, 2), false, x.data(), 2.0f, 1, 0.5f, {0, 255, 0}, &y);  // 2 * 1.5 / 0.5
+  average_pool(geometry(2, 3, 2, 2), false, x.data(), 2.0f, 1, 0.5f, {0, 255, 0}, &y);  // 2 * 1.5 / 0.5
   EXPECT_EQ(y, 6);
+}
+
+// Measured: 0 of 22,550 codes of ONNX Runtime differ from the global formula, 538 from the other.
+TEST(average_pool, of_the_whole_map_is_a_global_average_pool) {
+  const std::vector<uint8_t> x{1, 2, 3, 4};
+  uint8_t y = 0;
+  average_pool(geometry(2, 2, 2, 2), false, x.data(), 1.0f, 0, 1.0f, {0, 255, 1}, &y);
+  EXPECT_EQ(y, 3);  // 2.5 -> 2, then the zero point: the other order gives 4
+  average_pool(geometry(2, 2, 2, 1), true, x.data(), 1.0f, 0, 1.0f, {0, 255, 1}, &y);
+  EXPECT_EQ(y, 3);
+  PoolGeometry padded = geometry(2, 2, 2, 2);
+  padded.pad_bottom = 1;  // not the whole of what the pool sees
+  average_pool(padded, false, x.data(), 1.0f, 0, 1.0f, {0, 255, 1}, &y);
+  EXPECT_EQ(y, 4);
 }
 
 TEST(average_pool, divides_by_valid_pixels_or_by_the_kernel) {

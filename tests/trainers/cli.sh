@@ -63,6 +63,17 @@ succeed '"mismatches": 0' verify --run runs/good --model $model --samples 16 --r
 [ $? = 1 ] || fail "verify: a required judge that did not run must fail"
 succeed 'again.safetensors' export --run runs/good --format safetensors --out again.safetensors
 cmp -s again.safetensors $model || fail "a second export has other bytes"
+for form in onnx-qdq onnx-qoperator; do
+  succeed "$form.onnx" export --run runs/good --format $form --out $form.onnx
+  succeed '"mismatches": 0' verify --run runs/good --model $form.onnx --samples 16 --require engine,onnxruntime --json
+  grep -q '"name": "onnxruntime"' out.txt || fail "verify: no judge onnxruntime: $(head -c 300 out.txt)"
+done
+head -c 1000 onnx-qdq.onnx >cut.onnx
+expect 1 'cut.onnx: ' verify --run runs/good --model cut.onnx
+expect 2 "unknown judge 'onxruntime' .did you mean 'onnxruntime'" verify --run runs/good --model $model --require onxruntime
+succeed 'golden' export --run runs/good --format golden --out golden --samples 3
+grep -q '"samples": 3' golden/index.json || fail "golden: $(head -c 300 golden/index.json)"
+expect 2 'only --format golden takes samples' export --run runs/good --format onnx-qdq --out x.onnx --samples 3
 expect 2 'nowhere: not a run' eval --run nowhere
 expect 1 'checkpoints/other.ckpt|other.ckpt' eval --run runs/good --checkpoint other.ckpt
 expect 2 "unknown format 'onnx'" export --run runs/good --format onnx --out x.onnx

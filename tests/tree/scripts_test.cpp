@@ -49,6 +49,8 @@ class Scripts : public testing::Test {
     write(".deps/torch/lib/libtorch_cpu.so", "");
     stand_in("ldd", "echo 'libc.so.6 => /lib/libc.so.6'");
     std::filesystem::copy(root_ / "tools/lib/libtorch.txt", root_ / ".deps/libtorch.stamp");
+    write(".deps/onnxruntime/libonnxruntime.so.1", "");
+    std::filesystem::copy(root_ / "tools/lib/onnxruntime.txt", root_ / ".deps/onnxruntime.stamp");
   }
 
   void TearDown() override { std::filesystem::remove_all(root_); }
@@ -71,8 +73,9 @@ class Scripts : public testing::Test {
   }
 
   Outcome run(const std::string& command) const {
-    const std::string line = "cd '" + root_.string() + "' && unset QAT_LIBTORCH && PATH=\"$PWD/stand-ins:$PATH\" " +
-                             command + " 2>&1 </dev/null";
+    const std::string line = "cd '" + root_.string() +
+                             "' && unset QAT_LIBTORCH QAT_ONNXRUNTIME && PATH=\"$PWD/stand-ins:$PATH\" " + command +
+                             " 2>&1 </dev/null";
     FILE* pipe = popen(line.c_str(), "r");
     Outcome outcome;
     for (int c = fgetc(pipe); c != EOF; c = fgetc(pipe)) outcome.output.push_back(static_cast<char>(c));
@@ -140,6 +143,34 @@ TEST_F(Scripts, LibTorchCannotBeDownloaded) {
   EXPECT_THAT(outcome.output, HasSubstr("its checksum differs"));
   outcome = run("REASON='OSError: [Errno 28] No space left on device' tools/quickstart");
   EXPECT_THAT(outcome.output, HasSubstr("the disk is full"));
+}
+
+TEST_F(Scripts, OnnxRuntimeCannotBeDownloaded) {
+  std::filesystem::remove(root_ / ".deps/onnxruntime/libonnxruntime.so.1");
+  stand_in("python3", "[ \"$3\" = --version ] || { echo 'Temporary failure in name resolution'; exit 1; }");
+  const Outcome outcome = run("tools/test");
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_THAT(outcome.output, HasSubstr("error: downloading ONNX Runtime failed: no network"));
+}
+
+TEST_F(Scripts, OnnxRuntimeIsUnpackedOrGiven) {
+  std::filesystem::remove_all(root_ / ".deps/onnxruntime");
+  std::filesystem::remove(root_ / ".deps/onnxruntime.stamp");
+  stand_in("python3", "while [ \"$1\" != -d ] && [ $# -gt 1 ]; do shift; done; touch \"$2/onnxruntime-1.whl\"");
+  stand_in("unzip", "while [ \"$1\" != -d ]; do shift; done; mkdir \"$2\"; touch \"$2/libonnxruntime.so.1\"");
+  cmake_builds();
+  Outcome outcome = run("tools/quickstart --no-train");
+  EXPECT_EQ(outcome.status, 0) << outcome.output;
+  EXPECT_THAT(outcome.output, HasSubstr("ONNX Runtime: ready"));
+  EXPECT_TRUE(std::filesystem::exists(root_ / ".deps/onnxruntime/libonnxruntime.so.1"));
+  EXPECT_FALSE(std::filesystem::exists(root_ / ".deps/onnxruntime-download"));
+  outcome = run("tools/quickstart --no-train");
+  EXPECT_THAT(outcome.output, HasSubstr("ONNX Runtime: present"));
+  outcome = run("QAT_ONNXRUNTIME=.deps/onnxruntime tools/quickstart --no-train");
+  EXPECT_THAT(outcome.output, HasSubstr("ONNX Runtime: taken from "));
+  outcome = run("QAT_ONNXRUNTIME=stand-ins tools/quickstart --no-train");
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_THAT(outcome.output, HasSubstr("expected libonnxruntime.so or its folder"));
 }
 
 TEST_F(Scripts, GivenLibTorchMustBeComplete) {

@@ -127,6 +127,7 @@ check_space() {
 check_disk() {
   local tree=$1 packages=0
   [[ -n $libtorch ]] || libtorch_ready || tree=$((tree + libtorch_megabytes))
+  [[ -n $onnxruntime ]] || onnxruntime_ready || tree=$((tree + onnxruntime_megabytes))
   [[ $install == no || -z $(missing_packages) ]] || packages=$packages_megabytes
   if [[ $(stat -c %d "$root") == "$(stat -c %d /usr)" ]]; then
     tree=$((tree + packages))
@@ -157,6 +158,8 @@ prepare() {
   install_packages
   begin_step "LibTorch"
   provide_libtorch
+  begin_step "ONNX Runtime"
+  provide_onnxruntime
   exec 9>&-
 }
 

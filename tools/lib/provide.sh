@@ -1,13 +1,14 @@
-# Shared by tools/quickstart and tools/test; sourced after common.sh. What the machine must have: packages and LibTorch.
+# Shared by tools/quickstart and tools/test; sourced after common.sh. What the machine must have: packages, LibTorch and
+# ONNX Runtime.
 # shellcheck disable=SC2034,SC2154 # variables are shared with the caller and with common.sh
 
 packages=(
   ca-certificates ccache cmake dataset-fashion-mnist g++ git libcli11-dev libfmt-dev libgmock-dev libgtest-dev libhwy-dev
-  libopencv-core-dev libopencv-imgcodecs-dev libopencv-imgproc-dev libspdlog-dev libyaml-cpp-dev ninja-build
-  nlohmann-json3-dev pkg-config zlib1g-dev
+  libonnx-dev libopencv-core-dev libopencv-imgcodecs-dev libopencv-imgproc-dev libprotobuf-dev libspdlog-dev
+  libyaml-cpp-dev ninja-build nlohmann-json3-dev pkg-config protobuf-compiler zlib1g-dev
 )
-download_packages=(python3-pip unzip) # only to fetch LibTorch; nothing of ours runs Python
-packages_megabytes=1700
+download_packages=(python3-pip unzip) # only to fetch wheels; nothing of ours runs Python
+packages_megabytes=1720
 libtorch_megabytes=1300
 
 libtorch_pins=$root/tools/lib/libtorch.txt
@@ -17,10 +18,22 @@ libtorch_files=(
   nvidia/cu13/lib/libcudart.so.13 nvidia/cu13/lib/libcupti.so.13
 )
 
+# Found by the program in .deps of its own tree, or by this variable: a file or its folder.
+onnxruntime=${QAT_ONNXRUNTIME:-}
+onnxruntime_megabytes=90
+onnxruntime_pins=$root/tools/lib/onnxruntime.txt
+onnxruntime_stamp=$root/.deps/onnxruntime.stamp
+
+# Nothing is left to be downloaded.
+wheels_ready() {
+  [[ -n $libtorch ]] || libtorch_ready || return 1
+  [[ -n $onnxruntime ]] || onnxruntime_ready
+}
+
 # One name a line.
 missing_packages() {
   local wanted=("${packages[@]}")
-  [[ -n $libtorch ]] || libtorch_ready || wanted+=("${download_packages[@]}")
+  wheels_ready || wanted+=("${download_packages[@]}")
   dpkg-query -W -f '${db:Status-Status} ${Package}\n' "${wanted[@]}" 2>/dev/null |
     awk -v wanted="${wanted[*]}" '
       $1 == "installed" {have[$2] = 1}
@@ -104,19 +117,20 @@ python_with_pip() {
   return 1
 }
 
-download_libtorch() {
-  local python log=$logs/libtorch-download.log
-  python=$(python_with_pip) ||
-    die "pip is missing (Debian's python3-pip): install it, or give an unpacked LibTorch with --libtorch DIR"
-  command -v unzip >/dev/null || die "unzip is missing: install it, or give an unpacked LibTorch with --libtorch DIR"
-  note "downloading 545 MB from PyPI"
-  mkdir -p "$1/temporary"
+# download_wheels NAME MEGABYTES PINS FOLDER REMEDY
+download_wheels() {
+  local python name=${1,,} log
+  log=$logs/${name// /-}-download.log
+  python=$(python_with_pip) || die "pip is missing (Debian's python3-pip): install it, or $5"
+  command -v unzip >/dev/null || die "unzip is missing: install it, or $5"
+  note "downloading $2 MB from PyPI"
+  mkdir -p "$4/temporary"
   # The platform flags fix the wheel, whatever the Python that runs pip. Large temporary files stay out of a small /tmp.
-  run_logged "$log" env TMPDIR="$1/temporary" "$python" -m pip download --no-cache-dir --progress-bar off \
+  run_logged "$log" env TMPDIR="$4/temporary" "$python" -m pip download --no-cache-dir --progress-bar off \
     --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.11 \
     --platform manylinux_2_28_x86_64 --platform manylinux_2_25_x86_64 --platform manylinux_2_17_x86_64 \
-    --platform manylinux2014_x86_64 --require-hashes -r "$libtorch_pins" -d "$1" ||
-    fail_with_log "$log" "downloading LibTorch failed"
+    --platform manylinux2014_x86_64 --require-hashes -r "$3" -d "$4" ||
+    fail_with_log "$log" "downloading $1 failed"
 }
 
 # Only what a CPU program is compiled and run with: the CUDA libraries would take as much again.
@@ -153,7 +167,7 @@ provide_libtorch() {
   fi
   # The stamp is written last, so that whatever is interrupted before is done again.
   rm -f "$libtorch_stamp"
-  download_libtorch "$deps/download"
+  download_wheels LibTorch 545 "$libtorch_pins" "$deps/download" "give an unpacked LibTorch with --libtorch DIR"
   note "unpacking"
   unpack_libtorch "$deps/download" "$deps/unpack"
   rm -rf "$deps/torch" "$deps/nvidia"
@@ -162,5 +176,46 @@ provide_libtorch() {
   rm -rf "$deps/download" "$deps/unpack"
   cp "$libtorch_pins" "$libtorch_stamp.new"
   mv "$libtorch_stamp.new" "$libtorch_stamp"
+  end_step "ready"
+}
+
+onnxruntime_ready() {
+  cmp -s "$onnxruntime_pins" "$onnxruntime_stamp" && [[ -n $(onnxruntime_library "$root/.deps/onnxruntime") ]]
+}
+
+# Prints the library, given itself or its folder.
+onnxruntime_library() {
+  if [[ -f $1 ]]; then
+    echo "$1"
+  else
+    find "$1" -maxdepth 1 -name 'libonnxruntime.so*' -print -quit 2>/dev/null || true
+  fi
+}
+
+provide_onnxruntime() {
+  local deps=$root/.deps log=$logs/onnxruntime-unpack.log
+  if [[ -n $onnxruntime ]]; then
+    [[ $onnxruntime == /* ]] || onnxruntime=$caller_directory/$onnxruntime
+    [[ -n $(onnxruntime_library "$onnxruntime") ]] ||
+      die "QAT_ONNXRUNTIME: expected libonnxruntime.so or its folder, found nothing at $onnxruntime"
+    export QAT_ONNXRUNTIME=$onnxruntime
+    end_step "taken from $onnxruntime"
+    return
+  fi
+  if onnxruntime_ready; then
+    end_step "present"
+    return
+  fi
+  rm -rf "$onnxruntime_stamp" "$deps/onnxruntime-download"
+  download_wheels "ONNX Runtime" 24 "$onnxruntime_pins" "$deps/onnxruntime-download" \
+    "set QAT_ONNXRUNTIME to libonnxruntime.so"
+  note "unpacking"
+  rm -rf "$deps/onnxruntime"
+  run_logged "$log" unzip -q -o -j "$deps"/onnxruntime-download/onnxruntime-*.whl 'onnxruntime/capi/libonnxruntime.so.*' \
+    -d "$deps/onnxruntime" || fail_with_log "$log" "unpacking ONNX Runtime failed"
+  [[ -n $(onnxruntime_library "$deps/onnxruntime") ]] || die "ONNX Runtime's wheel has no libonnxruntime.so"
+  rm -rf "$deps/onnxruntime-download"
+  cp "$onnxruntime_pins" "$onnxruntime_stamp.new"
+  mv "$onnxruntime_stamp.new" "$onnxruntime_stamp"
   end_step "ready"
 }

@@ -67,10 +67,13 @@ Run add_export(CLI::App& app) {
   const auto o = std::make_shared<Options>();
   add_run(app, *o);
   app.add_option("--format", o->format, "See `qat list formats`")->required()->type_name("NAME");
-  app.add_option("--out", o->out, "File to write")->required()->type_name("PATH");
+  app.add_option("--out", o->out, "File to write; a folder for format golden")->required()->type_name("PATH");
   app.add_option("--target", o->target, "See `qat list targets`; default: the run's")->type_name("NAME");
+  app.add_option("--samples", o->samples, "Evaluation images of format golden; default: 16")
+      ->type_name("N")
+      ->check(CLI::PositiveNumber);
   return [o] {
-    const Json r = trainers::export_report(o->run, o->format, o->out, o->target);
+    const Json r = trainers::export_report(o->run, o->format, o->out, o->target, o->samples);
     fmt::print("{} ({} bytes)\n", r["path"].get<std::string>(), r["bytes"].get<uint64_t>());
     return 0;
   };
@@ -98,9 +101,15 @@ Run add_verify(CLI::App& app) {
                    judge["mismatches"].get<int64_t>(), judge["compared"].get<int64_t>(), judge["tensors"].size());
         for (const Json& tensor : judge["tensors"]) {
           if (tensor["mismatches"] == 0) continue;
-          fmt::print("  {}: {} of {}, by {} at most\n", tensor["name"].get<std::string>(),
+          fmt::print("  {}: {} of {}, by {} at most; the first: {}\n", tensor["name"].get<std::string>(),
                      tensor["mismatches"].get<int64_t>(), tensor["compared"].get<int64_t>(),
-                     tensor["max_difference"].get<double>());
+                     tensor["max_difference"].get<double>(), tensor.value("first", Json()).dump());
+        }
+        if (judge.contains("default_session")) {
+          print_lines(judge, "  computed in float", "float_nodes");
+          fmt::print("  on this CPU a session with default options gives {} of {} codes differently\n",
+                     judge["default_session"]["mismatches"].get<int64_t>(),
+                     judge["default_session"]["compared"].get<int64_t>());
         }
       }
       print_lines(r, "not compared", "skipped");

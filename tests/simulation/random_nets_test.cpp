@@ -1,20 +1,37 @@
-// Promise 1 on random networks: training's forward, the engine and the lowered numbers give the same codes, and those
-// codes are right (within one of a double-precision batch norm on the same quantized weights and inputs).
+// Promise 1 on random networks: training's forward, the engine and ONNX Runtime on the exported file give the same
+// codes, and those codes are right (within one of a double-precision batch norm on the same quantized weights and
+// inputs).
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cmath>
 
 #include "core/base/error.h"
+#include "core/export/onnx.h"
+#include "core/judges/onnxruntime.h"
 #include "core/judges/verify.h"
 #include "core/lower/lower.h"
 #include "core/nn/weighted.h"
+#include "core/simulation/simulation.h"
 #include "tests/support/networks.h"
+#include "tests/support/onnxruntime.h"
 
 namespace qat::judges {
 namespace {
 
 using at::Tensor;
+
+using simulation::verify;
+
+/// The three runtimes: training's forward, the engine, and ONNX Runtime on the bytes of an exported file.
+VerifyResult verify_everywhere(graph::GraphModule& net, const BatchSource& batches) {
+  const std::string bytes = exporter::onnx_qdq(lower::lower(net, {{0, 0, 0}, {1, 1, 1}}));
+  const integer::IntegerModel model = exporter::parse_onnx(bytes, "the export");
+  std::vector<std::unique_ptr<Judge>> judges;
+  judges.push_back(std::make_unique<EngineJudge>(model));
+  judges.push_back(std::make_unique<OnnxRuntimeJudge>(test::onnx_runtime(), bytes, model));
+  return judges::verify(simulation::simulate(net, model), model, judges, batches);
+}
 
 constexpr int64_t kSize = 14;
 
@@ -103,8 +120,11 @@ void expect_right_codes(graph::GraphModule& net, const Tensor& images) {
 
 std::string describe(const VerifyResult& result) {
   std::string text;
-  for (const TensorResult& t : result.judges[0].tensors) {
-    if (t.mismatches != 0) text += fmt::format("{}: {} of {} differ\n", t.name, t.mismatches, t.compared);
+  for (const JudgeResult& judge : result.judges) {
+    for (const TensorResult& t : judge.tensors) {
+      if (t.mismatches == 0) continue;
+      text += fmt::format("{}: {} of {} differ by {}\n", t.name, t.mismatches, t.compared, judge.name);
+    }
   }
   for (const std::string& name : result.skipped) text += "skipped " + name + "\n";
   return text;
@@ -128,12 +148,11 @@ TEST_P(RandomNets, TrainFreezeLowerAndRunGiveTheSameCodes) {
       const double loss = test::train_step(*net, data.images, data.labels, 0.01);
       ASSERT_TRUE(std::isfinite(loss));
     }
-    const integer::IntegerModel model = lower::lower(*net, {{0, 0, 0}, {1, 1, 1}});
-    const VerifyResult result = verify(*net, model, data.source());
+    const VerifyResult result = verify_everywhere(*net, data.source());
     EXPECT_TRUE(result.passed()) << describe(result);
     EXPECT_EQ(result.samples, 24);
     EXPECT_EQ(result.simulated_top1, result.integer_top1);
-    EXPECT_GE(result.judges[0].tensors.size(), net->steps().size());
+    for (const JudgeResult& judge : result.judges) EXPECT_GE(judge.tensors.size(), net->steps().size()) << judge.name;
     expect_right_codes(*net, data.images);
   }
 
@@ -177,7 +196,7 @@ TEST(RandomNets, TiesAreRoundedAlike) {
     test::MixedNet float_net(seed);
     const Data data;
     auto net = ties_net(float_net, data);
-    const VerifyResult result = verify(*net, lower::lower(*net, {{0, 0, 0}, {1, 1, 1}}), data.source());
+    const VerifyResult result = verify_everywhere(*net, data.source());
     EXPECT_TRUE(result.passed()) << describe(result);
   }
 }

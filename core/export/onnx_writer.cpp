@@ -1,0 +1,240 @@
+#include "core/export/onnx_writer.h"
+
+#include <algorithm>
+#include <bit>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "core/base/error.h"
+#include "core/base/version.h"
+#include "core/export/fingerprint.h"
+#include "core/export/onnx.h"
+
+namespace qat::exporter {
+
+using integer::Node;
+using integer::Op;
+using integer::Tensor;
+using Json = nlohmann::ordered_json;
+
+static_assert(std::endian::native == std::endian::little, "raw_data is little-endian");
+
+namespace {
+
+template <class T>
+std::string bytes_of(const std::vector<T>& values) {
+  return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)};
+}
+
+}  // namespace
+
+std::string OnnxWriter::run() {
+  model_.check();
+  require_exportable(model_, format_);
+  proto_.set_ir_version(kIrVersion);
+  proto_.set_producer_name("qat");
+  proto_.set_producer_version(QAT_VERSION);
+  onnx::GraphProto& graph = *proto_.mutable_graph();
+  graph.set_name("qat");
+  std::set<int> ends(model_.inputs.begin(), model_.inputs.end());
+  for (const int i : model_.inputs) {
+    claim(onnx_name(tensor(i)));
+    describe(*graph.add_input(), tensor(i));
+  }
+  for (const Node& node : model_.nodes) {
+    if (node.op == Op::kQuantize) {
+      quantize(node.name, onnx_name(input(node)), node);
+    } else if (node.op == Op::kDequantize) {
+      const Tensor& x = input(node);
+      add("DequantizeLinear", node.name,
+          {onnx_name(x), constant(node.name + "_x_scale", x.scale),
+           code(node.name + "_x_zero_point", x.zero_point, x.type)},
+          onnx_name(output(node)));
+    } else if (node.op == Op::kRelu) {
+      const Tensor& x = input(node);
+      add("Clip", node.name, {onnx_name(x), code(node.name + "_min", x.zero_point, x.type)}, unlimited(node));
+      limit(node);
+    } else if (node.op == Op::kTable && !has_operator(node.function)) {
+      gather(node);
+    } else {
+      write(node);
+    }
+  }
+  for (const int i : model_.outputs) {
+    describe(*graph.add_output(), tensor(i));
+    ends.insert(i);
+  }
+  // The shapes of all other codes; only the reader needs them.
+  for (size_t i = 0; i < model_.tensors.size(); ++i) {
+    if (!ends.contains(static_cast<int>(i))) describe(*graph.add_value_info(), model_.tensors[i]);
+  }
+  std::set<std::string> domains;
+  for (const onnx::NodeProto& node : graph.node()) domains.insert(node.domain());
+  for (const std::string& domain : domains) {
+    onnx::OperatorSetIdProto& set = *proto_.add_opset_import();
+    set.set_domain(domain);
+    set.set_version(domain.empty() ? kOpset : 1);
+  }
+  add_metadata();
+  return serialize(proto_);
+}
+
+const std::string& OnnxWriter::claim(const std::string& name) {
+  QAT_CHECK_AS(ExportError, values_.insert(name).second,
+               "the name {} is needed twice in the {} file: rename a layer or tensor", name, format_);
+  return name;
+}
+
+onnx::NodeProto& OnnxWriter::add(const char* op, const std::string& name, const std::vector<std::string>& inputs,
+                                 const std::string& output, const char* domain) {
+  QAT_CHECK_AS(ExportError, nodes_.insert(name).second,
+               "the node name {} is needed twice in the {} file: rename a layer", name, format_);
+  onnx::NodeProto& node = *proto_.mutable_graph()->add_node();
+  node.set_op_type(op);
+  node.set_name(name);
+  if (*domain != '\0') node.set_domain(domain);
+  for (const std::string& value : inputs) node.add_input(value);
+  node.add_output(claim(output));
+  return node;
+}
+
+void OnnxWriter::attribute(onnx::NodeProto& node, const char* name, int64_t value) {
+  onnx::AttributeProto& a = *node.add_attribute();
+  a.set_name(name);
+  a.set_type(onnx::AttributeProto::INT);
+  a.set_i(value);
+}
+
+void OnnxWriter::attribute(onnx::NodeProto& node, const char* name, float value) {
+  onnx::AttributeProto& a = *node.add_attribute();
+  a.set_name(name);
+  a.set_type(onnx::AttributeProto::FLOAT);
+  a.set_f(value);
+}
+
+void OnnxWriter::attribute(onnx::NodeProto& node, const char* name, const std::vector<int64_t>& values) {
+  onnx::AttributeProto& a = *node.add_attribute();
+  a.set_name(name);
+  a.set_type(onnx::AttributeProto::INTS);
+  for (const int64_t value : values) a.add_ints(value);
+}
+
+void OnnxWriter::window(onnx::NodeProto& proto, const Node& node) {
+  attribute(proto, "kernel_shape", std::vector(node.kernel.begin(), node.kernel.end()));
+  attribute(proto, "strides", std::vector(node.stride.begin(), node.stride.end()));
+  attribute(proto, "pads", std::vector(node.pad.begin(), node.pad.end()));
+  if (node.op != Op::kAveragePool) {
+    attribute(proto, "dilations", std::vector(node.dilation.begin(), node.dilation.end()));
+  }
+  if (node.op == Op::kConv) attribute(proto, "group", node.groups);
+  if (node.op != Op::kConv) attribute(proto, "ceil_mode", int64_t{node.ceil_mode});
+  if (node.op == Op::kAveragePool) attribute(proto, "count_include_pad", int64_t{node.count_include_pad});
+}
+
+std::string OnnxWriter::add_constant(const std::string& name, const std::vector<int64_t>& dims, int32_t type,
+                                     std::string bytes) {
+  onnx::TensorProto& tensor = *proto_.mutable_graph()->add_initializer();
+  tensor.set_name(claim(name));
+  tensor.set_data_type(type);
+  for (const int64_t d : dims) tensor.add_dims(d);
+  tensor.set_raw_data(std::move(bytes));
+  return name;
+}
+
+std::string OnnxWriter::constant(const std::string& name, const std::vector<int64_t>& dims,
+                                 const std::vector<float>& values) {
+  return add_constant(name, dims, onnx::TensorProto::FLOAT, bytes_of(values));
+}
+
+std::string OnnxWriter::constant(const std::string& name, const std::vector<int64_t>& dims,
+                                 const std::vector<int32_t>& values) {
+  return add_constant(name, dims, onnx::TensorProto::INT32, bytes_of(values));
+}
+
+std::string OnnxWriter::constant(const std::string& name, const std::vector<int64_t>& dims,
+                                 const std::vector<int64_t>& values) {
+  return add_constant(name, dims, onnx::TensorProto::INT64, bytes_of(values));
+}
+
+std::string OnnxWriter::codes_bytes(const std::string& name, const std::vector<int64_t>& dims, std::string bytes,
+                                    integer::CodeType type) {
+  return add_constant(name, dims, element_type(type), std::move(bytes));
+}
+
+std::vector<std::string> OnnxWriter::weight_parameters(const std::string& name, const integer::Weight& weight) {
+  const bool per_channel = weight.scale.size() > 1;
+  const std::vector<int64_t> dims = per_channel ? std::vector{weight.shape[0]} : std::vector<int64_t>{};
+  const size_t count = per_channel ? weight.scale.size() : 1;
+  return {constant(name + "_scale", dims, weight.scale),
+          codes(name + "_zero_point", dims, std::vector(count, weight.zero_point[0]), weight.type)};
+}
+
+bool OnnxWriter::is_limited(const Node& node) const {
+  const Tensor& y = output(node);
+  if (passes_codes(node.op)) return y.lo != input(node).lo || y.hi != input(node).hi;
+  return y.lo != integer::IntegerModel::lowest(y.type) || y.hi != integer::IntegerModel::highest(y.type);
+}
+
+std::string OnnxWriter::unlimited(const Node& node) const {
+  return is_limited(node) ? output(node).name + "_unclipped" : onnx_name(output(node));
+}
+
+void OnnxWriter::limit(const Node& node) {
+  if (!is_limited(node)) return;
+  const Tensor& y = output(node);
+  add("Clip", y.name + "_clip",
+      {unlimited(node), code(y.name + "_min", y.lo, y.type), code(y.name + "_max", y.hi, y.type)}, onnx_name(y));
+}
+
+void OnnxWriter::quantize(const std::string& name, const std::string& values, const Node& node) {
+  const Tensor& y = output(node);
+  add("QuantizeLinear", name,
+      {values, constant(y.name + "_scale", y.scale), code(y.name + "_zero_point", y.zero_point, y.type)},
+      unlimited(node));
+  limit(node);
+}
+
+/// y = Q(values[x]), the values being those of the table's codes. Negative indices count from the end, so the table of
+/// int8 codes starts in its middle.
+void OnnxWriter::gather(const Node& node) {
+  const Tensor &x = input(node), &y = output(node);
+  std::vector<float> values;
+  for (const int16_t c : node.table) values.push_back(y.scale * static_cast<float>(c - y.zero_point));
+  if (x.type == integer::CodeType::kInt8) std::rotate(values.begin(), values.begin() + kTableSize / 2, values.end());
+  onnx::NodeProto& cast = add("Cast", node.name + "_cast", {onnx_name(x)}, node.name + "_index");
+  attribute(cast, "to", int64_t{onnx::TensorProto::INT32});
+  const std::string table = constant(node.name + "_values", {kTableSize}, values);
+  onnx::NodeProto& lookup = add("Gather", node.name, {table, node.name + "_index"}, node.name + "_value");
+  attribute(lookup, "axis", int64_t{0});
+  lookup.set_doc_string(node.function);
+  quantize(node.name + "_quantize", node.name + "_value", node);
+}
+
+void OnnxWriter::describe(onnx::ValueInfoProto& value, const Tensor& tensor) const {
+  value.set_name(onnx_name(tensor));
+  onnx::TypeProto::Tensor& type = *value.mutable_type()->mutable_tensor_type();
+  type.set_elem_type(element_type(tensor.type));
+  onnx::TensorShapeProto::Dimension& first = *type.mutable_shape()->add_dim();
+  if (batch() > 0) {
+    first.set_dim_value(batch());
+  } else {
+    first.set_dim_param("batch");
+  }
+  for (const int64_t d : tensor.shape) type.mutable_shape()->add_dim()->set_dim_value(d);
+}
+
+void OnnxWriter::add_metadata() {
+  const auto put = [&](const char* key, std::string value) {
+    onnx::StringStringEntryProto& entry = *proto_.add_metadata_props();
+    entry.set_key(key);
+    entry.set_value(std::move(value));
+  };
+  Json digests = Json::object();
+  for (const auto& [name, digest] : fingerprint(model_)) digests[name] = digest;
+  put("qat.format", format_);
+  put("qat.target", model_.target);
+  put("qat.preprocessing", Json{{"mean", model_.preprocessing.mean}, {"std", model_.preprocessing.std}}.dump());
+  put("qat.sha256", digests.dump());
+}
+
+}  // namespace qat::exporter

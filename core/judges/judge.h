@@ -1,0 +1,40 @@
+// A judge computes an exported file with a runtime and gives every tensor of it.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "core/engine/engine.h"
+
+namespace qat::judges {
+
+class Judge {
+ public:
+  virtual ~Judge() = default;
+
+  /// "engine", "onnxruntime".
+  virtual const std::string& name() const = 0;
+
+  /// Runs a batch (one NHWC value for each input of the model) and calls `observe` with the index and value (NHWC) of
+  /// each tensor that the runtime made. Throws qat::Error.
+  virtual void run(const std::vector<engine::Value>& inputs, const engine::Engine::Observer& observe) const = 0;
+};
+
+/// Our own engine on the model that was read back from the file.
+class EngineJudge : public Judge {
+ public:
+  explicit EngineJudge(const integer::IntegerModel& model) : engine_(model) {}
+
+  const std::string& name() const override {
+    static const std::string kName = "engine";
+    return kName;
+  }
+  void run(const std::vector<engine::Value>& inputs, const engine::Engine::Observer& observe) const override {
+    engine_.run(inputs, observe);
+  }
+
+ private:
+  engine::Engine engine_;
+};
+
+}  // namespace qat::judges
