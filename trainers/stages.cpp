@@ -117,7 +117,10 @@ class Training {
     optimizer_->zero_grad();
     const at::Tensor logits =
         quantized_ ? run_.session.net->forward(tensors.images) : run_.session.model.forward(tensors.images);
-    const at::Tensor loss = at::cross_entropy_loss(logits, tensors.labels);
+    at::Tensor loss = at::cross_entropy_loss(logits, tensors.labels);
+    if (const at::Tensor penalty = quantized_ ? run_.session.net->penalty() : at::Tensor(); penalty.defined()) {
+      loss = loss + penalty;
+    }
     const double value = loss.item<double>();
     QAT_CHECK(
         std::isfinite(value),

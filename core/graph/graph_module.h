@@ -51,6 +51,9 @@ class GraphModule : public torch::nn::Module {
   /// After every optimizer step: learned quantizer parameters are put back into their domains.
   void project();
 
+  /// The quantizers' terms of the loss, or undefined: after a training step's forward.
+  at::Tensor penalty() const;
+
  private:
   torch::nn::Module* container(const std::string& path);
 

@@ -1,5 +1,6 @@
 #include "core/nn/weighted.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/conv2d.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/relu.h>
@@ -21,8 +22,23 @@ void WeightedLayer::initialize_quantizers() {
   weight_quantizer_->initialize();
 }
 
+void WeightedLayer::project() {
+  QLayer::project();
+  if (!weight_quantizer_) return;
+  weight_quantizer_->project();
+  weight_quantizer_->project_weight(tensors_.weight);
+}
+
+at::Tensor WeightedLayer::penalty() const {
+  const at::Tensor output = QLayer::penalty(), weight = weight_quantizer_ ? weight_quantizer_->penalty() : at::Tensor();
+  if (!output.defined()) return weight;
+  return weight.defined() ? output + weight : output;
+}
+
 at::Tensor WeightedLayer::run_float(const std::vector<at::Tensor>& inputs) {
-  const auto& [weight, bias, norm] = tensors_;
+  const auto& [raw, bias, norm] = tensors_;
+  const bool on_values = is_quantized() && weight_quantizer_ && !values_reason().empty();
+  const at::Tensor weight = on_values ? weight_quantizer_->forward(raw) : raw;
   at::Tensor y = weight.dim() == 4 ? at::conv2d(inputs[0], weight, bias, geometry_.stride, geometry_.padding,
                                                 geometry_.dilation, geometry_.groups)
                                    : at::linear(inputs[0], weight, bias);
@@ -41,6 +57,10 @@ autograd::ConvCall WeightedLayer::call() const {
   call.relu = relu_;
   call.memory = memory_;
   return call;
+}
+
+at::Tensor WeightedLayer::run_values(const std::vector<Value>& inputs) {
+  return autograd::conv(codes_of(inputs[0]), weight_quantizer_->quantize_weight(tensors_.weight), call()).values;
 }
 
 Value WeightedLayer::run_quantized(const std::vector<Value>& inputs) {

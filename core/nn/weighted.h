@@ -38,11 +38,14 @@ class WeightedLayer : public QLayer {
   const std::shared_ptr<quant::Quantizer>& weight_quantizer() const override { return weight_quantizer_; }
   void set_weight_quantizer(std::shared_ptr<quant::Quantizer> quantizer) override;
   void initialize_quantizers() override;
+  void project() override;
+  at::Tensor penalty() const override;
 
  protected:
   /// Hand-written layers (modules.h): tensors are set and registered by the derived class.
   explicit WeightedLayer(std::string label) : QLayer(std::move(label)) {}
   at::Tensor run_float(const std::vector<at::Tensor>& inputs) override;
+  at::Tensor run_values(const std::vector<Value>& inputs) override;
   Value run_quantized(const std::vector<Value>& inputs) override;
   bool has_integer_form() const override { return weight_quantizer_ != nullptr; }
 

@@ -75,7 +75,8 @@ TEST(Experiment, TheResolvedFileIsTheSameExperiment) {
 
 TEST(Experiment, EveryConfigParses) {
   int count = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(std::string(QAT_SOURCE_DIR) + "/configs")) {
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(std::string(QAT_SOURCE_DIR) + "/configs")) {
+    if (!entry.is_regular_file()) continue;
     EXPECT_NO_THROW(load_experiment(entry.path())) << entry.path();
     ++count;
   }
