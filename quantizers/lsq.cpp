@@ -7,19 +7,24 @@
 #include <c10/core/GradMode.h>
 
 #include <cmath>
-#include <limits>
 
 #include "core/base/error.h"
 
 namespace qat::quantizers {
-namespace {
 
-constexpr double kSmallestScale = std::numeric_limits<float>::epsilon();
+struct LsqOptions : quant::UniformOptions {};
 
-}  // namespace
+}  // namespace qat::quantizers
 
-Lsq::Lsq(const quant::QuantSpec& spec, const quant::QuantizerOptions&)
-    : Quantizer(spec),
+template <>
+struct qat::config::Schema<qat::quantizers::LsqOptions> {
+  static void describe(Fields<qat::quantizers::LsqOptions>& f) { quant::describe_uniform(f); }
+};
+
+namespace qat::quantizers {
+
+Lsq::Lsq(const quant::QuantSpec& spec, const quant::QuantizerOptions& options)
+    : UniformQuantizer(spec, options.options.as<LsqOptions>(), quant::GradientRule::kLearnedStep),
       scale_(register_parameter("scale", at::ones({spec.scales()}, at::kFloat))),
       zero_point_(register_buffer("zero_point", at::full({spec.scales()}, spec.symmetric_zero_point(), at::kInt))),
       mean_abs_(register_buffer("mean_abs", at::zeros({spec.scales()}, at::kDouble))),
@@ -27,8 +32,7 @@ Lsq::Lsq(const quant::QuantSpec& spec, const quant::QuantizerOptions&)
 
 void Lsq::observe(const at::Tensor& values) {
   if (values.numel() == 0) return;
-  const at::Tensor x = values.detach().abs().to(at::kDouble);
-  mean_abs_.add_(spec().granularity == quant::Granularity::kChannel ? x.flatten(1).mean(1) : x.mean().view({1}));
+  mean_abs_.add_(rows(values.detach()).to(at::kDouble).abs().mean(1));
   batches_.add_(1);
 }
 
@@ -37,7 +41,7 @@ void Lsq::initialize_parameters() {
   QAT_CHECK(batches > 0, "an lsq quantizer saw no data: run the calibrate stage first");
   const at::NoGradGuard no_grad;
   scale_.copy_((mean_abs_ * (2.0 / (static_cast<double>(batches) * std::sqrt(spec().positive_levels()))))
-                   .clamp(kSmallestScale, spec().largest_scale(spec().symmetric_zero_point())));
+                   .clamp(quant::kSmallestScale, spec().largest_scale(spec().symmetric_zero_point())));
   QAT_CHECK(scale_.isfinite().all().item<bool>(), "values to quantize are not finite: the network diverges");
 }
 
@@ -49,7 +53,7 @@ double Lsq::gradient_scale(int64_t elements) const {
 
 void Lsq::project() {
   const at::NoGradGuard no_grad;
-  scale_.clamp_(kSmallestScale, spec().largest_scale(spec().symmetric_zero_point()));
+  scale_.clamp_(quant::kSmallestScale, spec().largest_scale(spec().symmetric_zero_point()));
 }
 
 }  // namespace qat::quantizers

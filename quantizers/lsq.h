@@ -1,6 +1,6 @@
 // Learned Step Size Quantization (Esser et al., ICLR 2020, arXiv:1902.08153).
 //
-//   q = rne(clamp(x / s, Qn, Qp)), y = s * q, s a trained parameter (one a tensor, or one an output channel)
+//   q = rne(clamp(x / s, Qn, Qp)), y = s * q, s a trained parameter (one a tensor, channel or group)
 //   dy/dx = 1 inside the clip range, else 0
 //   dy/ds = rne(x / s) - x / s inside, Qn or Qp outside; times g = 1 / sqrt(N * Qp)                (eq. 3, sec. 2.2)
 //   s starts at 2 * mean|x| / sqrt(Qp): of the weight, or averaged over the calibration batches    (sec. 2.1)
@@ -10,16 +10,20 @@
 // Activation scales learn until the freeze; weight scales learn to the end.
 #pragma once
 
-#include "core/quant/quantizer.h"
+#include "core/quant/uniform.h"
 
 namespace qat::quantizers {
 
-class Lsq final : public quant::Quantizer {
+class Lsq final : public quant::UniformQuantizer {
  public:
   Lsq(const quant::QuantSpec& spec, const quant::QuantizerOptions& options);
 
   std::string method() const override { return "lsq"; }
-  quant::GradientRule rule() const override { return quant::GradientRule::kLearnedStep; }
+  quant::Traits traits() const override {
+    quant::Traits traits = UniformQuantizer::traits();
+    traits.keeps_limits = true;
+    return traits;
+  }
   void observe(const at::Tensor& values) override;
   double gradient_scale(int64_t elements) const override;
   void project() override;

@@ -3,27 +3,39 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/ones.h>
-
-#include <algorithm>
-#include <cmath>
-#include <limits>
+#include <c10/core/GradMode.h>
 
 #include "core/base/error.h"
 
 namespace qat::quantizers {
-namespace {
 
-/// A range of width 0 still needs a positive scale; torch.ao's observers use the same floor.
-constexpr double kSmallestScale = std::numeric_limits<float>::epsilon();
+struct MinMaxOptions : quant::UniformOptions {};
 
-}  // namespace
+}  // namespace qat::quantizers
+
+template <>
+struct qat::config::Schema<qat::quantizers::MinMaxOptions> {
+  static void describe(Fields<qat::quantizers::MinMaxOptions>& f) { quant::describe_uniform(f); }
+};
+
+namespace qat::quantizers {
+
+at::Tensor largest_scale(const at::Tensor& x, double levels) {
+  const at::NoGradGuard no_grad;
+  if (x.numel() == 0) return at::full({x.size(0)}, quant::kSmallestScale, at::kFloat);
+  at::Tensor scale = (x.detach().abs().amax(1) / levels).clamp_min(quant::kSmallestScale);
+  // The scale that the quantized values have in turn, so that quantizing them again changes no bit.
+  for (int pass = 0; pass < 2; ++pass) scale = scale * levels / levels;
+  QAT_CHECK(scale.isfinite().all().item<bool>(), "a weight is not finite: the network diverged");
+  return scale;
+}
 
 MinMax::MinMax(const quant::QuantSpec& spec, const quant::QuantizerOptions& options)
-    : Quantizer(spec),
+    : UniformQuantizer(spec, options.options.as<MinMaxOptions>(), quant::GradientRule::kStraightThrough),
       scale_(register_buffer("scale", at::ones({spec.scales()}, at::kFloat))),
       zero_point_(register_buffer("zero_point", at::full({spec.scales()}, spec.symmetric_zero_point(), at::kInt))) {
-  if (spec.role == quant::Role::kActivation) {
-    observer_ = register_module("observer", quant::observers().get(options.observer)());
+  if (!spec.is_weight()) {
+    observer_ = register_module("observer", quant::observers().get(options.observer)({spec, options.observer_options}));
   }
 }
 
@@ -36,12 +48,7 @@ void MinMax::observe(const at::Tensor& values) {
 }
 
 void MinMax::refresh(const at::Tensor& weight) {
-  if (observer_) return;
-  const at::Tensor w = weight.detach();
-  const at::Tensor largest =
-      spec().granularity == quant::Granularity::kChannel ? w.abs().flatten(1).amax(1) : w.abs().amax().view({1});
-  scale_.copy_((largest / static_cast<double>(spec().hi())).clamp_min(kSmallestScale));
-  QAT_CHECK(scale_.isfinite().all().item<bool>(), "a weight is not finite: the network diverged");
+  if (!observer_) scale_.copy_(largest_scale(rows(weight), spec().hi()));
 }
 
 void MinMax::observe_range(double min, double max) {
@@ -51,22 +58,13 @@ void MinMax::observe_range(double min, double max) {
 
 void MinMax::initialize_parameters() {
   if (!observer_) return;
-  auto [min, max] = observer_->range();
-  min = std::min(min, 0.0);
-  max = std::max(max, 0.0);
+  const auto [min, max] = observer_->range();
   const quant::QuantSpec& s = spec();
-  const double hi = s.hi();
-  double zero_point = s.symmetric_zero_point(), scale = 0;
-  if (!s.is_signed) {
-    scale = max / hi;
-  } else if (s.affine) {
-    scale = (max - min) / hi;
-    if (scale > 0) zero_point = std::clamp(2.0 * std::nearbyint(-min / scale / 2.0), 0.0, hi - 1);
-  } else {
-    scale = std::max(-min, max) / (hi - zero_point);
-  }
-  scale_.fill_(std::max(std::min(scale, s.largest_scale(zero_point)), kSmallestScale));
-  zero_point_.fill_(static_cast<int32_t>(zero_point));
+  const quant::Scheme scheme = s.is_signed && s.affine ? quant::Scheme::kAffine : quant::Scheme::kSymmetric;
+  const quant::ScaleZero params =
+      quant::choose_params(scheme, s.is_signed ? min : 0.0, max, s.lo(), s.hi(), s.symmetric_zero_point());
+  scale_.fill_(std::min<double>(params.scale, s.largest_scale(params.zero_point)));
+  zero_point_.fill_(params.zero_point);
 }
 
 quant::QParams MinMax::parameters_now() const { return {scale_, zero_point_}; }

@@ -86,11 +86,17 @@ std::vector<CatalogueEntry> formats() {
   return entries;
 }
 
+std::vector<CatalogueEntry> quantizers_with_support() {
+  std::vector<CatalogueEntry> entries = entries_of(quant::quantizers());
+  for (CatalogueEntry& entry : entries) entry.description += "; " + quant::describe(entry.name);
+  return entries;
+}
+
 using Lister = std::vector<CatalogueEntry> (*)();
 const std::vector<std::pair<std::string, Lister>>& listers() {
   static const std::vector<std::pair<std::string, Lister>> all{
       {"models", models_with_sizes},
-      {"quantizers", [] { return entries_of(quant::quantizers()); }},
+      {"quantizers", quantizers_with_support},
       {"observers", [] { return entries_of(quant::observers()); }},
       {"datasets", [] { return entries_of(datasets::registry()); }},
       {"targets",

@@ -152,7 +152,10 @@ class Training {
     const TensorBatch tensors = to_tensors(batch, loader_->shape());
     optimizer_->zero_grad();
     at::Tensor logits;
-    const at::Tensor loss = loss_of(tensors, logits);
+    at::Tensor loss = loss_of(tensors, logits);
+    if (const at::Tensor penalty = quantized_ ? run_.session.net->penalty() : at::Tensor(); penalty.defined()) {
+      loss = loss + penalty;
+    }
     const double value = loss.item<double>();
     QAT_CHECK(
         std::isfinite(value),

@@ -100,7 +100,8 @@ ConvResult conv(const QuantizedTensor& x, const QuantizedWeight& w, const ConvCa
 /// float -> codes (ops/encode.h): the network's input and behind float layers.
 QuantizedTensor encode(const at::Tensor& x, const OutputQuantizer& output);
 
-/// Weight -> int8 codes in [lo, hi] with scale [C] or [1]; gradient to the weight and, with kLearnedStep, to the scale.
+/// Weight -> int8 codes in [lo, hi] with scale [n], n dividing the output channels (neighbours share one); gradient to
+/// the weight and, with kLearnedStep, to the scale.
 QuantizedWeight quantize_weight(const at::Tensor& weight, const at::Tensor& scale, int32_t lo, int32_t hi,
                                 GradientRule rule, double gradient_scale);
 

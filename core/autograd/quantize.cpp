@@ -1,41 +1,22 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/aminmax.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/where.h>
-#include <ATen/ops/zeros_like.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
 
 #include "core/autograd/functions.h"
 #include "core/autograd/node.h"
+#include "core/autograd/watched.h"
 #include "core/base/error.h"
 #include "core/ops/encode.h"
+#include "core/ops/fake_quantize.h"
 #include "core/ops/requantize.h"
 
 namespace qat::autograd {
 namespace {
 
 using at::Tensor;
-
-/// A tensor of others that backward reads again: a write in between (an optimizer's step) would change the gradient.
-class Watched {
- public:
-  Watched() = default;
-  explicit Watched(Tensor tensor) : tensor_(std::move(tensor)), version_(tensor_._version()) {}
-
-  const Tensor& get(const std::string& reader) const {
-    QAT_CHECK(tensor_._version() == version_,
-              "{}: its input was changed in place between forward and backward: call backward before the optimizer's "
-              "step",
-              reader);
-    return tensor_;
-  }
-
- private:
-  Tensor tensor_;
-  int64_t version_ = 0;
-};
 
 struct EncodeBackward final : Backward {
   Tensor inside;
@@ -77,25 +58,29 @@ struct WeightBackward final : Backward {
 
   std::vector<Tensor> apply(const Tensor& grad, const std::vector<bool>& needed) override {
     std::vector<Tensor> result(needed.size());
-    const Tensor& weight = kept.get(name());
-    std::vector<int64_t> rows(weight.dim(), 1);
-    rows[0] = scale.numel();
-    const Tensor t = weight / scale.view(rows);
-    if (rule == GradientRule::kStraightThrough) {
-      // The observed range covers the data: the rounded code decides, so that the largest weight, which may lie a last
-      // bit above hi, learns too.
-      const Tensor code = t.round();
-      if (needed[0]) result[0] = at::where((code >= lo).logical_and_(code <= hi), grad, at::zeros_like(grad));
-      return result;
-    }
-    const Tensor below = t<lo, above = t> hi;
-    if (needed[0]) result[0] = grad.masked_fill(below.logical_or(above), 0.0);
-    if (needed[1]) {
-      Tensor ds = t.round().sub_(t);
-      ds.masked_fill_(below, static_cast<double>(lo)).masked_fill_(above, static_cast<double>(hi)).mul_(grad);
-      ds = ds.to(at::kDouble);
-      ds = scale.numel() == 1 ? ds.sum().view({1}) : ds.flatten(1).sum(1);
-      result[1] = ds.mul_(gradient_scale).to(at::kFloat);
+    const Tensor weight = kernel_layout(kept.get(name()));
+    const int64_t scales = scale.numel();
+    const std::vector<int32_t> zero(scales, 0);
+    const ops::Grid grid{.channels = scales,
+                         .inner = scales == 0 ? 0 : weight.numel() / scales,
+                         .scale = scale.const_data_ptr<float>(),
+                         .zero_point = zero.data(),
+                         .lo = lo,
+                         .hi = hi};
+    // The observed range covers the data: the rounded code decides, so that the largest weight, which may lie a last
+    // bit above hi, learns too.
+    const ops::GridGradient gradient{.mask = rule == GradientRule::kStraightThrough ? ops::GridGradient::Mask::kCode
+                                                                                    : ops::GridGradient::Mask::kValue};
+    if (needed[0]) result[0] = empty_kernel_layout(weight.sizes(), at::kFloat);
+    std::vector<double> ds(scales);
+    ops::fake_quantize_gradient(weight.const_data_ptr<float>(), grad.const_data_ptr<float>(), grid, gradient,
+                                needed[0] ? result[0].mutable_data_ptr<float>() : nullptr,
+                                needed[1] ? ds.data() : nullptr, nullptr);
+    if (needed[1] && rule == GradientRule::kLearnedStep) {
+      result[1] = at::empty({scales}, at::kFloat);
+      for (int64_t i = 0; i < scales; ++i) {
+        result[1].mutable_data_ptr<float>()[i] = static_cast<float>(ds[i] * gradient_scale);
+      }
     }
     return result;
   }
@@ -148,13 +133,13 @@ QuantizedTensor encode(const Tensor& x, const OutputQuantizer& output) {
 QuantizedWeight quantize_weight(const Tensor& weight, const Tensor& scale, int32_t lo, int32_t hi, GradientRule rule,
                                 double gradient_scale) {
   const int64_t channels = weight.size(0);
-  QAT_CHECK(scale.numel() == 1 || scale.numel() == channels, "expected 1 or {} weight scales, found {}", channels,
-            scale.numel());
+  QAT_CHECK(scale.numel() > 0 && channels % scale.numel() == 0, "{} scales do not divide a weight's {} output channels",
+            scale.numel(), channels);
   QuantizedWeight result;
   {
     const at::NoGradGuard no_grad;
     const Tensor values = kernel_layout(weight.detach());
-    result.scale = scale.detach().expand({channels}).clone();
+    result.scale = scale.detach().repeat_interleave(channels / scale.numel());
     result.codes = empty_kernel_layout(weight.sizes(), at::kChar);
     ops::encode_per_channel(values.const_data_ptr<float>(), channels, channels == 0 ? 0 : values.numel() / channels,
                             result.scale.const_data_ptr<float>(), lo, hi, result.codes.mutable_data_ptr<int8_t>());

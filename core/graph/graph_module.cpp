@@ -1,5 +1,7 @@
 #include "core/graph/graph_module.h"
 
+#include <ATen/TensorOperators.h>
+
 #include <optional>
 
 #include "core/base/error.h"
@@ -182,10 +184,16 @@ void GraphModule::initialize_quantizers() {
 }
 
 void GraphModule::project() {
-  for (Step& step : steps_) {
-    if (step.layer->output_quantizer()) step.layer->output_quantizer()->project();
-    if (step.layer->weight_quantizer()) step.layer->weight_quantizer()->project();
+  for (Step& step : steps_) step.layer->project();
+}
+
+at::Tensor GraphModule::penalty() const {
+  at::Tensor sum;
+  for (const Step& step : steps_) {
+    const at::Tensor term = step.layer->penalty();
+    if (term.defined()) sum = sum.defined() ? sum + term : term;
   }
+  return sum;
 }
 
 }  // namespace qat::graph

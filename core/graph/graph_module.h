@@ -72,6 +72,9 @@ class GraphModule : public torch::nn::Module {
   /// After every optimizer step: learned quantizer parameters are put back into their domains.
   void project();
 
+  /// The quantizers' terms of the loss, or undefined: after a training step's forward.
+  at::Tensor penalty() const;
+
  private:
   NamedTensors run(const at::Tensor& x, bool with_heads, const Tap& tap);
 

@@ -29,7 +29,7 @@ class Inserter {
     if (first_weighted_ >= 0) infos_[first_weighted_].is_first = infos_[last_weighted_].is_last = true;
     choices_ = quant::resolve(config, infos_);
     // The network's input is 8 bits unless the first layer's `input:` says otherwise.
-    if (!choices_[0].activation.sets_bits) choices_[0].activation.bits = 8;
+    if (!choices_[0].activation.sets_bits) eight_bits(choices_[0].activation);
   }
 
   InsertReport run() {
@@ -40,10 +40,13 @@ class Inserter {
       if (codes_[i]) owns[owner(static_cast<int>(i))] = true;
     }
     for (size_t i = 0; i < steps().size(); ++i) insert(static_cast<int>(i), owns[i]);
+    for (size_t i = 0; i < steps().size(); ++i) find_values(static_cast<int>(i));
     return std::move(report_);
   }
 
  private:
+  static void eight_bits(TensorChoice& choice) { choice.bits = 8, choice.bits_given = false; }
+
   const std::vector<GraphModule::Step>& steps() const { return net_.steps(); }
   bool is_weighted(size_t i) const { return dynamic_cast<const nn::WeightedLayer*>(steps()[i].layer.get()) != nullptr; }
 
@@ -97,12 +100,12 @@ class Inserter {
       if (infos_[i].type == "linear" && config_.logits && static_cast<int>(i) == maker_of_output()) {
         need(static_cast<int>(i));
         choices_[i].activation.bits = *config_.logits;
-        choices_[i].activation.sets_bits = true;
+        choices_[i].activation.bits_given = choices_[i].activation.sets_bits = true;
       }
     }
     // The network's output: 8 bits unless a rule says otherwise.
     const int last = owner(net_.output_step());
-    if (codes_[last] && !choices_[last].activation.sets_bits) choices_[last].activation.bits = 8;
+    if (codes_[last] && !choices_[last].activation.sets_bits) eight_bits(choices_[last].activation);
   }
 
   /// non_negative_[i]: the output of step i cannot be below zero.
@@ -143,6 +146,7 @@ class Inserter {
         if (wanted.sets_bits) {
           if (!bits_by.empty() && wanted.bits != result.bits) refuse(result.bits, bits_by, wanted.bits, " bits");
           result.bits = wanted.bits;
+          result.bits_given = true;
           bits_by = by;
         }
         if (wanted.sets_quantizer) {
@@ -150,8 +154,11 @@ class Inserter {
             refuse(result.quantizer, quantizer_by, wanted.quantizer, "");
           }
           result.quantizer = wanted.quantizer;
+          result.options = wanted.options;
           quantizer_by = by;
         }
+        if (wanted.dtype) result.dtype = wanted.dtype;
+        if (wanted.scheme) result.scheme = wanted.scheme;
       }
     }
     return result;
@@ -164,27 +171,46 @@ class Inserter {
     if (is_weighted(i) && computes_on_codes(i)) {
       auto& weighted = dynamic_cast<nn::WeightedLayer&>(layer);
       const TensorChoice& choice = choices_[i].weight;
-      quant::QuantSpec spec{.role = quant::Role::kWeight, .bits = choice.bits, .is_signed = true};
-      spec.narrow_range = choice.bits == 8;
-      spec.granularity = choice.per_channel ? quant::Granularity::kChannel : quant::Granularity::kTensor;
+      quant::QuantSpec spec{.role = quant::Role::kWeight, .bits = bits_of(choice), .is_signed = true};
+      spec.affine = choice.scheme == "affine";
+      spec.narrow_range = choice.narrow_range.value_or(spec.bits == 8);
       spec.channels = weighted.out_channels();
-      net_.set_weight_quantizer(i, make(choice, spec));
+      spec.granularity = choice.granularity;
+      spec.groups = choice.groups;
+      if (!choice.granularity_given && !support_of(choice).channels) spec.granularity = quant::Granularity::kTensor;
+      net_.set_weight_quantizer(i, make(i, "weight", choice, spec));
       weighted.set_memory(config_.memory == "exact"       ? autograd::Memory::kExact
                           : config_.memory == "recompute" ? autograd::Memory::kRecompute
                                                           : autograd::Memory::kCompact);
-      line += fmt::format(" weight {} {} bits per {}", choice.quantizer, choice.bits,
-                          choice.per_channel ? "channel" : "tensor");
+      line += fmt::format(" weight {} {} bits per {}", choice.quantizer, spec.bits,
+                          spec.granularity == quant::Granularity::kChannel ? "channel"
+                          : spec.granularity == quant::Granularity::kGroup ? "group"
+                                                                           : "tensor");
     }
     if (owns) {
       const TensorChoice choice = activation_of(i);
-      quant::QuantSpec spec{.role = quant::Role::kActivation, .bits = choice.bits};
-      spec.is_signed = !non_negative_[i];
-      spec.affine = spec.is_signed;
+      quant::QuantSpec spec{.role = quant::Role::kActivation, .bits = bits_of(choice)};
+      spec.is_signed = choice.dtype ? *choice.dtype == "int" : !non_negative_[i];
+      if (spec.is_signed && non_negative_[i]) {
+        throw ConfigError(
+            fmt::format("{}: dtype int: the output of {} is never negative, and the target stores it from "
+                        "zero: leave dtype out",
+                        choice.location, infos_[i].name));
+      }
+      spec.affine = spec.is_signed && choice.scheme != "symmetric";
       if (const nn::Activation clip = activation(i); clip.folds_into_range()) {
         spec.lowest = clip.lowest, spec.highest = clip.highest;
       }
-      net_.set_output_quantizer(i, make(choice, spec));
-      line += fmt::format("{}output {} {} bits {}", line.empty() ? " " : ", ", choice.quantizer, choice.bits,
+      const std::shared_ptr<quant::Quantizer> quantizer = make(i, "activation", choice, spec);
+      if (spec.has_limits() && !quantizer->traits().keeps_limits) {
+        throw ConfigError(fmt::format(
+            "{}{}'s activation: the range of {} cannot take the place of {}: use minmax or lsq there, or quantization."
+            "rewrites",
+            choice.location.empty() ? "" : choice.location + ": ", infos_[i].name, choice.quantizer,
+            activation(i).name()));
+      }
+      net_.set_output_quantizer(i, quantizer);
+      line += fmt::format("{}output {} {} bits {}", line.empty() ? " " : ", ", choice.quantizer, spec.bits,
                           spec.is_signed ? "signed" : "unsigned");
     }
     if (computes_on_codes(i)) {
@@ -198,8 +224,44 @@ class Inserter {
     report_.lines.push_back(fmt::format("{:<28} {:<18}{}", layer.label(), layer.type(), line));
   }
 
-  std::shared_ptr<quant::Quantizer> make(const TensorChoice& choice, const quant::QuantSpec& spec) const {
-    return quant::quantizers().get(choice.quantizer)(spec, {.observer = config_.calibration.observer});
+  /// A layer whose weight, input or output has levels that are no codes computes on real values.
+  void find_values(int i) {
+    nn::QLayer& layer = *steps()[i].layer;
+    if (!computes_on_codes(i)) return;
+    const auto check = [&](const std::shared_ptr<quant::Quantizer>& quantizer, const char* what) {
+      const std::string reason = quantizer ? quantizer->obstacle() : "";
+      if (!reason.empty() && layer.values_reason().empty())
+        layer.compute_on_values(fmt::format("{}: {}", what, reason));
+    };
+    check(layer.weight_quantizer(), "weight");
+    check(layer.output_quantizer(), "output");
+    for (const int input : steps()[i].inputs) {
+      if (codes_[input]) check(steps()[owner(input)].layer->output_quantizer(), "input");
+    }
+    if (!layer.values_reason().empty()) report_.lines[i] += ", computed in float (" + layer.values_reason() + ")";
+  }
+
+  static const quant::Support& support_of(const TensorChoice& choice) {
+    return quant::quantizers().get(choice.quantizer).support();
+  }
+
+  static int bits_of(const TensorChoice& choice) {
+    const quant::Support& s = support_of(choice);
+    return !choice.bits_given && s.min_bits == s.max_bits ? s.min_bits : choice.bits;
+  }
+
+  std::shared_ptr<quant::Quantizer> make(int i, const char* what, const TensorChoice& choice,
+                                         const quant::QuantSpec& spec) const {
+    try {
+      return quant::quantizers().get(choice.quantizer)(spec, {.observer = config_.calibration.observer,
+                                                              .observer_options = config_.calibration.options,
+                                                              .options = choice.options});
+    } catch (const ConfigError&) {
+      throw;  // a key of the options: it knows its place
+    } catch (const Error& error) {
+      throw ConfigError(fmt::format("{}{}{}'s {}: {}", choice.location, choice.location.empty() ? "" : ": ",
+                                    infos_[i].name, what, error.what()));
+    }
   }
 
   GraphModule& net_;

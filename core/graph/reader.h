@@ -15,8 +15,8 @@
 
 namespace qat::graph {
 
-// Two batch sizes that hardly occur as other sizes of a network.
-constexpr int64_t kBatch[2] = {3, 5};
+// Two batch sizes that hardly occur as other sizes of a network (3 does: colours; queries, keys and values).
+constexpr int64_t kBatch[2] = {5, 7};
 
 /// Reads one recording; `other` is that at the second batch size. current_ is the record being translated.
 class Reader {

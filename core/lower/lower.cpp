@@ -54,7 +54,7 @@ class Lowering {
     const auto& step = net_.steps()[i];
     const nn::QLayer& layer = *step.layer;
     if (step.inputs.empty()) return layer.output_quantizer() != nullptr;
-    if (layer.excluded()) return false;
+    if (layer.excluded() || !layer.values_reason().empty()) return false;
     if (is_dropout(layer)) return true;  // the identity, of floats too
     for (const int input : step.inputs) {
       if (!has_codes(input)) return false;
@@ -82,7 +82,9 @@ class Lowering {
     for (size_t i = 0; i < net_.steps().size(); ++i) {
       if (!net_.is_needed(static_cast<int>(i))) continue;
       const nn::QLayer& layer = *net_.steps()[i].layer;
-      if (!has_integer_form(static_cast<int>(i))) found.push_back(layer.label() + " (" + layer.type() + ")");
+      if (has_integer_form(static_cast<int>(i))) continue;
+      const std::string reason = layer.values_reason().empty() ? "" : "; " + layer.values_reason();
+      found.push_back(layer.label() + " (" + layer.type() + reason + ")");
     }
     if (found.empty()) return;
     throw ExportError(
@@ -98,7 +100,8 @@ class Lowering {
   int codes_tensor(const std::string& name, std::vector<int64_t> sizes, const quant::Quantizer& quantizer) {
     const quant::Traits traits = quantizer.traits();
     if (!traits.affine || !traits.integer_levels) {
-      throw ExportError(fmt::format("{}: the levels of {} are not integers", name, quantizer.method()));
+      throw ExportError(fmt::format("{}: cannot be lowered: the target gives a value its nearest code, {} another one",
+                                    name, quantizer.method()));
     }
     const quant::QParams params = quantizer.qparams();
     return add_tensor({.name = name,

@@ -1,7 +1,10 @@
 #include "core/nn/layer.h"
 
+#include <ATen/ops/aminmax.h>
 #include <ATen/ops/batch_norm.h>
+#include <c10/core/GradMode.h>
 
+#include "core/autograd/fake_quantize.h"
 #include "core/base/error.h"
 
 namespace qat::nn {
@@ -29,9 +32,10 @@ void QLayer::set_weight_quantizer(std::shared_ptr<quant::Quantizer>) {
 Value QLayer::run(const std::vector<Value>& inputs, int64_t batch) {
   batch_ = batch;
   try {
-    if (phase_ == Phase::kLive || phase_ == Phase::kFrozen) {
-      if (has_integer_form() && !excluded_) return run_quantized(inputs);
-      return QLayer::run_quantized(inputs);
+    if (is_quantized()) {
+      if (!has_integer_form() || excluded_ || !on_values_.empty()) return QLayer::run_quantized(inputs);
+      if (output_quantizer_ && !output_quantizer_->rule()) return run_with_forward(inputs);
+      return run_quantized(inputs);
     }
     std::vector<at::Tensor> values;
     for (const Value& input : inputs) values.push_back(to_float(input));
@@ -44,16 +48,53 @@ Value QLayer::run(const std::vector<Value>& inputs, int64_t batch) {
 }
 
 Value QLayer::run_quantized(const std::vector<Value>& inputs) {
+  const at::Tensor result = QLayer::run_values(inputs);
+  if (!output_quantizer_) return result;
+  return quantize_values(*output_quantizer_, result);
+}
+
+at::Tensor QLayer::run_values(const std::vector<Value>& inputs) {
   std::vector<at::Tensor> values;
   for (const Value& input : inputs) values.push_back(to_float(input));
-  at::Tensor result = run_float(values);
-  if (!output_quantizer_) return result;
-  return autograd::encode(result, output_call());
+  return run_float(values);
+}
+
+Value QLayer::quantize_values(quant::Quantizer& quantizer, const at::Tensor& values) const {
+  const bool has_codes = quantizer.obstacle().empty();
+  if (has_codes && quantizer.rule()) return autograd::encode(values, quantizer.output(learning()));
+  if (learning() && quantizer.follows_data() && values.numel() != 0) {
+    const auto [min, max] = at::aminmax(values.detach());
+    quantizer.observe_range(min.item<float>(), max.item<float>());
+  }
+  const at::Tensor quantized = quantizer.forward(values);
+  if (!has_codes) return quantized;
+  const autograd::OutputQuantizer output = quantizer.output(false);
+  return autograd::activation_codes(quantized, output.scale_value(), output.range());
+}
+
+Value QLayer::run_with_forward(const std::vector<Value>& inputs) {
+  quant::Quantizer& quantizer = *output_quantizer_;
+  // While statistics are those of the batch there is no target's formula to follow.
+  if (learning() || !quantizer.traits().integer_levels || !quantizer.obstacle().empty()) {
+    return quantize_values(quantizer, run_values(inputs));
+  }
+  const auto codes = [&] {
+    const at::NoGradGuard no_grad;
+    return std::get<QuantizedTensor>(run_quantized(inputs));
+  }();
+  if (!at::GradMode::is_enabled()) return codes;
+  return autograd::with_gradient(codes, quantizer.forward(run_values(inputs)));
 }
 
 void QLayer::initialize_quantizers() {
   if (output_quantizer_) output_quantizer_->initialize();
 }
+
+void QLayer::project() {
+  if (output_quantizer_) output_quantizer_->project();
+}
+
+at::Tensor QLayer::penalty() const { return output_quantizer_ ? output_quantizer_->penalty() : at::Tensor(); }
 
 const QuantizedTensor& QLayer::codes_of(const Value& value) const {
   const auto* codes = std::get_if<QuantizedTensor>(&value);

@@ -57,6 +57,11 @@ class QLayer : public torch::nn::Module {
   /// Evaluation with statistics of the batch, which the running statistics of every batch norm follow with this
   /// momentum (1 / n for the n-th batch: their mean); unset: off.
   void set_reestimation(std::optional<double> momentum) { reestimation_ = momentum; }
+  /// Computes on real values, with the quantizers' forward: for methods whose levels are no codes of the integer path.
+  /// `reason` stands in the refusal to lower the layer.
+  void compute_on_values(std::string reason) { on_values_ = std::move(reason); }
+  /// "" where the layer computes on codes.
+  const std::string& values_reason() const { return on_values_; }
 
   /// Whether the output passes the input's scale and zero point on (max pool, flatten, ReLU on codes) unless excluded.
   virtual bool passes_through() const { return false; }
@@ -67,9 +72,16 @@ class QLayer : public torch::nn::Module {
   /// After calibration: scales of the output and of the weight get their first values.
   virtual void initialize_quantizers();
 
+  /// After an optimizer step: quantizer parameters, and the weight, go back into their domains.
+  virtual void project();
+  /// The quantizers' terms of the loss, or undefined.
+  virtual at::Tensor penalty() const;
+
  protected:
   virtual at::Tensor run_float(const std::vector<at::Tensor>& inputs) = 0;
-  /// Layers without integer arithmetic of their own run in float and encode the result.
+  /// The output before its quantizer, on quantized inputs and weight; differentiable.
+  virtual at::Tensor run_values(const std::vector<Value>& inputs);
+  /// Layers without integer arithmetic of their own run in float and quantize the result.
   virtual Value run_quantized(const std::vector<Value>& inputs);
   /// Whether run_quantized computes on codes; otherwise the layer is an island of floats.
   virtual bool has_integer_form() const = 0;
@@ -77,6 +89,9 @@ class QLayer : public torch::nn::Module {
   int64_t batch() const { return batch_; }
   bool reestimating() const { return reestimation_.has_value(); }
   double reestimation_momentum() const { return *reestimation_; }
+  /// Real values as the quantizer leaves them: codes, or floats where it has none.
+  Value quantize_values(quant::Quantizer& quantizer, const at::Tensor& values) const;
+  bool is_quantized() const { return phase_ == Phase::kLive || phase_ == Phase::kFrozen; }
   bool learning() const { return is_training() && phase_ == Phase::kLive; }
   autograd::OutputQuantizer output_call() const { return output_quantizer_->output(learning()); }
   const QuantizedTensor& codes_of(const Value& value) const;
@@ -84,11 +99,15 @@ class QLayer : public torch::nn::Module {
   at::Tensor run_batch_norm(const at::Tensor& x, const autograd::BatchNorm& norm) const;
 
  private:
+  /// For an output quantizer without a rule on codes: its forward supplies the gradient.
+  Value run_with_forward(const std::vector<Value>& inputs);
+
   std::string label_;
   Phase phase_ = Phase::kFloat;
   bool excluded_ = false;
   int64_t batch_ = 0;
   std::optional<double> reestimation_;
+  std::string on_values_;
   std::shared_ptr<quant::Quantizer> output_quantizer_;
 };
 

@@ -15,7 +15,8 @@ namespace {
 
 std::shared_ptr<quant::Quantizer> make_quantizer(const Choice& choice, quant::QuantSpec spec) {
   spec.bits = choice.bits;
-  return quant::quantizers().get(choice.method)(spec, {});
+  spec.groups = choice.groups;
+  return quant::quantizers().get(choice.method)(spec, {.options = choice.options});
 }
 
 std::shared_ptr<quant::Quantizer> make_activation(const Choice& choice) {
@@ -48,10 +49,14 @@ void HandWrittenLayer::choose_quantizers(const Choice& weight, const std::option
                                                                   .granularity = weight.granularity,
                                                                   .channels = tensors_.weight.size(0)})));
   if (input) input_quantizer_ = register_module("input_quantizer", make_activation(*input));
-  if (!output) return;
-  Choice choice = *output;
-  choice.is_signed = choice.is_signed && !activation_;
-  set_output_quantizer(register_module("output_quantizer", make_activation(choice)));
+  if (output) {
+    Choice choice = *output;
+    choice.is_signed = choice.is_signed && !activation_;
+    set_output_quantizer(register_module("output_quantizer", make_activation(choice)));
+  }
+  for (const quant::Quantizer* q : {input_quantizer_.get(), weight_quantizer().get(), output_quantizer().get()}) {
+    if (q != nullptr && !q->obstacle().empty()) compute_on_values(q->obstacle());
+  }
 }
 
 at::Tensor HandWrittenLayer::forward(const at::Tensor& x) {
@@ -60,9 +65,8 @@ at::Tensor HandWrittenLayer::forward(const at::Tensor& x) {
   start(*input_quantizer_, x);
   start(*weight_quantizer(), tensors_.weight);
   // After the optimizer's last step, which nobody else follows here.
-  for (quant::Quantizer* q : {input_quantizer_.get(), weight_quantizer().get(), output_quantizer().get()}) {
-    if (q != nullptr) q->project();
-  }
+  input_quantizer_->project();
+  project();
   if (output_quantizer() && !output_quantizer()->initialized()) {
     const at::NoGradGuard no_grad;
     const bool training = is_training();
@@ -71,7 +75,7 @@ at::Tensor HandWrittenLayer::forward(const at::Tensor& x) {
     train(training);
   }
   if (phase() == Phase::kFloat || phase() == Phase::kCalibrate) set_phase(Phase::kLive);
-  return to_float(run({autograd::encode(x, input_quantizer_->output(learning()))}));
+  return to_float(run({quantize_values(*input_quantizer_, x)}));
 }
 
 QConv2dImpl::QConv2dImpl(const QConv2dOptions& options) : HandWrittenLayer("QConv2d") {

@@ -24,6 +24,8 @@ struct Choice {
   int bits = 8;
   bool is_signed = true;                                          // activations: can values be negative?
   quant::Granularity granularity = quant::Granularity::kChannel;  // weights
+  int64_t groups = 1;                                             // with kGroup
+  config::Node options = {};                                      // the method's own
 };
 inline Choice lsq(int bits) { return {.method = "lsq", .bits = bits}; }
 inline Choice minmax(int bits) { return {.method = "minmax", .bits = bits}; }

@@ -74,6 +74,19 @@ void WeightedLayer::initialize_quantizers() {
   weight_quantizer_->initialize();
 }
 
+void WeightedLayer::project() {
+  QLayer::project();
+  if (!weight_quantizer_) return;
+  weight_quantizer_->project();
+  weight_quantizer_->project_weight(tensors_.weight);
+}
+
+at::Tensor WeightedLayer::penalty() const {
+  const at::Tensor output = QLayer::penalty(), weight = weight_quantizer_ ? weight_quantizer_->penalty() : at::Tensor();
+  if (!output.defined()) return weight;
+  return weight.defined() ? output + weight : output;
+}
+
 std::optional<autograd::BatchNorm> WeightedLayer::batch_norm() const {
   std::optional<autograd::BatchNorm> norm = tensors_.batch_norm;
   if (!norm || !tensors_.norm_begin) return norm;
@@ -84,7 +97,9 @@ std::optional<autograd::BatchNorm> WeightedLayer::batch_norm() const {
 }
 
 at::Tensor WeightedLayer::run_float(const std::vector<at::Tensor>& inputs) {
-  const auto& [weight, bias, norm, begin, input_norm] = tensors_;
+  const auto& [raw, bias, norm, begin, input_norm] = tensors_;
+  const bool on_values = is_quantized() && weight_quantizer_ && !values_reason().empty();
+  const at::Tensor weight = on_values ? quantized_values() : raw;
   const at::Tensor x = input_norm ? run_batch_norm(inputs[0], *input_norm) : inputs[0];
   at::Tensor y = is_linear() ? at::linear(x, weight, bias) : convolve(x, weight, bias, geometry_);
   if (norm) y = run_batch_norm(y, *batch_norm());
@@ -124,7 +139,7 @@ autograd::ConvCall WeightedLayer::call() const {
   if (call.batch_norm && reestimating()) call.batch_norm->momentum = reestimation_momentum();
   if (call.batch_norm && mode_ == BatchNormMode::kFolded) {
     call.bias = at::Tensor();  // merged into beta
-  } else if (call.batch_norm && weight_quantizer_) {
+  } else if (call.batch_norm && weight_quantizer_ && values_reason().empty()) {
     const bool one_scale = weight_quantizer_->spec().granularity == quant::Granularity::kTensor;
     if (one_scale || !weight_quantizer_->traits().scale_folds || mode_ == BatchNormMode::kBatchCorrected) {
       call.weight_gain = call.batch_norm->running_gain();
@@ -149,20 +164,34 @@ at::Tensor WeightedLayer::weight_for(const autograd::ConvCall& call) const {
   return weight * per_row(at::tensor(call.weight_gain, at::kDouble).to(at::kFloat), weight.dim());
 }
 
+at::Tensor WeightedLayer::quantized_values() const {
+  if (!geometry_.transposed) return weight_quantizer_->forward(tensors_.weight);
+  const at::Tensor first = autograd::output_first(tensors_.weight, geometry_.groups);
+  return autograd::output_first(weight_quantizer_->forward(first), geometry_.groups);
+}
+
 std::pair<autograd::QuantizedWeight, autograd::ConvCall> WeightedLayer::quantized() const {
   autograd::ConvCall conv = call();
   autograd::QuantizedWeight weight = weight_quantizer_->quantize_weight(weight_for(conv));
   return {std::move(weight), std::move(conv)};
 }
 
+at::Tensor WeightedLayer::run_values(const std::vector<Value>& inputs) {
+  return std::get<at::Tensor>(run_codes(inputs, false));
+}
+
 Value WeightedLayer::run_quantized(const std::vector<Value>& inputs) {
+  return run_codes(inputs, output_quantizer() != nullptr);
+}
+
+Value WeightedLayer::run_codes(const std::vector<Value>& inputs, bool to_codes) {
   QuantizedTensor x = codes_of(inputs[0]);
   const std::vector<int64_t> sizes = x.sizes().vec();
   // The features of a linear layer are the last of any number of dimensions.
   const bool flat = is_linear() && sizes.size() != 2;
   if (flat) x = autograd::move(x, [f = sizes.back()](const at::Tensor& t) { return t.reshape({-1, f}); });
   auto [weight, conv] = quantized();
-  if (output_quantizer()) conv.output = output_call();
+  if (to_codes) conv.output = output_call();
   const autograd::ConvResult result = autograd::conv(x, weight, conv);
   std::vector<int64_t> out = sizes;
   out.back() = out_channels();

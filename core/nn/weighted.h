@@ -62,11 +62,14 @@ class WeightedLayer : public QLayer {
   const std::shared_ptr<quant::Quantizer>& weight_quantizer() const override { return weight_quantizer_; }
   void set_weight_quantizer(std::shared_ptr<quant::Quantizer> quantizer) override;
   void initialize_quantizers() override;
+  void project() override;
+  at::Tensor penalty() const override;
 
  protected:
   /// Hand-written layers (modules.h): tensors are set and registered by the derived class.
   explicit WeightedLayer(std::string label) : QLayer(std::move(label)) {}
   at::Tensor run_float(const std::vector<at::Tensor>& inputs) override;
+  at::Tensor run_values(const std::vector<Value>& inputs) override;
   Value run_quantized(const std::vector<Value>& inputs) override;
   bool has_integer_form() const override { return weight_quantizer_ != nullptr; }
 
@@ -79,6 +82,10 @@ class WeightedLayer : public QLayer {
   autograd::ConvCall call() const;
   /// What is quantized: output channels first, multiplied by input_norm and, where the call says so, by the gain.
   at::Tensor weight_for(const autograd::ConvCall& call) const;
+  /// The weight by its quantizer's forward, for a layer that computes on real values.
+  at::Tensor quantized_values() const;
+  /// to_codes: by the output quantizer; otherwise real values.
+  Value run_codes(const std::vector<Value>& inputs, bool to_codes);
 
   autograd::Memory memory_ = autograd::Memory::kCompact;
   BatchNormMode mode_ = BatchNormMode::kLive;

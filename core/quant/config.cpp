@@ -27,9 +27,22 @@ bool matches(const Match& match, const LayerInfo& layer, const config::Node& rul
 
 void apply(TensorChoice& choice, const TensorConfig& config, const std::string& location) {
   const bool by_rule = !location.empty();
-  if (config.quantizer) choice.quantizer = *config.quantizer, choice.sets_quantizer = by_rule;
-  if (config.bits) choice.bits = *config.bits, choice.sets_bits = by_rule;
-  if (config.granularity) choice.per_channel = *config.granularity == "channel";
+  if (config.quantizer) {
+    choice.quantizer = *config.quantizer, choice.sets_quantizer = by_rule;
+    choice.options = {};  // those of another method
+  }
+  if (config.bits) choice.bits = *config.bits, choice.bits_given = true, choice.sets_bits = by_rule;
+  if (config.granularity) {
+    choice.granularity_given = true;
+    choice.granularity = *config.granularity == "channel" ? Granularity::kChannel
+                         : *config.granularity == "group" ? Granularity::kGroup
+                                                          : Granularity::kTensor;
+  }
+  if (config.groups) choice.groups = *config.groups;
+  if (config.dtype) choice.dtype = config.dtype;
+  if (config.scheme) choice.scheme = config.scheme;
+  if (config.narrow_range) choice.narrow_range = config.narrow_range;
+  if (!config.options.is_null()) choice.options = config.options;
   choice.location = location;
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/config/config.h"
+#include "core/quant/spec.h"
 
 namespace qat::quant {
 
@@ -13,7 +14,12 @@ namespace qat::quant {
 struct TensorConfig {
   std::optional<std::string> quantizer;
   std::optional<int> bits;
-  std::optional<std::string> granularity;  // weights: channel | tensor
+  std::optional<std::string> granularity;  // weights: channel | group | tensor
+  std::optional<int64_t> groups;           // weights, granularity group
+  std::optional<std::string> dtype;        // activations: int | uint
+  std::optional<std::string> scheme;       // symmetric | affine
+  std::optional<bool> narrow_range;        // weights
+  config::Node options;                    // the method's own keys
 };
 
 /// All given conditions must hold.
@@ -37,6 +43,7 @@ struct BatchNormConfig {
 
 struct CalibrationConfig {
   std::string observer = "moving_average";
+  config::Node options;  // the observer's own keys
   int64_t batches = 20;
 };
 
@@ -62,7 +69,13 @@ struct LayerInfo {
 struct TensorChoice {
   std::string quantizer = "minmax";
   int bits = 8;
-  bool per_channel = true;
+  bool bits_given = false;  // by anyone; otherwise a method of one width has that
+  Granularity granularity = Granularity::kChannel;
+  bool granularity_given = false;
+  int64_t groups = 1;
+  std::optional<std::string> dtype, scheme;
+  std::optional<bool> narrow_range;
+  config::Node options;
   std::string location;                            // of the last rule that set a key, "" for defaults
   bool sets_bits = false, sets_quantizer = false;  // by a rule
 };
@@ -85,10 +98,19 @@ struct qat::config::Schema<qat::quant::TensorConfig> {
   static void describe(Fields<qat::quant::TensorConfig>& f) {
     using C = qat::quant::TensorConfig;
     f.field("quantizer", &C::quantizer).doc("method, see `qat list quantizers`; default minmax");
-    f.field("bits", &C::bits).doc("width of the codes; default 8").minimum(2).maximum(8);
+    f.field("bits", &C::bits).doc("width; default 8, or the method's only one; codes have 8").minimum(1).maximum(16);
     f.field("granularity", &C::granularity)
-        .doc("weights: one scale per output channel (default) or tensor")
-        .one_of({"channel", "tensor"});
+        .doc("weights: one scale per output channel (default), group of output channels, or tensor")
+        .one_of({"channel", "group", "tensor"});
+    f.field("groups", &C::groups).doc("with granularity group: how many; divides the output channels").minimum(1);
+    f.field("dtype", &C::dtype)
+        .doc("activations: int keeps negative values, uint clips them; default: what the tensor can hold")
+        .one_of({"int", "uint"});
+    f.field("scheme", &C::scheme)
+        .doc("activations with negative values: affine (default) or symmetric; weights are symmetric")
+        .one_of({"symmetric", "affine"});
+    f.field("narrow_range", &C::narrow_range).doc("weights: no code -2^(bits-1); default true at 8 bits");
+    f.field("options", &C::options).doc("the quantizer's own keys, see quantizers/README.md");
   }
 };
 
@@ -136,6 +158,7 @@ struct qat::config::Schema<qat::quant::CalibrationConfig> {
   static void describe(Fields<qat::quant::CalibrationConfig>& f) {
     using C = qat::quant::CalibrationConfig;
     f.field("observer", &C::observer).doc("see `qat list observers`");
+    f.field("options", &C::options).doc("the observer's own keys, see quantizers/README.md");
     f.field("batches", &C::batches).doc("training batches that set the first ranges").minimum(1);
   }
 };

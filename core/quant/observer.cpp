@@ -2,42 +2,50 @@
 
 #include <ATen/ops/aminmax.h>
 #include <ATen/ops/zeros.h>
+#include <c10/core/GradMode.h>
 
 #include <cmath>
 
 #include "core/base/error.h"
 
 namespace qat::quant {
+namespace {
 
-Observer::Observer()
-    : range_(register_buffer("range", at::zeros({2}, at::kDouble))),
-      batches_(register_buffer("batches", at::zeros({1}, at::kLong))) {}
-
-void Observer::observe(double min, double max) {
+void check_finite(double min, double max) {
   QAT_CHECK(
       std::isfinite(min) && std::isfinite(max) && min <= max,
       "expected a finite range of values to quantize, found [{}, {}]: the network diverges or its input is damaged",
       min, max);
-  double* range = range_.mutable_data_ptr<double>();
-  int64_t& batches = *batches_.mutable_data_ptr<int64_t>();
-  const std::pair<double, double> next = batches == 0 ? std::pair{min, max} : combine({range[0], range[1]}, {min, max});
-  range[0] = next.first;
-  range[1] = next.second;
-  ++batches;
+}
+
+}  // namespace
+
+Observer::Observer() : batches_(register_buffer("batches", at::zeros({1}, at::kLong))) {}
+
+int64_t Observer::batches() const { return *batches_.const_data_ptr<int64_t>(); }
+
+void Observer::observe(double min, double max) {
+  check_finite(min, max);
+  QAT_CHECK(takes_ranges(), "this observer needs the values, not only their range");
+  add_range(min, max);
+  batches_.add_(1);
 }
 
 void Observer::observe(const at::Tensor& values) {
   if (values.numel() == 0) return;
-  const auto [min, max] = at::aminmax(values.detach());
-  observe(min.item<double>(), max.item<double>());
+  const at::NoGradGuard no_grad;
+  const at::Tensor x = values.detach().to(at::kFloat).contiguous();
+  const auto [min, max] = at::aminmax(x);
+  check_finite(min.item<float>(), max.item<float>());
+  add(x, min.item<float>(), max.item<float>());
+  batches_.add_(1);
 }
 
 std::pair<double, double> Observer::range() const {
   QAT_CHECK(has_data(), "a range was asked of an observer that saw no data: run the calibrate stage first");
-  const double* range = range_.const_data_ptr<double>();
-  return {range[0], range[1]};
+  return range_now();
 }
 
-bool Observer::has_data() const { return *batches_.const_data_ptr<int64_t>() > 0; }
+void Observer::add_range(double, double) {}
 
 }  // namespace qat::quant

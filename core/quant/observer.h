@@ -5,27 +5,43 @@
 
 #include <utility>
 
+#include "core/config/node.h"
+#include "core/quant/spec.h"
+
 namespace qat::quant {
 
-/// State lives in buffers, so a checkpoint holds it. Not thread-safe.
+/// What a factory gets: the tensor that is observed, and the `options:` of the config.
+struct ObserverOptions {
+  QuantSpec spec;
+  config::Node options;
+};
+
+/// Streaming: memory does not grow with the number of values. State lives in buffers, so a checkpoint holds it. Not
+/// thread-safe.
 class Observer : public torch::nn::Module {
  public:
   Observer();
 
-  /// One batch whose smallest and largest value are given. Throws qat::Error if either is not finite.
-  void observe(double min, double max);
+  /// One batch. Throws qat::Error if a value is not finite. An empty tensor is no batch.
   void observe(const at::Tensor& values);
 
   /// Smallest and largest value to represent. Throws qat::Error before any batch.
   std::pair<double, double> range() const;
-  bool has_data() const;
+  bool has_data() const { return batches() > 0; }
+
+  /// Whether a batch may be given as its smallest and largest value: then a range can follow the data during training.
+  virtual bool takes_ranges() const { return false; }
+  /// Throws qat::Error where takes_ranges() is false, or a bound is not finite.
+  void observe(double min, double max);
 
  protected:
-  /// Combines the range so far with that of a batch; called from the second batch on.
-  virtual std::pair<double, double> combine(std::pair<double, double> range, std::pair<double, double> batch) const = 0;
+  int64_t batches() const;
+  /// values: float32, contiguous, not empty, all within [min, max].
+  virtual void add(const at::Tensor& values, double min, double max) = 0;
+  virtual void add_range(double min, double max);
+  virtual std::pair<double, double> range_now() const = 0;
 
  private:
-  at::Tensor range_;    // float64 [2]
   at::Tensor batches_;  // int64 [1]
 };
 

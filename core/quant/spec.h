@@ -3,29 +3,33 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <string>
 
 #include "core/autograd/quantized_tensor.h"
+#include "core/config/config.h"
 
 namespace qat::quant {
 
 enum class Role { kWeight, kActivation };
-enum class Granularity { kTensor, kChannel };
+enum class Granularity { kTensor, kChannel, kGroup };
 
 /// A request: how many codes, and for what. Codes are stored as the target wants them (onnxruntime: activations uint8,
 /// weights int8), so the code range follows from the fields:
-///   weights      [-2^(b-1), 2^(b-1) - 1], or from -(2^(b-1) - 1) with narrow_range; zero point 0
-///   activations  [0, 2^b - 1]; zero point 0 (not signed), 2^(b-1) (signed, symmetric) or observed (affine)
+///   weights      [-2^(b-1), 2^(b-1) - 1], or from -(2^(b-1) - 1) with narrow_range; zero point 0; 1 bit: -1 and 1
+///   activations  [0, 2^b - 1]; zero point 0 (not signed), 2^(b-1) (signed, symmetric) or observed (affine);
+///                1 bit, signed: 0 and 2 around the zero point 1
 struct QuantSpec {
   Role role = Role::kActivation;
-  int bits = 8;               // 2 .. 8
+  int bits = 8;               // 1 .. 16; what a method can do stands in its Support
   bool is_signed = false;     // activations: can values be negative? false behind a ReLU
   bool affine = false;        // activations, signed: the zero point may follow the range
   bool narrow_range = false;  // weights
   Granularity granularity = Granularity::kTensor;
   int64_t channels = 1;  // of a weight; output channels come first
+  int64_t groups = 1;    // with kGroup: how many; each is channels / groups neighbouring output channels
   /// No value lies outside (a clip in front of the quantizer); the codes' range stays within, so that quantizing does
   /// the clip's work. lowest <= 0 < highest.
   double lowest = -std::numeric_limits<double>::infinity();
@@ -37,29 +41,42 @@ struct QuantSpec {
   int32_t symmetric_zero_point() const;
   /// hi - zero point: the largest code above zero (Qp in the papers).
   int32_t positive_levels() const { return hi() - symmetric_zero_point(); }
-  int64_t scales() const { return granularity == Granularity::kChannel ? channels : 1; }
+  int64_t scales() const;
+  bool is_weight() const { return role == Role::kWeight; }
 
   /// The largest scale with which the codes, with this zero point, stay within lowest and highest.
   double largest_scale(double zero_point) const;
+  /// Whether a clip other than ReLU stands in front.
+  bool has_limits() const { return std::isfinite(highest) || (std::isfinite(lowest) && lowest < 0); }
 
-  /// Throws qat::Error if bits are outside 2 .. 8 or fields contradict the role.
+  /// Throws qat::Error if bits are outside 1 .. 16 or fields contradict each other.
   void check() const;
 };
 
-/// An answer: float32 scale and int32 zero point, [1] or [channels].
+/// An answer: float32 scale and int32 zero point, [scales()].
 struct QParams {
   at::Tensor scale;
   at::Tensor zero_point;
 };
 
-/// What lowering and the contract tests may assume of a method.
+/// What layers, lowering and the contract tests may assume of a method.
 struct Traits {
-  bool affine = true;          // values are scale * (code - zero_point)
+  bool affine = true;          // values are scale * (code - zero_point), codes are integers
   bool idempotent = true;      // quantizing a quantized value changes nothing
-  bool integer_levels = true;  // every code of the range is one level
+  bool integer_levels = true;  // every code of [lo, hi] is a level, and a value gets the nearest one
+  int code_bits = 8;           // width that holds every code; the integer path has 8
   bool scale_folds = true;     // batch norm may multiply a channel's scale; false for restricted scales (powers of two)
+  bool keeps_limits = false;   // the range stays within the request's lowest and highest
 };
+
+/// For methods without options of their own: any key is unknown.
+struct NoOptions {};
 
 using autograd::GradientRule;
 
 }  // namespace qat::quant
+
+template <>
+struct qat::config::Schema<qat::quant::NoOptions> {
+  static void describe(Fields<qat::quant::NoOptions>&) {}
+};

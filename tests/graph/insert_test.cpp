@@ -175,5 +175,51 @@ TEST(GraphModule, ParametersKeepTheirNamesAndIdentity) {
   EXPECT_NE(r.net->named_buffers().find("add.output_quantizer.scale"), nullptr);
 }
 
+TEST(Insert, KeysOfEachTensorKind) {
+  const Resnet r(
+      "{weight: {bits: 4, granularity: group, groups: 2, narrow_range: true}, activation: {scheme: symmetric}, "
+      "rules: [{match: {type: linear}, weight: {granularity: tensor}}, "
+      "{match: {name: layer1.0.conv2}, activation: {dtype: uint, bits: 6}}]}");
+  const quant::QuantSpec weight = r.layer("conv1").weight_quantizer()->spec();
+  EXPECT_EQ(weight.granularity, quant::Granularity::kGroup);
+  EXPECT_EQ(weight.scales(), 2);
+  EXPECT_EQ(weight.lo(), -7);
+  EXPECT_EQ(r.layer("fc").weight_quantizer()->spec().scales(), 1);
+  EXPECT_TRUE(r.layer("layer1.1.conv2").output_quantizer()->spec().is_signed);
+  EXPECT_FALSE(r.layer("layer1.1.conv2").output_quantizer()->spec().affine);
+  EXPECT_FALSE(r.layer("layer1.0.conv2").output_quantizer()->spec().is_signed) << "negative values are clipped";
+  EXPECT_EQ(r.output_bits("layer1.0.conv2"), 6);
+  EXPECT_THAT(refusal("{rules: [{match: {name: conv1}, activation: {dtype: int}}]}"),
+              AllOf(HasSubstr("test.yaml:1:"), HasSubstr("conv1 is never negative")));
+  EXPECT_THAT(refusal("{rules: [{match: {name: conv1}, weight: {scheme: affine}}]}"),
+              AllOf(HasSubstr("test.yaml:1:"), HasSubstr("conv1's weight: weights are symmetric")));
+  EXPECT_THAT(refusal("{weight: {granularity: group, groups: 3}}"), HasSubstr("3 groups do not divide 4"));
+}
+
+TEST(Insert, OptionsBelongToTheirMethod) {
+  // Another method in a rule drops the defaults' options; a method of one width needs no bits.
+  const Resnet r(
+      "{activation: {quantizer: pact, bits: 4, options: {alpha: 2}}, rules: [{match: {name: layer1.*}, activation: "
+      "{quantizer: lsq}}, {match: {name: layer2.0.conv1}, weight: {quantizer: xnor}}]}");
+  EXPECT_EQ(r.layer("conv1").output_quantizer()->named_parameters()["alpha"].item<float>(), 2.0f);
+  EXPECT_EQ(r.layer("layer1.0.conv1").output_quantizer()->method(), "lsq");
+  EXPECT_EQ(r.weight_bits("layer2.0.conv1"), 1);
+  EXPECT_THAT(refusal("{weight: {quantizer: lsq, bits: 4, options: {alfa: 1}}}"),
+              AllOf(HasSubstr("test.yaml:1:"), HasSubstr("alfa: unknown key")));
+  EXPECT_THAT(refusal("{activation: {quantizer: pact, options: {alpha: -1}}}"), HasSubstr("options.alpha"));
+  EXPECT_THAT(refusal("{weight: {quantizer: pact}}"), HasSubstr("pact quantizes activations only"));
+  EXPECT_THAT(refusal("{weight: {quantizer: xnor, bits: 4}}"), HasSubstr("xnor takes 1 to 1 bits, found 4"));
+}
+
+TEST(Insert, LevelsThatAreNoCodesMakeLayersComputeInFloat) {
+  const Resnet r(
+      "{rules: [{match: {name: layer1.0.conv1}, activation: {quantizer: gfpq}}, {match: {name: layer3.0.conv1}, "
+      "weight: {bits: 12}}]}");
+  EXPECT_THAT(r.layer("layer1.0.conv1").values_reason(), HasSubstr("output: the levels of gfpq"));
+  EXPECT_THAT(r.layer("layer1.0.conv2").values_reason(), HasSubstr("input: the levels of gfpq"));
+  EXPECT_THAT(r.layer("layer3.0.conv1").values_reason(), HasSubstr("weight: minmax with 12 bits"));
+  EXPECT_EQ(r.layer("layer1.1.conv1").values_reason(), "");
+}
+
 }  // namespace
 }  // namespace qat::graph

@@ -56,6 +56,65 @@ TEST_F(Layers, EightBitsAreCloseToFloat) {
   EXPECT_LT(test::relative_error(linear(v), float_values), 0.03);
 }
 
+TEST_F(Layers, LevelsThatAreNoCodesRunInFloat) {
+  const Choice gfpq{.method = "gfpq", .granularity = quant::Granularity::kTensor};
+  QConv2d conv(QConv2dOptions(4, 8, 3).bias(false).weight(gfpq).input(minmax(8)));
+  EXPECT_NE(conv->values_reason(), "");
+  const at::Tensor x = at::randn({2, 4, 5, 5});
+  conv->eval();
+  const at::Tensor y = conv(x);
+  // The same on the quantizers' own values.
+  const at::Tensor weight = conv->named_parameters()["weight"];
+  auto weights = quant::quantizers().get("gfpq")({.role = quant::Role::kWeight, .channels = 8}, {});
+  auto inputs = quant::quantizers().get("minmax")({.is_signed = true, .affine = true}, {});
+  for (const auto& [quantizer, values] : {std::pair{weights, weight}, std::pair{inputs, x}}) {
+    quantizer->observe(values);
+    quantizer->initialize();
+    quantizer->eval();
+  }
+  EXPECT_TRUE(at::allclose(y, at::conv2d(inputs->forward(x), weights->forward(weight)), 1e-5, 1e-5));
+  y.sum().backward();
+  EXPECT_GT(weight.grad().ne(0).sum().item<int64_t>(), 0);
+}
+
+TEST_F(Layers, APluginNeedsOnlyForwardAndQParams) {
+  // Rounds to whole numbers; its gradient is twice the incoming one, so the layer must have asked forward() for it.
+  class Whole final : public quant::Quantizer {
+   public:
+    explicit Whole(const quant::QuantSpec& spec) : Quantizer(spec) {}
+    std::string method() const override { return "whole"; }
+    void observe(const at::Tensor&) override {}
+
+   private:
+    at::Tensor fake_quantize(const at::Tensor& x) override {
+      const at::Tensor y = x.detach().round().clamp(spec().lo() - zero(), spec().hi() - zero());
+      return 2 * x + (y - 2 * x).detach();
+    }
+    void initialize_parameters() override {}
+    quant::QParams parameters_now() const override {
+      return {at::ones({spec().scales()}), at::full({spec().scales()}, zero(), at::kInt)};
+    }
+    int32_t zero() const { return spec().symmetric_zero_point(); }
+  };
+  QConv2d conv(QConv2dOptions(1, 1, 1).bias(false).input(minmax(8)));
+  conv->set_weight_quantizer(std::make_shared<Whole>(quant::QuantSpec{.role = quant::Role::kWeight, .channels = 1}));
+  conv->set_output_quantizer(std::make_shared<Whole>(quant::QuantSpec{.is_signed = true}));
+  {
+    const at::NoGradGuard no_grad;
+    conv->named_parameters()["weight"].fill_(2.7f);
+  }
+  const at::Tensor x = at::tensor({-1.0f, 0.5f, 1.0f}).view({1, 1, 1, 3});
+  for (const Phase phase : {Phase::kLive, Phase::kFrozen}) {
+    conv->set_phase(phase);
+    const at::Tensor y = conv(x);
+    EXPECT_TRUE(at::allclose(y.flatten(), at::tensor({-3.0f, 2.0f, 3.0f}), 0, 1e-5)) << y;  // 3 * 0.50196 rounds up
+    conv->zero_grad();
+    y.sum().backward();
+    // Twice for the output, twice for the weight: 4 * sum x = 2
+    EXPECT_NEAR(conv->named_parameters()["weight"].grad().item<double>(), 2.0, 0.1);
+  }
+}
+
 TEST_F(Layers, QReLUQuantizesWhatIsPositive) {
   QReLU relu(lsq(4));
   const at::Tensor x = at::tensor({-3.0f, -0.1f, 0.5f, 2.0f}).view({1, 4}).set_requires_grad(true);

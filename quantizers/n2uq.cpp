@@ -1,0 +1,119 @@
+#include "quantizers/n2uq.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/bucketize.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/zeros.h>
+#include <c10/core/GradMode.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "core/autograd/node.h"
+#include "core/autograd/watched.h"
+#include "core/quant/uniform.h"
+
+namespace qat::quantizers {
+namespace {
+
+using at::Tensor;
+
+/// An interval this small against the step would make gradients explode.
+constexpr double kNarrowest = 1e-3;
+
+struct N2uqBackward final : autograd::Backward {
+  autograd::Watched x;
+  Tensor codes;                        // float32: q - z
+  std::vector<double> starts, widths;  // d_i, a_i
+  double scale = 1;
+
+  std::string name() const override { return "qat::n2uq"; }
+
+  std::vector<Tensor> apply(const Tensor& grad, const std::vector<bool>& needed) override {
+    std::vector<Tensor> result(needed.size());
+    const Tensor values = x.get(name()).contiguous(), g = grad.contiguous();
+    Tensor dx = at::zeros(values.sizes(), at::kFloat);
+    const auto n = static_cast<int64_t>(widths.size());
+    std::vector<double> da(n, 0.0), before(n, 0.0);  // before[i]: what reaches every interval below i
+    const float *v = values.const_data_ptr<float>(), *dy = g.const_data_ptr<float>();
+    auto* out = dx.mutable_data_ptr<float>();
+    const double end = starts.back() + widths.back();
+    for (int64_t k = 0; k < values.numel(); ++k) {
+      if (!(v[k] >= starts[0] && v[k] <= end)) continue;
+      const int64_t i = std::min<int64_t>(std::upper_bound(starts.begin(), starts.end(), v[k]) - starts.begin(), n) - 1;
+      const double slope = dy[k] * scale / widths[i];
+      out[k] = static_cast<float>(slope);
+      da[i] -= slope * (v[k] - starts[i]) / widths[i];
+      before[i] -= slope;
+    }
+    double above = 0;
+    for (int64_t i = n - 1; i >= 0; --i) {
+      da[i] += above;
+      above += before[i];
+    }
+    if (needed[0]) result[0] = dx;
+    if (needed[1]) {
+      result[1] = at::zeros({n}, at::kFloat);
+      for (int64_t i = 0; i < n; ++i) result[1].mutable_data_ptr<float>()[i] = static_cast<float>(da[i]);
+    }
+    if (needed[2]) result[2] = (grad.to(at::kDouble) * codes).sum().view({1}).to(at::kFloat);
+    return result;
+  }
+};
+
+}  // namespace
+
+N2uq::N2uq(const quant::QuantSpec& spec, const quant::QuantizerOptions& options)
+    : Quantizer(spec),
+      intervals_(register_parameter("intervals", at::ones({spec.hi()}, at::kFloat))),
+      scale_(register_parameter("scale", at::ones({1}, at::kFloat))),
+      start_(register_buffer("start", at::zeros({1}, at::kFloat))) {
+  options.options.as<quant::NoOptions>();
+  observer_ = register_module("observer", quant::observers().get(options.observer)({spec, options.observer_options}));
+}
+
+void N2uq::initialize_parameters() {
+  const auto [min, max] = observer_->range();
+  const quant::ScaleZero p = quant::choose_params(quant::Scheme::kSymmetric, spec().is_signed ? min : 0.0, max,
+                                                  spec().lo(), spec().hi(), spec().symmetric_zero_point());
+  const at::NoGradGuard no_grad;
+  scale_.fill_(p.scale);
+  intervals_.fill_(p.scale);
+  start_.fill_(-p.scale * p.zero_point);
+}
+
+Tensor N2uq::fake_quantize(const Tensor& x) {
+  auto saved = std::make_unique<N2uqBackward>();
+  Tensor y;
+  {
+    const at::NoGradGuard no_grad;
+    const auto n = intervals_.numel();
+    const float* a = intervals_.const_data_ptr<float>();
+    Tensor thresholds = at::zeros({n}, at::kFloat);
+    double begin = start_.item<float>();
+    for (int64_t i = 0; i < n; ++i) {
+      saved->starts.push_back(begin);
+      saved->widths.push_back(a[i]);
+      thresholds.mutable_data_ptr<float>()[i] = static_cast<float>(begin + a[i] / 2.0);
+      begin += a[i];
+    }
+    saved->x = autograd::Watched(x.detach());
+    saved->scale = scale_.item<float>();
+    const Tensor q = at::bucketize(x.detach().contiguous(), thresholds, false, true);
+    saved->codes = (q - spec().symmetric_zero_point()).to(at::kFloat);
+    y = saved->codes * scale_;
+  }
+  return autograd::connect(y, {x, intervals_, scale_}, std::move(saved));
+}
+
+quant::QParams N2uq::parameters_now() const { return {scale_, at::full({1}, spec().symmetric_zero_point(), at::kInt)}; }
+
+void N2uq::project() {
+  const at::NoGradGuard no_grad;
+  scale_.clamp_min_(quant::kSmallestScale);
+  intervals_.clamp_min_(std::max(kNarrowest * scale_.item<double>(), quant::kSmallestScale * kNarrowest));
+}
+
+}  // namespace qat::quantizers

@@ -1,0 +1,42 @@
+// N2UQ: nonuniform-to-uniform quantization of activations (Liu et al., CVPR 2022, arXiv:2111.14826).
+//
+//   learned intervals a_1 .. a_n, n = 2^b - 1, starting at d_1: d_{i+1} = d_i + a_i; thresholds T_i = d_i + a_i / 2
+//   q = number of T_i <= x; y = s * (q - z), s learned                                                     (eq. 1, 8)
+//   gradient: generalized straight-through, that of the expected stochastic code E(x) = (i - 1) + (x - d_i) / a_i in
+//   segment i, constant outside (eq. 7, 9):
+//     dy/dx = s / a_i;  dy/da_i = -s (x - d_i) / a_i^2;  dy/da_j = -s / a_i for j < i;  dy/ds = q - z
+//   init  uniform: a_i = s = the step of the observer's range, d_1 = -s * z, fixed
+//
+// Weights have no such form: the paper quantizes them uniformly (use lsq). Outputs are uniform codes, but a code
+// follows from learned thresholds, which the target's requantization does not have: lowering refuses the layer.
+#pragma once
+
+#include <memory>
+
+#include "core/quant/quantizer.h"
+
+namespace qat::quantizers {
+
+class N2uq final : public quant::Quantizer {
+ public:
+  N2uq(const quant::QuantSpec& spec, const quant::QuantizerOptions& options);
+
+  std::string method() const override { return "n2uq"; }
+  quant::Traits traits() const override {
+    return {.idempotent = false, .integer_levels = false, .code_bits = spec().bits};
+  }
+  void observe(const at::Tensor& values) override { observer_->observe(values); }
+  void project() override;
+
+ private:
+  at::Tensor fake_quantize(const at::Tensor& x) override;
+  void initialize_parameters() override;
+  quant::QParams parameters_now() const override;
+
+  std::shared_ptr<quant::Observer> observer_;
+  at::Tensor intervals_;  // float32 [2^b - 1], trained
+  at::Tensor scale_;      // float32 [1], trained
+  at::Tensor start_;      // float32 [1]: d_1
+};
+
+}  // namespace qat::quantizers
