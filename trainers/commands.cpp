@@ -15,6 +15,7 @@
 #include "core/quant/quantizer.h"
 #include "core/registry/plugin.h"
 #include "datasets/registry.h"
+#include "datasets/transform.h"
 #include "models/model.h"
 #include "quantizers/builtin.h"
 #include "trainers/evaluate.h"
@@ -99,6 +100,7 @@ const std::vector<std::pair<std::string, Lister>>& listers() {
       {"quantizers", quantizers_with_support},
       {"observers", [] { return entries_of(quant::observers()); }},
       {"datasets", [] { return entries_of(datasets::registry()); }},
+      {"transforms", [] { return entries_of(datasets::transforms()); }},
       {"targets",
        [] {
          return std::vector<CatalogueEntry>{

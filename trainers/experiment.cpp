@@ -11,6 +11,7 @@
 #include "core/export/export.h"
 #include "core/quant/quantizer.h"
 #include "datasets/registry.h"
+#include "datasets/transform.h"
 #include "models/model.h"
 #include "quantizers/builtin.h"
 #include "trainers/optimizer.h"
@@ -28,6 +29,20 @@ using trainers::WeightsConfig;
 void Schema<TrainStage>::describe(Fields<TrainStage>& f) {
   f.field("epochs", &TrainStage::epochs).doc("passes over the training images").minimum(1).maximum(1e6);
   f.field("steps", &TrainStage::steps).doc("optimizer steps at most, for trials; null: all of the epochs").minimum(1);
+  f.field("label_smoothing", &TrainStage::label_smoothing)
+      .doc("share of each target that all classes get alike (Szegedy et al. 2016)")
+      .minimum(0)
+      .below(1);
+  f.field("mixup_alpha", &TrainStage::mixup_alpha)
+      .doc("of mixup's Beta(alpha, alpha); 0: none")
+      .minimum(0)
+      .maximum(1000);
+  f.field("cutmix_alpha", &TrainStage::cutmix_alpha)
+      .doc("the same of cutmix; with both, one of them for each batch")
+      .minimum(0)
+      .maximum(1000);
+  f.field("clip_grad_norm", &TrainStage::clip_grad_norm).doc("2-norm of all gradients at most; null: any").above(0);
+  f.field("clip_grad_value", &TrainStage::clip_grad_value).doc("size of each gradient at most; null: any").above(0);
   f.field("optimizer", &TrainStage::optimizer).doc("{name: sgd, options}; names: qat list optimizers");
   f.field("schedule", &TrainStage::schedule).doc("{name: cosine, options}; names: qat list schedules");
 }
@@ -284,6 +299,12 @@ std::string experiment_docs() {
   text += "\ncalibrate has no options. export takes a list of:\n\n" + config::docs<ExportEntry>();
   text += "\nverify:\n\n" + config::docs<VerifyStage>();
   text += "\nquantization.rules[]:\n\n" + config::docs<quant::Rule>();
+  for (const std::string& name : datasets::registry().names()) {
+    text += fmt::format("\n## Dataset {}\n\n{}", name, datasets::registry().get(name).docs());
+  }
+  for (const std::string& name : datasets::transforms().names()) {
+    text += fmt::format("\n## Transform {}\n\n{}", name, datasets::transforms().get(name).docs());
+  }
   for (const std::string& name : optimizers().names()) {
     text += fmt::format("\n## Optimizer {}\n\n{}", name, optimizers().get(name).docs());
   }

@@ -16,6 +16,11 @@ namespace qat::trainers {
 struct TrainStage {
   int64_t epochs = 1;
   std::optional<int64_t> steps;  // at most this many, for trials
+  double label_smoothing = 0;
+  double mixup_alpha = 0;
+  double cutmix_alpha = 0;
+  std::optional<double> clip_grad_norm;
+  std::optional<double> clip_grad_value;
   config::Node optimizer = config::Node::map({{"name", config::Node::scalar("sgd")}});
   config::Node schedule = config::Node::map({{"name", config::Node::scalar("cosine")}});
 };

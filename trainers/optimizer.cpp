@@ -1,124 +1,129 @@
 #include "trainers/optimizer.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/GradMode.h>
 
+#include <algorithm>
+#include <cmath>
 #include <set>
 #include <utility>
 
 #include "core/base/error.h"
-#include "core/config/config.h"
-
-namespace qat::trainers {
-
-struct SgdOptions {
-  double lr = 0.1;
-  double momentum = 0.9;
-  bool nesterov = false;
-  double weight_decay = 0;
-};
-
-}  // namespace qat::trainers
-
-template <>
-struct qat::config::Schema<qat::trainers::SgdOptions> {
-  static void describe(Fields<qat::trainers::SgdOptions>& f) {
-    using T = qat::trainers::SgdOptions;
-    f.field("lr", &T::lr).doc("learning rate").minimum(0);
-    f.field("momentum", &T::momentum).doc("factor on the earlier update").minimum(0).below(1);
-    f.field("nesterov", &T::nesterov).doc("Nesterov's momentum");
-    f.field("weight_decay", &T::weight_decay).doc("of weights; biases, batch norm and scales have none").minimum(0);
-    f.check([](const T& o) -> std::string {
-      return o.nesterov && o.momentum == 0 ? "nesterov: expected a momentum above 0" : "";
-    });
-  }
-};
 
 namespace qat::trainers {
 namespace {
 
-constexpr const char* kMomentum = ".momentum";
+constexpr const char* kStep = "step";
 
-class Sgd final : public Optimizer {
- public:
-  Sgd(const SgdOptions& options, std::vector<NamedParameter> parameters)
-      : Optimizer(std::move(parameters)), options_(options), momentum_(parameters_.size()) {}
-
-  double base_learning_rate() const override { return options_.lr; }
-
-  void step(double learning_rate) override {
-    const at::NoGradGuard no_grad;
-    for (size_t i = 0; i < parameters_.size(); ++i) {
-      at::Tensor& p = parameters_[i].tensor;
-      at::Tensor g = p.grad();
-      if (!g.defined()) continue;
-      if (options_.weight_decay != 0 && p.dim() >= 2) g = g.add(p, options_.weight_decay);
-      if (options_.momentum != 0) {
-        at::Tensor& v = momentum_[i];
-        if (v.defined()) {
-          v.mul_(options_.momentum).add_(g);
-        } else {
-          v = g.clone();
-        }
-        g = options_.nesterov ? g.add(v, options_.momentum) : v;
-      }
-      p.add_(g, -learning_rate);
-    }
-  }
-
-  io::TensorMap state() const override {
-    io::TensorMap state;
-    for (size_t i = 0; i < parameters_.size(); ++i) {
-      if (momentum_[i].defined()) state.emplace(parameters_[i].name + kMomentum, momentum_[i]);
-    }
-    return state;
-  }
-
-  void load_state(const io::TensorMap& state, const std::string& source) override {
-    io::TensorMap into;
-    std::vector<at::Tensor> loaded(parameters_.size());
-    for (size_t i = 0; i < parameters_.size(); ++i) {
-      const std::string name = parameters_[i].name + kMomentum;
-      // A parameter that has had no gradient yet has no momentum.
-      if (state.count(name) != 0) into.emplace(name, loaded[i] = at::zeros_like(parameters_[i].tensor));
-    }
-    io::copy_state(into, state, source);
-    momentum_ = std::move(loaded);
-  }
-
- private:
-  SgdOptions options_;
-  std::vector<at::Tensor> momentum_;
-};
+at::Tensor count_tensor(int64_t count) { return at::scalar_tensor(count, at::kLong); }
 
 }  // namespace
 
-Optimizer::Optimizer(std::vector<NamedParameter> parameters) : parameters_(std::move(parameters)) {
+bool is_quantizer_state(const std::string& name) { return name.find("_quantizer.") != std::string::npos; }
+
+Optimizer::Optimizer(const OptimizerOptions& options, std::vector<NamedParameter> parameters,
+                     std::vector<std::string> slots, bool counts_steps)
+    : options_(options), slots_(std::move(slots)), counts_steps_(counts_steps) {
   std::set<const void*> seen;
-  for (const NamedParameter& p : parameters_) {
+  for (NamedParameter& p : parameters) {
     QAT_CHECK(seen.insert(p.tensor.unsafeGetTensorImpl()).second, "{}: the parameter is in the list twice", p.name);
+    const Group group = is_quantizer_state(p.name) ? Group::kQuantizer
+                        : p.tensor.dim() < 2       ? Group::kVector
+                                                   : Group::kWeight;
+    entries_.push_back({std::move(p.name), std::move(p.tensor), group, std::vector<at::Tensor>(slots_.size()), 0});
+  }
+}
+
+void Optimizer::step(double factor) {
+  const at::NoGradGuard no_grad;
+  for (Entry& entry : entries_) {
+    const at::Tensor gradient = entry.parameter.grad();
+    if (!gradient.defined()) continue;
+    Rates rates{options_.lr, options_.weight_decay};
+    if (entry.group == Group::kVector) rates.weight_decay = options_.vector_weight_decay;
+    if (entry.group == Group::kQuantizer) {
+      rates = {options_.quantizer_lr.value_or(options_.lr), options_.quantizer_weight_decay};
+    }
+    rates.learning_rate *= factor;
+    ++entry.steps;
+    update(entry, gradient, rates);
   }
 }
 
 void Optimizer::zero_grad() {
-  for (NamedParameter& p : parameters_) p.tensor.mutable_grad() = at::Tensor();
+  for (Entry& entry : entries_) entry.parameter.mutable_grad() = at::Tensor();
 }
 
-Registry<OptimizerFactory>& optimizers() {
-  static Registry<OptimizerFactory> registry = [] {
-    Registry<OptimizerFactory> r("optimizer");
-    r.add("sgd", "gradient descent with momentum",
-          {
-              [](const config::Node& options) { return config::to_node(config::parse<SgdOptions>(options)); },
-              [](const config::Node& options, std::vector<NamedParameter> parameters) -> std::unique_ptr<Optimizer> {
-                return std::make_unique<Sgd>(config::parse<SgdOptions>(options), std::move(parameters));
-              },
-              [] { return config::docs<SgdOptions>(); },
-          });
-    return r;
-  }();
-  return registry;
+double Optimizer::clip_grad_norm(double max_norm) {
+  const at::NoGradGuard no_grad;
+  double squares = 0;
+  for (const Entry& entry : entries_) {
+    const at::Tensor& gradient = entry.parameter.grad();
+    if (gradient.defined()) squares += std::pow(gradient.norm().item<double>(), 2);
+  }
+  const double norm = std::sqrt(squares);
+  QAT_CHECK(std::isfinite(norm), "the gradients' norm is {}: training diverged; lower the learning rate", norm);
+  const double coefficient = max_norm / (norm + 1e-6);
+  if (coefficient >= 1) return norm;
+  for (Entry& entry : entries_) {
+    if (entry.parameter.grad().defined()) entry.parameter.mutable_grad().mul_(coefficient);
+  }
+  return norm;
+}
+
+void Optimizer::clip_grad_value(double limit) {
+  const at::NoGradGuard no_grad;
+  for (Entry& entry : entries_) {
+    if (entry.parameter.grad().defined()) entry.parameter.mutable_grad().clamp_(-limit, limit);
+  }
+}
+
+std::vector<std::string> Optimizer::state_names(const Entry& entry) const {
+  std::vector<std::string> names;
+  for (const std::string& slot : slots_) names.push_back(entry.name + "." + slot);
+  if (counts_steps_) names.push_back(entry.name + "." + kStep);
+  return names;
+}
+
+io::TensorMap Optimizer::state() const {
+  io::TensorMap state;
+  for (const Entry& entry : entries_) {
+    if (entry.steps == 0) continue;
+    const std::vector<std::string> names = state_names(entry);
+    for (size_t i = 0; i < slots_.size(); ++i) state.emplace(names[i], entry.slots[i]);
+    if (counts_steps_) state.emplace(names.back(), count_tensor(entry.steps));
+  }
+  return state;
+}
+
+void Optimizer::load_state(const io::TensorMap& state, const std::string& source) {
+  io::TensorMap into;
+  std::vector<Entry> loaded = entries_;
+  std::vector<at::Tensor> counts(entries_.size());
+  for (size_t at = 0; at < loaded.size(); ++at) {
+    Entry& entry = loaded[at];
+    entry.slots.assign(slots_.size(), at::Tensor());
+    entry.steps = 0;
+    const std::vector<std::string> names = state_names(entry);
+    // A parameter that has had no gradient yet has no state; one with a part of it is an error.
+    if (std::none_of(names.begin(), names.end(), [&](const std::string& name) { return state.count(name) != 0; })) {
+      continue;
+    }
+    for (size_t i = 0; i < slots_.size(); ++i) {
+      into.emplace(names[i], entry.slots[i] = at::zeros_like(entry.parameter));
+    }
+    entry.steps = 1;  // where the count does not matter, any but none
+    if (counts_steps_) into.emplace(names.back(), counts[at] = count_tensor(0));
+  }
+  io::copy_state(into, state, source);
+  for (size_t at = 0; at < loaded.size(); ++at) {
+    if (counts[at].defined()) loaded[at].steps = counts[at].item<int64_t>();
+    QAT_CHECK_AS(CheckpointError, loaded[at].steps >= (counts[at].defined() ? 1 : 0),
+                 "{}: {}: expected at least one step, found {}", source, loaded[at].name, loaded[at].steps);
+  }
+  entries_ = std::move(loaded);
 }
 
 }  // namespace qat::trainers

@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,27 +20,71 @@ struct NamedParameter {
   at::Tensor tensor;
 };
 
+/// Whether a parameter or buffer of the network is a quantizer's: its name has "_quantizer." in it.
+bool is_quantizer_state(const std::string& name);
+
+/// What all optimizers take. Parameters fall into three groups: quantizers', vectors (fewer than two dimensions: biases
+/// and norms), and weights.
+struct OptimizerOptions {
+  double lr = 0.1;
+  double weight_decay = 0;             // of weights
+  double vector_weight_decay = 0;      // of vectors
+  double quantizer_weight_decay = 0;   // of quantizers' parameters
+  std::optional<double> quantizer_lr;  // of quantizers' parameters; absent: lr
+};
+
 class Optimizer {
  public:
-  /// Throws qat::Error if two of the parameters are one tensor.
-  explicit Optimizer(std::vector<NamedParameter> parameters);
   virtual ~Optimizer() = default;
 
   /// The learning rate of the options, before the schedule's factor.
-  virtual double base_learning_rate() const = 0;
+  double base_learning_rate() const { return options_.lr; }
 
-  /// One update with this learning rate; parameters without a gradient stay as they are.
-  virtual void step(double learning_rate) = 0;
+  /// One update with every learning rate times `factor`; parameters without a gradient stay as they are.
+  void step(double factor);
 
   void zero_grad();
 
-  /// What the optimizer remembers, "<parameter>.<what>": the tensors themselves, not copies.
-  virtual io::TensorMap state() const = 0;
+  /// As torch.nn.utils.clip_grad_norm_: gradients times max_norm / (norm + 1e-6) where that is below 1, norm the 2-norm
+  /// of all of them together, which is returned. Throws qat::Error if it is not finite.
+  double clip_grad_norm(double max_norm);
+  /// Every gradient's values to [-limit, limit].
+  void clip_grad_value(double limit);
+
+  /// What the optimizer remembers, "<parameter>.<what>": the tensors themselves, and copies of the step counts.
+  io::TensorMap state() const;
   /// Takes a state back. Throws CheckpointError for names or shapes that do not fit the parameters.
-  virtual void load_state(const io::TensorMap& state, const std::string& source) = 0;
+  void load_state(const io::TensorMap& state, const std::string& source);
 
  protected:
-  std::vector<NamedParameter> parameters_;
+  enum class Group { kWeight, kVector, kQuantizer };
+
+  struct Entry {
+    std::string name;
+    at::Tensor parameter;
+    Group group = Group::kWeight;
+    std::vector<at::Tensor> slots;  // undefined before the first update
+    int64_t steps = 0;              // updates so far, this one included
+  };
+
+  struct Rates {
+    double learning_rate = 0, weight_decay = 0;
+  };
+
+  /// `slots`: what is remembered of each parameter, tensors of its shape; `counts_steps`: and the number of its
+  /// updates. Throws qat::Error if two of the parameters are one tensor.
+  Optimizer(const OptimizerOptions& options, std::vector<NamedParameter> parameters, std::vector<std::string> slots,
+            bool counts_steps);
+
+  virtual void update(Entry& entry, const at::Tensor& gradient, const Rates& rates) = 0;
+
+ private:
+  std::vector<std::string> state_names(const Entry& entry) const;
+
+  OptimizerOptions options_;
+  std::vector<Entry> entries_;
+  std::vector<std::string> slots_;
+  bool counts_steps_;
 };
 
 struct OptimizerFactory {
@@ -50,10 +95,15 @@ struct OptimizerFactory {
   std::string (*docs)();
 };
 
-/// Built in: sgd. With torch.optim.SGD's arithmetic, g the gradient and v the momentum:
-///   g += weight_decay * p          (only for weights: parameters with two or more dimensions)
-///   v  = g at the first step, then momentum * v + g
-///   p -= lr * (nesterov ? g + momentum * v : v)
+/// Built in, with torch.optim's arithmetic; g the gradient, p the parameter, d the weight decay of its group:
+///   sgd      g += d p;  v = momentum v + g (v = g at first);  p -= lr (nesterov ? g + momentum v : v)
+///   adam     g += d p;  m += (1 - b1)(g - m);  v = b2 v + (1 - b2) g^2;  p -= lr m^ / (sqrt(v^) + eps),
+///            m^ = m / (1 - b1^t), v^ = v / (1 - b2^t) at the parameter's update number t (Kingma and Ba 2015)
+///   adamw    p -= lr d p, then adam without decay (Loshchilov and Hutter 2019)
+///   rmsprop  g += d p;  s = alpha s + (1 - alpha) g^2;  u = g / (sqrt(s) + eps), s less the square of g's running mean
+///            if centered;  p -= lr (momentum > 0 ? (v = momentum v + u) : u)
+///   lamb     u = m^ / (sqrt(v^) + eps) + d p;  p -= lr r u, with r = |p| / |u| for weights, 1 for other groups and
+///            where a norm is 0 (You et al. 2020, arXiv:1904.00962, algorithm 2, phi the identity)
 Registry<OptimizerFactory>& optimizers();
 
 }  // namespace qat::trainers

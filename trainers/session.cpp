@@ -14,6 +14,7 @@
 #include "core/graph/passes.h"
 #include "core/graph/trace.h"
 #include "core/io/weights.h"
+#include "trainers/optimizer.h"
 #include "trainers/run_folder.h"
 
 namespace qat::trainers {
@@ -38,9 +39,6 @@ graph::Forward forward_of(const models::Model& model) {
     return outputs;
   };
 }
-
-/// A quantizer's tensors stand beside the network's in a run's checkpoint.
-bool is_quantizer_state(const std::string& name) { return name.find("_quantizer.") != std::string::npos; }
 
 bool is_batch_counter(const std::string& name) { return name.ends_with(".num_batches_tracked"); }
 
@@ -108,6 +106,7 @@ void Session::load_weights(const WeightsConfig& weights) {
     run.require_run();
     source = run.last();
     from = read_checkpoint(source).tensors;
+    // A quantizer's tensors stand beside the network's in a run's checkpoint.
     std::erase_if(from, [](const auto& item) { return is_quantizer_state(item.first); });
   } else {
     from = io::read_weights(source);

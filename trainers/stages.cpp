@@ -4,6 +4,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/argmax.h>
 #include <ATen/ops/cross_entropy_loss.h>
+#include <ATen/ops/tensor.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
@@ -15,6 +16,7 @@
 #include "core/base/random.h"
 #include "core/log/log.h"
 #include "core/log/progress.h"
+#include "datasets/mix.h"
 #include "trainers/schedule.h"
 
 namespace qat::trainers {
@@ -40,6 +42,9 @@ std::unique_ptr<Optimizer> make_optimizer(const Session& session, const config::
   return optimizers().get(node.at("name").text()).make(node.without("name"), std::move(parameters));
 }
 
+/// The number of the random numbers' use, beside those of LibTorch's layers.
+constexpr uint64_t kMixing = 1;
+
 /// One `float` or `finetune` stage.
 class Training {
  public:
@@ -48,6 +53,7 @@ class Training {
         state_(run.state),
         quantized_(stage.kind == StageKind::kFinetune),
         kind_(to_string(stage.kind)),
+        config_(stage.train),
         loader_(training_loader(run)),
         optimizer_(make_optimizer(run.session, stage.train.optimizer)) {
     const config::Node& schedule = stage.train.schedule;
@@ -123,12 +129,22 @@ class Training {
     log::info("{}: step {}: running statistics are those of {} batches", kind_, state_.step, done - 1);
   }
 
+  /// Of smoothed labels, and of mixed ones by linearity in the targets.
+  at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& labels, const datasets::Mixture& mixture) const {
+    const auto loss = [&](const at::Tensor& targets) {
+      return at::cross_entropy_loss(logits, targets, {}, at::Reduction::Mean, -100, config_.label_smoothing);
+    };
+    if (mixture.others.empty()) return loss(labels);
+    const at::Tensor others = at::tensor(mixture.others, at::kLong);
+    return loss(labels).mul(mixture.share).add(loss(others), 1 - mixture.share);
+  }
+
   /// Cross-entropy, and a part of that of auxiliary heads. `logits` are the network's own.
-  at::Tensor loss_of(const TensorBatch& batch, at::Tensor& logits) {
+  at::Tensor loss_of(const TensorBatch& batch, const datasets::Mixture& mixture, at::Tensor& logits) {
     const models::Model& model = run_.session.model;
     if (!model.forward_heads) {
       logits = quantized_ ? run_.session.net->forward(batch.images) : model.forward(batch.images);
-      return at::cross_entropy_loss(logits, batch.labels);
+      return cross_entropy(logits, batch.labels, mixture);
     }
     graph::NamedTensors outputs;
     if (quantized_) {
@@ -137,22 +153,25 @@ class Training {
       for (models::HeadOutput& head : model.forward_heads(batch.images)) outputs.emplace_back(head.name, head.logits);
     }
     logits = outputs[0].second;
-    at::Tensor loss = at::cross_entropy_loss(logits, batch.labels);
+    at::Tensor loss = cross_entropy(logits, batch.labels, mixture);
     for (size_t i = 1; i < outputs.size(); ++i) {
-      loss = loss + at::cross_entropy_loss(outputs[i].second, batch.labels) * model.auxiliary_weight;
+      loss = loss + cross_entropy(outputs[i].second, batch.labels, mixture) * model.auxiliary_weight;
     }
     return loss;
   }
 
-  void step(const datasets::Batch& batch) {
+  void step(datasets::Batch& batch) {
     set_mode();
-    // Random layers need no saved generator: their numbers follow from the step.
-    at::manual_seed(hash(static_cast<uint64_t>(run_.session.experiment.seed), static_cast<uint64_t>(state_.stage),
-                         static_cast<uint64_t>(state_.step)));
+    // Random layers and mixing need no saved generator: their numbers follow from the step.
+    const uint64_t key = hash(static_cast<uint64_t>(run_.session.experiment.seed), static_cast<uint64_t>(state_.stage),
+                              static_cast<uint64_t>(state_.step));
+    at::manual_seed(key);
+    const datasets::Mixture mixture =
+        datasets::mix(batch, loader_->shape(), {config_.mixup_alpha, config_.cutmix_alpha}, hash(key, kMixing));
     const TensorBatch tensors = to_tensors(batch, loader_->shape());
     optimizer_->zero_grad();
     at::Tensor logits;
-    at::Tensor loss = loss_of(tensors, logits);
+    at::Tensor loss = loss_of(tensors, mixture, logits);
     if (const at::Tensor penalty = quantized_ ? run_.session.net->penalty() : at::Tensor(); penalty.defined()) {
       loss = loss + penalty;
     }
@@ -162,8 +181,11 @@ class Training {
         "stage {} step {}: the loss is {}: training diverged; lower the learning rate (the last checkpoint is {})",
         kind_, state_.step, value, run_.folder.last());
     loss.backward();
-    rate_ = optimizer_->base_learning_rate() * schedule_({state_.step, total_, steps_per_epoch_});
-    optimizer_->step(rate_);
+    if (config_.clip_grad_value) optimizer_->clip_grad_value(*config_.clip_grad_value);
+    if (config_.clip_grad_norm) optimizer_->clip_grad_norm(*config_.clip_grad_norm);
+    const double factor = schedule_({state_.step, total_, steps_per_epoch_});
+    rate_ = optimizer_->base_learning_rate() * factor;
+    optimizer_->step(factor);
     if (quantized_) run_.session.net->project();
 
     state_.loss_sum += value * static_cast<double>(batch.size);
@@ -210,6 +232,11 @@ class Training {
                         {"eval_top5", result.top5_fraction()}});
     log::info("{} epoch {}/{}: train loss {:.4f} top1 {:.2f}%, eval loss {:.4f} top1 {:.2f}%", kind_, epoch, epochs_,
               train_loss(), 100 * train_top1(), result.loss, 100 * top1);
+    for (const datasets::Dataset* data : {run_.session.data.train.get(), run_.session.data.eval.get()}) {
+      const std::vector<std::string> damaged = data->damaged();
+      if (damaged.empty()) continue;
+      log::warn("{} damaged images were replaced by others so far, among them {}", damaged.size(), damaged.front());
+    }
     state_.evaluated = state_.step;
     state_.loss_sum = 0;
     state_.correct = state_.samples = 0;
@@ -227,6 +254,7 @@ class Training {
   RunState& state_;
   const bool quantized_;
   const std::string kind_;
+  const TrainStage config_;
   std::unique_ptr<datasets::Loader> loader_;
   std::unique_ptr<Optimizer> optimizer_;
   Schedule schedule_;

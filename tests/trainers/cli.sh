@@ -9,7 +9,7 @@ edit() { sed -e "$2" good.yaml >"$1"; cmp -s "$1" good.yaml && fail "$1: nothing
 
 succeed '^qat [0-9]+\.[0-9]+\.[0-9]+ ' version
 succeed '^lenet5 .* 583818 parameters' list models
-for kind in quantizers observers datasets targets formats optimizers schedules; do succeed '^[a-z]' list $kind; done
+for kind in quantizers observers datasets transforms targets formats optimizers schedules; do succeed '^[a-z]' list $kind; done
 succeed 'good.yaml: ok' config --check good.yaml
 succeed '^batch_size:|  batch_size: 32' config --resolve good.yaml
 succeed '`data.batch_size`' config --docs

@@ -130,7 +130,8 @@ TEST(Experiment, MistakesAreNamedWithTheirPlace) {
   EXPECT_EQ(complaint(kMinimal, {"device=cuda"}),
             "--set device=cuda: device: expected cpu or auto, found 'cuda': this build has no CUDA kernels");
   EXPECT_EQ(complaint(with("name: sgd", "name: sdg")),
-            "e.yaml:6:42: stages[0].float.optimizer.name: unknown optimizer 'sdg' (did you mean 'sgd'?); known: sgd");
+            "e.yaml:6:42: stages[0].float.optimizer.name: unknown optimizer 'sdg' (did you mean 'sgd'?); known: adam, "
+            "adamw, lamb, rmsprop, sgd");
   EXPECT_EQ(complaint(with("lr: 0.05", "lr: -1")),
             "e.yaml:6:51: stages[0].float.optimizer.lr: -1 is out of bounds: expected >= 0");
   EXPECT_EQ(complaint(with("format: safetensors", "format: onnx")),
@@ -175,7 +176,8 @@ TEST(Experiment, StagesMustBeInAnOrderThatRuns) {
 TEST(Experiment, DocsNameEveryLevel) {
   const std::string docs = experiment_docs();
   for (const char* key : {"`data.batch_size`", "`quantization.weight.bits`", "`epochs`", "`lr`", "`milestones`",
-                          "`match.position`", "`format`", "`skip_classifier`"}) {
+                          "`match.position`", "`format`", "`skip_classifier`", "`quantizer_lr`", "`num_magnitude_bins`",
+                          "`train_annotations`", "`mixup_alpha`"}) {
     EXPECT_NE(docs.find(key), std::string::npos) << key;
   }
 }
