@@ -7,12 +7,12 @@
 #include <set>
 
 #include "core/base/error.h"
-#include "core/judges/verify.h"
 #include "core/lower/lower.h"
 #include "core/nn/weighted.h"
+#include "core/simulation/simulation.h"
 #include "tests/support/networks.h"
 
-namespace qat::judges {
+namespace qat::simulation {
 namespace {
 
 using at::Tensor;
@@ -75,8 +75,8 @@ struct Data {
   Tensor labels = at::randint(0, 5, {24}, at::kLong);
   Tensor nhwc = images.permute({0, 2, 3, 1}).contiguous();
 
-  BatchSource source() const {
-    return [this, done = false](VerifyBatch& batch) mutable {
+  judges::BatchSource source() const {
+    return [this, done = false](judges::VerifyBatch& batch) mutable {
       if (done) return false;
       done = true;
       batch = {images.size(0), nhwc.const_data_ptr<float>(), labels.const_data_ptr<int64_t>()};
@@ -117,7 +117,7 @@ TEST_P(Methods, TrainsAndLowersOrIsRefused) {
       EXPECT_TRUE(at::equal(latent(), trained)) << "evaluation changes the latent weight";
     }
     try {
-      const VerifyResult result = verify(*net, lower::lower(*net, {{0, 0, 0}, {1, 1, 1}}), data.source());
+      const judges::VerifyResult result = verify(*net, lower::lower(*net, {{0, 0, 0}, {1, 1, 1}}), data.source());
       EXPECT_STREQ(c.refusal, "") << "was lowered";
       EXPECT_TRUE(result.passed()) << result.mismatches << " codes differ";
     } catch (const ExportError& error) {
@@ -179,4 +179,4 @@ TEST(Methods, ForwardSuppliesTheSameGradientAsCodes) {
 }
 
 }  // namespace
-}  // namespace qat::judges
+}  // namespace qat::simulation
