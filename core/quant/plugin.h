@@ -11,10 +11,10 @@ namespace qat::quant {
 /// What QAT_REGISTER_QUANTIZER notes.
 template <class Method>
 void add_quantizer(const char* name, const char* description) {
-  quantizers().add(name, description,
-                   [](const QuantSpec& spec, const QuantizerOptions& options) -> std::shared_ptr<Quantizer> {
-                     return std::make_shared<Method>(spec, options);
-                   });
+  quantizers().add(
+      name, description, +[](const QuantSpec& spec, const QuantizerOptions& options) -> std::shared_ptr<Quantizer> {
+        return std::make_shared<Method>(spec, options);
+      });
 }
 
 }  // namespace qat::quant

@@ -158,7 +158,7 @@ TEST(Insert, Refusals) {
                       "{bits: 8}}]}"),
               testing::AllOf(HasSubstr("conv1's activation"), HasSubstr("layer1.0.conv1's input"),
                              HasSubstr("one tensor has one")));
-  EXPECT_THAT(refusal("{weight: {bits: 1}}"), HasSubstr("test.yaml:1:17: weight.bits"));
+  EXPECT_THAT(refusal("{weight: {bits: 17}}"), HasSubstr("test.yaml:1:17: weight.bits"));
   EXPECT_THAT(refusal("{rules: [{match: {name: conv1}, weight: {quantizer: lsg}}]}"), HasSubstr("did you mean 'lsq'"));
   EXPECT_THAT(refusal("{weight: {quantizer: lsg}}"), HasSubstr("did you mean 'lsq'"));
   EXPECT_THAT(refusal("{rules: [{match: {name: '/(/'}, exclude: true}]}"), HasSubstr("not a regular expression"));
