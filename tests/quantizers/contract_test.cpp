@@ -354,6 +354,7 @@ double snr(const Tensor& x, const Tensor& y) {
 // comment in double precision, written a second time in another language; where the step follows the largest value, the
 // tolerance is that maximum's spread.
 TEST(Contract, ErrorOnAGaussian) {
+  register_builtin();
   struct Expected {
     const char* method;
     int bits;

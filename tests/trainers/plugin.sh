@@ -38,6 +38,8 @@ succeed '^top1 ' eval --run runs/net --plugin two_layers.so
 succeed 'mismatches: 0' verify --run runs/net --model $model --plugin two_layers.so
 succeed 'bytes' export --run runs/net --format safetensors --out again.safetensors --plugin two_layers.so
 cmp -s again.safetensors $model || fail "a second export has other bytes"
+succeed 'mismatches: 0' train --config net.yaml --out runs/custom --plugin two_layers.so \
+  --set quantization.weight.quantizer=power_of_two --set quantization.activation.quantizer=power_of_two
 
 # Only the command line loads native code.
 export TWO_LAYERS_TRACE=$work/trace

@@ -129,7 +129,7 @@ TEST_F(Train, EveryStageRunsAndTheExportVerifies) {
   EXPECT_EQ(report["passed"], true);
   EXPECT_EQ(report["judges"][0]["name"], "engine");
   EXPECT_EQ(verify_report(out("run"), summary.exports.at(0), 20, {"engine", "onnxruntime"})["passed"], false);
-  export_report(out("run"), "safetensors", out("again.safetensors"), std::nullopt);
+  export_report(out("run"), "safetensors", out("again.safetensors"), std::nullopt, std::nullopt);
   EXPECT_EQ(read_file(out("again.safetensors")), read_file(summary.exports.at(0)));
   EXPECT_EQ(inspect_report(out("run"), "", std::nullopt)["quantized_layers"], 4);
 }

@@ -14,6 +14,7 @@
 #include <cstdlib>
 
 #include "core/quant/plugin.h"
+#include "core/quant/uniform.h"
 #include "models/plugin.h"
 
 struct TwoLayersOptions {
@@ -55,15 +56,14 @@ class TwoLayers : public torch::nn::Module {
 };
 
 /// The smallest power of two that reaches the largest magnitude seen.
-class PowerOfTwo : public qat::quant::Quantizer {
+class PowerOfTwo : public qat::quant::UniformQuantizer {
  public:
   PowerOfTwo(const qat::quant::QuantSpec& spec, const qat::quant::QuantizerOptions&)
-      : Quantizer(spec),
+      : UniformQuantizer(spec, {}, qat::quant::GradientRule::kStraightThrough),
         scale_(register_buffer("scale", at::ones({spec.scales()}, at::kFloat))),
         zero_point_(register_buffer("zero_point", at::full({spec.scales()}, spec.symmetric_zero_point(), at::kInt))) {}
 
   std::string method() const override { return "power_of_two"; }
-  qat::quant::GradientRule rule() const override { return qat::quant::GradientRule::kStraightThrough; }
   void observe(const at::Tensor& values) override {
     largest_ = std::max(largest_, values.detach().abs().max().item<double>());
   }
