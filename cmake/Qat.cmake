@@ -1,7 +1,7 @@
-# qat_library(NAME [TORCH] DIR folder [SOURCES glob...] DEPS target... [PRIVATE_DEPS target...])
-#   A folder of the tree as one shared library qat_NAME with alias qat::NAME. Without TORCH the folder cannot see
-#   LibTorch's headers.
-# qat_tests(NAME [TORCH] DIR folder DEPS target...)
+# qat_library(NAME DIR folder DEPS target... [PRIVATE_DEPS target...] [TOGETHER n])
+#   A folder of the tree as one shared library qat_NAME with alias qat::NAME. TOGETHER: n sources at a time become one
+#   translation unit, for folders of many short files whose time goes into LibTorch's headers.
+# qat_tests(NAME DIR folder DEPS target...)
 #   tests/<folder>/*_test.cpp as one executable; every test is registered with ctest by its own name.
 # qat_revision(target source)
 #   Defines QAT_GIT_REVISION for one source of the target; it is read at every build.
@@ -16,12 +16,15 @@ function(_qat_options target)
 endfunction()
 
 function(qat_library name)
-  cmake_parse_arguments(arg "" "DIR" "DEPS;PRIVATE_DEPS" ${ARGN})
+  cmake_parse_arguments(arg "" "DIR;TOGETHER" "DEPS;PRIVATE_DEPS" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${arg_DIR}/*.cpp)
   set(target qat_${name})
   if(sources)
     add_library(${target} SHARED ${sources})
     _qat_options(${target})
+    if(arg_TOGETHER)
+      set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE ${arg_TOGETHER})
+    endif()
     target_link_libraries(${target} PUBLIC ${arg_DEPS} PRIVATE ${arg_PRIVATE_DEPS})
   else()
     add_library(${target} INTERFACE)
