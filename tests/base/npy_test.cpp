@@ -14,7 +14,7 @@ TEST(Npy, HeadersLikeNumpys) {
                                               std::string(118 - 60, ' ') + "\n" + "abcdef");
   EXPECT_NE(npy("<f4", {7}, "").find("'shape': (7,), }"), std::string::npos);
   EXPECT_NE(npy("<f4", {}, "1234").find("'shape': (), }"), std::string::npos);
-  for (int64_t n = 1; n < int64_t{1} << 62; n *= 10) EXPECT_EQ(npy("|i1", {n, n, n, n}, "").size() % 64, 0u) << n;
+  for (int64_t n = 1; n < int64_t{1} << 58; n *= 10) EXPECT_EQ(npy("|i1", {n, n, n, n}, "").size() % 64, 0u) << n;
 }
 
 }  // namespace
