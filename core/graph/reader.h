@@ -41,6 +41,19 @@ class Reader {
     }
   }
 
+  /// Whether the current operator's numbers are the same for both batch sizes.
+  bool same_numbers() const {
+    const Args &a = r_.records[current_].args, &b = other_.records[current_].args;
+    for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
+      const auto *x = std::get_if<c10::IValue>(&a[i]), *y = std::get_if<c10::IValue>(&b[i]);
+      if (x == nullptr || y == nullptr) continue;
+      if (x->isInt() && y->isInt() && x->toInt() != y->toInt()) return false;
+      if (x->isDouble() && y->isDouble() && x->toDouble() != y->toDouble()) return false;
+      if (x->isIntList() && y->isIntList() && x->toIntVector() != y->toIntVector()) return false;
+    }
+    return true;
+  }
+
   /// Bookkeeping that no value depends on, such as num_batches_tracked += 1.
   bool is_state(const Record& record) const {
     if (record.args.empty() || !is_parameter(record.args[0])) return false;
@@ -198,21 +211,16 @@ class Reader {
     if (op == "aten::hardswish") return {.kind = Kind::kHardswish};
     if (op == "aten::silu") return {.kind = Kind::kSilu};
     if (op == "aten::gelu") return {.kind = Kind::kGelu, .tanh_approximation = constant(a[1]).toStringRef() == "tanh"};
-    const bool clamp = op == "aten::clamp" || op == "aten::clip";
-    const bool computed = std::any_of(a.begin() + 1, a.end(), [](const RecordedArg& arg) {
-      const int* value = std::get_if<int>(&arg);
-      return value != nullptr && *value != kUndefined;
-    });
-    if (!computed && (clamp || op == "aten::clamp_min" || op == "aten::clamp_max")) {
-      const bool only_max = op == "aten::clamp_max";
-      nn::Activation result = nn::Activation::clip(only_max ? -kNone : limit(1, -kNone), limit(clamp      ? 2
-                                                                                               : only_max ? 1
-                                                                                                          : 9,
-                                                                                               kNone));
-      result.closed = true;
-      return result;
+    const bool clamp = op == "aten::clamp" || op == "aten::clip", only_max = op == "aten::clamp_max";
+    if (!clamp && !only_max && op != "aten::clamp_min") return {};
+    for (size_t i = 1; i < a.size(); ++i) {
+      if (!is_undefined(a[i]) && std::holds_alternative<int>(a[i])) return {};  // a limit that is computed
     }
-    return {};
+    nn::Activation result = nn::Activation::clip(only_max ? -kNone : limit(1, -kNone), clamp      ? limit(2, kNone)
+                                                                                       : only_max ? limit(1, kNone)
+                                                                                                  : kNone);
+    result.closed = true;
+    return result;
   }
 
   const Recording& r_;

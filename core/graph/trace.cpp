@@ -60,7 +60,11 @@ class Translator : private Reader {
     const Args& a = record.args;
     const int result = record.results[0];
     Node node;
-    if (is_convolution(op) && is_parameter(a[1])) {
+    // A number that follows the batch has no place in a typed node.
+    static const std::set<std::string> may_follow{"aten::view", "aten::reshape", "aten::flatten", "aten::empty"};
+    if (!same_numbers() && may_follow.count(op) == 0) {
+      generic(record, result);
+    } else if (is_convolution(op) && is_parameter(a[1])) {
       node.op = Op::kConv;
       node.tensors.weight = parameter(a[1], "weight");
       node.tensors.bias = optional_parameter(a[2]);
@@ -227,7 +231,7 @@ class Translator : private Reader {
       const at::IntArrayRef from = sizes(record.args[0]), to = r_.values[record.results[i]].tensor.sizes();
       bool channels = from.size() >= 2 && from.size() == to.size() && full.find("unbind") == std::string::npos;
       for (size_t d = 0; channels && d < from.size(); ++d) channels = d == 1 || from[d] == to[d];
-      if (channels && is_computed(record.args[0])) {
+      if (channels && is_computed(record.args[0]) && same_numbers()) {
         add_slice(record.args[0], begin, record.results[i]);
         begin += to[1];
       } else {

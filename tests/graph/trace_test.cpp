@@ -235,6 +235,16 @@ TEST(Trace, BatchNormWithoutParametersOrStatisticsStaysALayer) {
   EXPECT_EQ(test::trace_canonical(net, {4, 6, 6}).nodes.size(), 4u);
 }
 
+TEST(Trace, NumbersThatFollowTheBatchAreNotBakedIntoTypedNodes) {
+  SharedAndFree net;
+  EXPECT_THAT(refusal([&](const Tensor& x) { return net.conv->forward(x).slice(1, 0, x.size(0) - 4); }, net),
+              testing::AllOf(HasSubstr("aten::slice.Tensor (near conv)"), HasSubstr("depends on the batch")));
+  EXPECT_THAT(refusal([&](const Tensor& x) { return net.conv->forward(x).split(x.size(0) - 4, 1)[0]; }, net),
+              HasSubstr("depends on the batch"));
+  EXPECT_THAT(refusal([&](const Tensor& x) { return at::leaky_relu(net.conv->forward(x), 0.1 * x.size(0)); }, net),
+              HasSubstr("depends on the batch"));
+}
+
 TEST(Trace, RestoresTheTrainingMode) {
   SharedAndFree net;
   net.train();
