@@ -368,7 +368,10 @@ ConvResult conv(const QuantizedTensor& x, const QuantizedWeight& w, const ConvCa
     const bool running = call.statistics == LiveStatistics::kRunning;
     saved->statistics = call.statistics;
     std::vector<double> mean(channels), var(channels);
-    if (!call.weight_gain.empty()) saved->weight_factor.resize(channels);
+    if (!call.weight_gain.empty()) {
+      saved->weight_factor.resize(channels);
+      saved->w_scale = w.scale / to_float_tensor(call.weight_gain);  // of the weight that ran
+    }
     saved->p.resize(channels), saved->q.resize(channels), saved->gain.resize(channels);
     for (int64_t c = 0; c < channels; ++c) {
       double s = static_cast<double>(x.scale()) * w_scale[c];

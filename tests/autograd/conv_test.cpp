@@ -20,6 +20,7 @@ struct Net {
   Tensor weight;
   Tensor weight_scale;
   ConvCall call;
+  Tensor gain = at::ones({1}, at::kDouble);  // which the weight's codes carry
 };
 
 Net make_net(bool norm, bool relu, bool bias, int64_t groups = 1, bool linear = false) {
@@ -61,7 +62,8 @@ Reference reference(const Net& net, bool live) {
   std::vector<int64_t> rows(net.weight.dim(), 1);
   rows[0] = -1;
   const Tensor s = net.weight_scale.to(at::kDouble).view(rows);
-  r.weight = ((net.weight.detach() / net.weight_scale.view(rows)).round().to(at::kDouble) * s).set_requires_grad(true);
+  const Tensor scaled = net.weight.detach() * net.gain.to(at::kFloat);
+  r.weight = ((scaled / net.weight_scale.view(rows)).round().to(at::kDouble) * s / net.gain).set_requires_grad(true);
   Tensor bias;
   if (net.call.bias.defined()) bias = r.bias = net.call.bias.detach().to(at::kDouble).set_requires_grad(true);
   Tensor y = net.weight.dim() == 4
@@ -84,6 +86,8 @@ struct Case {
   int64_t groups;
   bool linear;
   Memory memory;
+  LiveStatistics statistics = LiveStatistics::kBatch;
+  bool gain = false;  // the weight is multiplied by batch norm's running gain before it is quantized
 };
 
 class ConvGradient : public testing::TestWithParam<Case> {};
@@ -99,9 +103,21 @@ TEST_P(ConvGradient, EqualsTheDoubleComposition) {
   net.call.output->learn = c.live || !c.norm;
   net.call.output->gradient_scale = [](int64_t) { return 0.25; };
   net.call.output->scale.set_requires_grad(true);
-  const Reference ref = reference(net, c.live);
+  net.call.statistics = c.statistics;
+  const bool batch_statistics = c.live && c.statistics == LiveStatistics::kBatch;
+  Tensor quantized_from = net.weight;
+  if (c.gain) {
+    net.call.weight_gain = net.call.batch_norm->running_gain();
+    std::vector<int64_t> rows(net.weight.dim(), 1);
+    rows[0] = -1;
+    const Tensor k = at::tensor(net.call.weight_gain, at::kDouble).view(rows);
+    quantized_from = net.weight * k.to(at::kFloat);
+    net.weight_scale = (quantized_from.detach().abs().amax() / 127.0).to(at::kFloat).view({1});
+    net.gain = k;
+  }
+  const Reference ref = reference(net, batch_statistics);
 
-  QuantizedWeight w = quantize_weight(net.weight, net.weight_scale, -127, 127, GradientRule::kStraightThrough, 1.0);
+  QuantizedWeight w = quantize_weight(quantized_from, net.weight_scale, -127, 127, GradientRule::kStraightThrough, 1.0);
   const ConvResult result = conv(net.x, w, net.call);
   ASSERT_TRUE(result.codes.has_value());
 
@@ -132,10 +148,10 @@ TEST_P(ConvGradient, EqualsTheDoubleComposition) {
       EXPECT_FALSE(net.call.batch_norm->gamma.grad().defined());
     }
   }
-  if (c.bias && !c.live) {
+  if (c.bias && !batch_statistics) {
     EXPECT_LT(relative_error(net.call.bias.grad(), ref.bias.grad()), 1e-5);
   }
-  if (c.bias && c.live) {
+  if (c.bias && batch_statistics) {
     EXPECT_EQ(net.call.bias.grad().abs().max().item<float>(), 0.0f);
   }
   if (net.call.output->learn) {
@@ -147,17 +163,23 @@ TEST_P(ConvGradient, EqualsTheDoubleComposition) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, ConvGradient,
-                         testing::Values(Case{true, true, true, false, 1, false, Memory::kExact},
-                                         Case{true, true, true, true, 1, false, Memory::kCompact},
-                                         Case{true, true, false, false, 1, false, Memory::kRecompute},
-                                         Case{true, true, true, false, 8, false, Memory::kExact},
-                                         Case{true, false, true, true, 1, false, Memory::kCompact},
-                                         Case{true, false, false, false, 2, false, Memory::kCompact},
-                                         Case{false, false, true, true, 1, false, Memory::kExact},
-                                         Case{false, false, false, false, 1, false, Memory::kCompact},
-                                         Case{false, false, true, true, 1, true, Memory::kExact},
-                                         Case{true, true, false, true, 1, true, Memory::kExact}));
+INSTANTIATE_TEST_SUITE_P(
+    All, ConvGradient,
+    testing::Values(Case{true, true, true, false, 1, false, Memory::kExact},
+                    Case{true, true, true, true, 1, false, Memory::kCompact},
+                    Case{true, true, false, false, 1, false, Memory::kRecompute},
+                    Case{true, true, true, false, 8, false, Memory::kExact},
+                    Case{true, false, true, true, 1, false, Memory::kCompact},
+                    Case{true, false, false, false, 2, false, Memory::kCompact},
+                    Case{false, false, true, true, 1, false, Memory::kExact},
+                    Case{false, false, false, false, 1, false, Memory::kCompact},
+                    Case{false, false, true, true, 1, true, Memory::kExact},
+                    Case{true, true, false, true, 1, true, Memory::kExact},
+                    Case{true, true, true, true, 1, false, Memory::kExact, LiveStatistics::kRunning},
+                    Case{true, true, false, false, 8, false, Memory::kCompact, LiveStatistics::kRunning},
+                    Case{true, true, true, true, 1, false, Memory::kExact, LiveStatistics::kBatch, true},
+                    Case{true, true, false, false, 2, false, Memory::kExact, LiveStatistics::kRunning, true},
+                    Case{true, false, true, true, 1, false, Memory::kExact, LiveStatistics::kBatch, true}));
 
 TEST(Conv, LogitsAreTheDequantizedAccumulators) {
   Net net = make_net(false, false, true, 1, true);
