@@ -166,17 +166,21 @@ void GraphModule::merge_batch_norm() {
 }
 
 void GraphModule::reestimate_batch_norm(const std::function<at::Tensor()>& next) {
-  const bool training = is_training();
+  const auto set_momentum = [this](std::optional<double> momentum) {
+    for (Step& step : steps_) step.layer->set_reestimation(momentum);
+  };
+  const auto restore = [&, training = is_training()](void*) {
+    set_momentum(std::nullopt);
+    train(training);
+  };
+  const std::unique_ptr<void, decltype(restore)> guard(this, restore);  // also where `next` or a layer throws
   eval();
   const at::NoGradGuard no_grad;
   double batches = 0;
   for (at::Tensor x = next(); x.defined(); x = next()) {
-    ++batches;
-    for (Step& step : steps_) step.layer->set_reestimation(1.0 / batches);
+    set_momentum(1.0 / ++batches);
     run(x, true, nullptr);
   }
-  for (Step& step : steps_) step.layer->set_reestimation(std::nullopt);
-  train(training);
 }
 
 void GraphModule::initialize_quantizers() {

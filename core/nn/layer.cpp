@@ -16,6 +16,22 @@ at::Tensor to_float(const Value& value) {
 
 QLayer::QLayer(std::string label) : label_(std::move(label)) {}
 
+void QLayer::set_phase(Phase phase) {
+  phase_ = phase;
+  set_quantizer_modes();
+}
+
+void QLayer::train(bool on) {
+  torch::nn::Module::train(on);
+  set_quantizer_modes();
+}
+
+void QLayer::set_quantizer_modes() {
+  for (const auto& quantizer : {weight_quantizer(), output_quantizer_}) {
+    if (quantizer) quantizer->train(is_training() && phase_ != Phase::kFrozen);
+  }
+}
+
 const std::shared_ptr<quant::Quantizer>& QLayer::weight_quantizer() const {
   static const std::shared_ptr<quant::Quantizer> none;
   return none;

@@ -42,7 +42,8 @@ class QLayer : public torch::nn::Module {
   virtual std::string type() const = 0;
 
   Phase phase() const { return phase_; }
-  void set_phase(Phase phase) { phase_ = phase; }
+  void set_phase(Phase phase);
+  void train(bool on = true) override;
 
   /// The quantizer of the output tensor; null: the output is float, or keeps its input's parameters.
   const std::shared_ptr<quant::Quantizer>& output_quantizer() const { return output_quantizer_; }
@@ -99,6 +100,8 @@ class QLayer : public torch::nn::Module {
   at::Tensor run_batch_norm(const at::Tensor& x, const autograd::BatchNorm& norm) const;
 
  private:
+  /// After the freeze training computes what evaluation does: quantizers stay in evaluation (no random rounding).
+  void set_quantizer_modes();
   /// For an output quantizer without a rule on codes: its forward supplies the gradient.
   Value run_with_forward(const std::vector<Value>& inputs);
 

@@ -143,8 +143,9 @@ TEST(Methods, TheTableHasEveryMethod) {
 
 // After the freeze the training forward is the evaluation, also where gradients come from forward().
 TEST(Methods, FrozenTrainingIsEvaluation) {
-  for (const char* yaml : {"{activation: {quantizer: pact, bits: 4}}", "{weight: {quantizer: gfpq}}",
-                           "{activation: {quantizer: n2uq, bits: 4}, weight: {quantizer: xnor}}"}) {
+  for (const char* yaml :
+       {"{weight: {bits: 4, options: {round: stochastic}}}", "{activation: {quantizer: pact, bits: 4}}",
+        "{weight: {quantizer: gfpq}}", "{activation: {quantizer: n2uq, bits: 4}, weight: {quantizer: xnor}}"}) {
     SCOPED_TRACE(yaml);
     at::manual_seed(8);
     test::MixedNet float_net(kNet);
