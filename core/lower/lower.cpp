@@ -55,7 +55,7 @@ class Lowering {
     const nn::QLayer& layer = *step.layer;
     if (step.inputs.empty()) return layer.output_quantizer() != nullptr;
     if (layer.excluded() || !layer.values_reason().empty()) return false;
-    if (is_dropout(layer)) return true;  // the identity, of floats too
+    if (layer.is_identity_in_evaluation()) return true;  // of floats too
     for (const int input : step.inputs) {
       if (!has_codes(input)) return false;
     }
@@ -71,10 +71,6 @@ class Lowering {
     static const std::set<std::string> types{"add",     "mul",        "concat",           "avg_pool2d",
                                              "sigmoid", "leaky_relu", "global_avg_pool2d"};
     return layer.output_quantizer() != nullptr && types.count(layer.type()) != 0;
-  }
-
-  static bool is_dropout(const nn::QLayer& layer) {
-    return layer.type() == "dropout" || layer.type() == "stochastic_depth";
   }
 
   void refuse_float_layers() const {
@@ -145,7 +141,7 @@ class Lowering {
       tensors_[i] = codes;
     } else if (const auto* weighted = dynamic_cast<const nn::WeightedLayer*>(&layer)) {
       lower_weighted(i, *weighted);
-    } else if (is_dropout(layer)) {
+    } else if (layer.is_identity_in_evaluation()) {
       tensors_[i] = tensors_[step.inputs[0]];
     } else if (layer.passes_through()) {
       integer::Tensor tensor = model_.tensors[tensors_[step.inputs[0]]];

@@ -66,6 +66,8 @@ class QLayer : public torch::nn::Module {
 
   /// Whether the output passes the input's scale and zero point on (max pool, flatten, ReLU on codes) unless excluded.
   virtual bool passes_through() const { return false; }
+  /// Whether evaluation passes the input itself on (dropout).
+  virtual bool is_identity_in_evaluation() const { return false; }
 
   /// Errors are rethrown with the layer's name. batch: samples in this run, for layers that ask for it.
   Value run(const std::vector<Value>& inputs, int64_t batch = 0);

@@ -155,6 +155,7 @@ class QDropout final : public QLayer {
       : QLayer(std::move(label)), probability_(probability), per_sample_(per_sample) {}
   std::string type() const override { return per_sample_ ? "stochastic_depth" : "dropout"; }
   bool passes_through() const override { return true; }
+  bool is_identity_in_evaluation() const override { return true; }
 
  protected:
   at::Tensor run_float(const std::vector<at::Tensor>& inputs) override;

@@ -52,7 +52,7 @@ judges::Simulation simulate(graph::GraphModule& net, const integer::IntegerModel
     judges::Simulated simulated;
     const at::Tensor output =
         net.forward(nhwc.permute({0, 3, 1, 2}), [&](const nn::QLayer& layer, const nn::Value& value) {
-          if (layer.type() == "dropout") return;  // the identity here
+          if (layer.is_identity_in_evaluation()) return;
           const std::string name = layer.label() == input_layer ? input_layer + ".codes" : layer.label();
           simulated.tensors[name] = value_of(value, batch.size);
         });

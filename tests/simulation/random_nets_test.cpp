@@ -263,6 +263,28 @@ TEST(Verify, AnOutputWithPixelsIsComparedInOneOrder) {
   EXPECT_TRUE(result.passed()) << describe(result);
 }
 
+TEST(Verify, WhatOnlyTrainingDropsIsNoTensorOfEvaluation) {
+  struct Residual : torch::nn::Module {
+    torch::nn::Conv2d stem = register_module("stem", torch::nn::Conv2d(torch::nn::Conv2dOptions(3, 4, 3).padding(1)));
+    torch::nn::Conv2d conv = register_module("conv", torch::nn::Conv2d(torch::nn::Conv2dOptions(4, 4, 3).padding(1)));
+    torch::nn::Linear fc = register_module("fc", torch::nn::Linear(4, 5));
+    Tensor forward(const Tensor& images) {
+      const Tensor x = at::relu(stem(images));
+      Tensor y = conv(x);
+      if (is_training()) y = y * at::empty({y.size(0), 1, 1, 1}).bernoulli_(0.75).div_(0.75);  // stochastic depth
+      return fc(at::dropout((y + x).mean({2, 3}), 0.25, is_training()));
+    }
+  };
+  at::manual_seed(6);
+  Residual float_net;
+  const Data data;
+  auto net = test::quantize(float_net, {3, kSize, kSize}, {}, data.images);
+  for (int step = 0; step < 2; ++step)
+    EXPECT_TRUE(std::isfinite(test::train_step(*net, data.images, data.labels, 0.01)));
+  const VerifyResult result = verify(*net, lower::lower(*net, {{0, 0, 0}, {1, 1, 1}}), data.source());
+  EXPECT_TRUE(result.passed()) << describe(result);
+}
+
 TEST(Verify, AnotherNetworkIsRefused) {
   at::manual_seed(6);
   test::MixedNet float_net(0), small(0);
