@@ -1,10 +1,12 @@
 # qat_library(NAME DIR folder DEPS target... [PRIVATE_DEPS target...] [TOGETHER n])
 #   A folder of the tree as one shared library qat_NAME with alias qat::NAME. TOGETHER: n sources at a time become one
-#   translation unit, for folders of many short files whose time goes into LibTorch's headers.
+#   translation unit, where the time goes into LibTorch's headers. -DQAT_TOGETHER=OFF compiles each source by itself.
 # qat_tests(NAME DIR folder DEPS target...)
 #   tests/<folder>/*_test.cpp as one executable; every test is registered with ctest by its own name.
 # qat_revision(target source)
 #   Defines QAT_GIT_REVISION for one source of the target; it is read at every build.
+
+option(QAT_TOGETHER "Compile several sources of a LibTorch folder as one translation unit" ON)
 
 set(QAT_WARNINGS -Wall -Wextra -Werror -Wnon-virtual-dtor -Woverloaded-virtual -Wno-missing-field-initializers)
 
@@ -22,7 +24,7 @@ function(qat_library name)
   if(sources)
     add_library(${target} SHARED ${sources})
     _qat_options(${target})
-    if(arg_TOGETHER)
+    if(arg_TOGETHER AND QAT_TOGETHER)
       set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE ${arg_TOGETHER})
     endif()
     target_link_libraries(${target} PUBLIC ${arg_DEPS} PRIVATE ${arg_PRIVATE_DEPS})

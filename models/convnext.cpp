@@ -13,17 +13,18 @@ namespace {
 namespace nn = torch::nn;
 using at::Tensor;
 
-struct Variant {
+struct ConvNextVariant {
   const char* name;
   const char* description;
   std::array<int64_t, 4> blocks, channels;  // of the stages
   double drop;                              // stochastic depth of the last block; linear from 0 at the first
 };
 
-constexpr Variant kVariants[] = {{"convnext_tiny", "ConvNeXt-T, ImageNet", {3, 3, 9, 3}, {96, 192, 384, 768}, 0.1},
-                                 {"convnext_small", "ConvNeXt-S, ImageNet", {3, 3, 27, 3}, {96, 192, 384, 768}, 0.4},
-                                 {"convnext_base", "ConvNeXt-B, ImageNet", {3, 3, 27, 3}, {128, 256, 512, 1024}, 0.5},
-                                 {"convnext_large", "ConvNeXt-L, ImageNet", {3, 3, 27, 3}, {192, 384, 768, 1536}, 0.5}};
+constexpr ConvNextVariant kConvNextVariants[] = {
+    {"convnext_tiny", "ConvNeXt-T, ImageNet", {3, 3, 9, 3}, {96, 192, 384, 768}, 0.1},
+    {"convnext_small", "ConvNeXt-S, ImageNet", {3, 3, 27, 3}, {96, 192, 384, 768}, 0.4},
+    {"convnext_base", "ConvNeXt-B, ImageNet", {3, 3, 27, 3}, {128, 256, 512, 1024}, 0.5},
+    {"convnext_large", "ConvNeXt-L, ImageNet", {3, 3, 27, 3}, {192, 384, 768, 1536}, 0.5}};
 
 nn::LayerNormOptions norm_options(int64_t channels) { return nn::LayerNormOptions({channels}).eps(1e-6); }
 
@@ -36,9 +37,9 @@ class ChannelNorm : public nn::LayerNormImpl {
 
 /// x + stochastic_depth(layer_scale * block(x)); block: 7x7 depthwise convolution, then channels last: layer norm, two
 /// linear layers with GELU between. Permutations take places 1 and 6 of the block.
-class Block : public nn::Module {
+class ConvNextBlock : public nn::Module {
  public:
-  Block(int64_t channels, double drop) {
+  ConvNextBlock(int64_t channels, double drop) {
     layer_scale_ = register_parameter("layer_scale", at::full({channels, 1, 1}, 1e-6));
     Chain layers(nn::Conv2d(nn::Conv2dOptions(channels, channels, 7).padding(3).groups(channels)),
                  nn::Functional([](const Tensor& x) {
@@ -61,7 +62,7 @@ class Block : public nn::Module {
   std::shared_ptr<StochasticDepth> stochastic_depth_;
 };
 
-std::shared_ptr<FeatureClassifier> convnext(const Variant& variant, const ImagenetOptions& options) {
+std::shared_ptr<FeatureClassifier> convnext(const ConvNextVariant& variant, const ImagenetOptions& options) {
   const auto patches = [](int64_t in, int64_t out, int64_t size) {
     return nn::Conv2d(nn::Conv2dOptions(in, out, size).stride(size));
   };
@@ -79,7 +80,8 @@ std::shared_ptr<FeatureClassifier> convnext(const Variant& variant, const Imagen
     }
     Chain stage;
     for (int64_t j = 0; j < variant.blocks[i]; ++j, ++number) {
-      stage->push_back(Block(channels, variant.drop * static_cast<double>(number) / static_cast<double>(total - 1)));
+      stage->push_back(
+          ConvNextBlock(channels, variant.drop * static_cast<double>(number) / static_cast<double>(total - 1)));
     }
     features->push_back(stage);
   }
@@ -100,7 +102,7 @@ std::shared_ptr<FeatureClassifier> convnext(const Variant& variant, const Imagen
 }  // namespace
 
 void add_convnexts(Registry<ModelFactory>& models) {
-  for (const Variant& variant : kVariants) {
+  for (const ConvNextVariant& variant : kConvNextVariants) {
     add_model(models, variant.name, variant.description,
               [variant](const ImagenetOptions& options) { return convnext(variant, options); });
   }

@@ -15,7 +15,7 @@ namespace {
 namespace nn = torch::nn;
 using at::Tensor;
 
-struct Variant {
+struct DenseNetVariant {
   const char* name;
   const char* description;
   int64_t growth;                 // channels that a layer adds
@@ -23,10 +23,10 @@ struct Variant {
   int64_t first;                  // channels of the first convolution
 };
 
-constexpr Variant kVariants[] = {{"densenet121", "DenseNet-121, ImageNet", 32, {6, 12, 24, 16}, 64},
-                                 {"densenet161", "DenseNet-161, ImageNet", 48, {6, 12, 36, 24}, 96},
-                                 {"densenet169", "DenseNet-169, ImageNet", 32, {6, 12, 32, 32}, 64},
-                                 {"densenet201", "DenseNet-201, ImageNet", 32, {6, 12, 48, 32}, 64}};
+constexpr DenseNetVariant kDenseNetVariants[] = {{"densenet121", "DenseNet-121, ImageNet", 32, {6, 12, 24, 16}, 64},
+                                                 {"densenet161", "DenseNet-161, ImageNet", 48, {6, 12, 36, 24}, 96},
+                                                 {"densenet169", "DenseNet-169, ImageNet", 32, {6, 12, 32, 32}, 64},
+                                                 {"densenet201", "DenseNet-201, ImageNet", 32, {6, 12, 48, 32}, 64}};
 
 /// Norm, ReLU, 1x1 convolution to 4 * growth channels, norm, ReLU, 3x3 convolution to `growth` channels.
 class DenseLayer : public nn::Module {
@@ -77,7 +77,7 @@ Chain transition(int64_t channels) {
 
 class Densenet : public nn::Module {
  public:
-  Densenet(const Variant& variant, const ImagenetOptions& options) {
+  Densenet(const DenseNetVariant& variant, const ImagenetOptions& options) {
     int64_t channels = variant.first;
     features_->push_back("conv0", same_conv({options.in_channels, channels, 7, 2}));
     features_->push_back("norm0", batch_norm(channels));
@@ -108,7 +108,7 @@ class Densenet : public nn::Module {
 }  // namespace
 
 void add_densenets(Registry<ModelFactory>& models) {
-  for (const Variant& variant : kVariants) {
+  for (const DenseNetVariant& variant : kDenseNetVariants) {
     add_model(models, variant.name, variant.description,
               [variant](const ImagenetOptions& options) { return std::make_shared<Densenet>(variant, options); });
   }

@@ -12,55 +12,55 @@ namespace {
 namespace nn = torch::nn;
 using at::Tensor;
 
-struct Stage {
+struct EfficientNetStage {
   bool fused;  // one kernel x kernel convolution for expansion and depthwise convolution, no squeeze-excite
   int64_t expansion, kernel, stride, in, out, blocks;
 };
 
-struct Variant {
+struct EfficientNetVariant {
   const char* name;
   const char* description;
-  const std::vector<Stage>& stages;
+  const std::vector<EfficientNetStage>& stages;
   double width, depth;  // factors of channels and blocks
   double dropout;
   BatchNormOptions norm = {};
   int64_t last = 0;  // channels of the last convolution; 0: four times those of the last stage
 };
 
-const std::vector<Stage>& stages_b() {
-  static const std::vector<Stage> stages = {{false, 1, 3, 1, 32, 16, 1},  {false, 6, 3, 2, 16, 24, 2},
-                                            {false, 6, 5, 2, 24, 40, 2},  {false, 6, 3, 2, 40, 80, 3},
-                                            {false, 6, 5, 1, 80, 112, 3}, {false, 6, 5, 2, 112, 192, 4},
-                                            {false, 6, 3, 1, 192, 320, 1}};
+const std::vector<EfficientNetStage>& stages_b() {
+  static const std::vector<EfficientNetStage> stages = {{false, 1, 3, 1, 32, 16, 1},  {false, 6, 3, 2, 16, 24, 2},
+                                                        {false, 6, 5, 2, 24, 40, 2},  {false, 6, 3, 2, 40, 80, 3},
+                                                        {false, 6, 5, 1, 80, 112, 3}, {false, 6, 5, 2, 112, 192, 4},
+                                                        {false, 6, 3, 1, 192, 320, 1}};
   return stages;
 }
 
-const std::vector<Stage>& stages_v2_s() {
-  static const std::vector<Stage> stages = {{true, 1, 3, 1, 24, 24, 2},    {true, 4, 3, 2, 24, 48, 4},
-                                            {true, 4, 3, 2, 48, 64, 4},    {false, 4, 3, 2, 64, 128, 6},
-                                            {false, 6, 3, 1, 128, 160, 9}, {false, 6, 3, 2, 160, 256, 15}};
+const std::vector<EfficientNetStage>& stages_v2_s() {
+  static const std::vector<EfficientNetStage> stages = {{true, 1, 3, 1, 24, 24, 2},    {true, 4, 3, 2, 24, 48, 4},
+                                                        {true, 4, 3, 2, 48, 64, 4},    {false, 4, 3, 2, 64, 128, 6},
+                                                        {false, 6, 3, 1, 128, 160, 9}, {false, 6, 3, 2, 160, 256, 15}};
   return stages;
 }
 
-const std::vector<Stage>& stages_v2_m() {
-  static const std::vector<Stage> stages = {{true, 1, 3, 1, 24, 24, 3},     {true, 4, 3, 2, 24, 48, 5},
-                                            {true, 4, 3, 2, 48, 80, 5},     {false, 4, 3, 2, 80, 160, 7},
-                                            {false, 6, 3, 1, 160, 176, 14}, {false, 6, 3, 2, 176, 304, 18},
-                                            {false, 6, 3, 1, 304, 512, 5}};
+const std::vector<EfficientNetStage>& stages_v2_m() {
+  static const std::vector<EfficientNetStage> stages = {{true, 1, 3, 1, 24, 24, 3},     {true, 4, 3, 2, 24, 48, 5},
+                                                        {true, 4, 3, 2, 48, 80, 5},     {false, 4, 3, 2, 80, 160, 7},
+                                                        {false, 6, 3, 1, 160, 176, 14}, {false, 6, 3, 2, 176, 304, 18},
+                                                        {false, 6, 3, 1, 304, 512, 5}};
   return stages;
 }
 
-const std::vector<Stage>& stages_v2_l() {
-  static const std::vector<Stage> stages = {{true, 1, 3, 1, 32, 32, 4},     {true, 4, 3, 2, 32, 64, 7},
-                                            {true, 4, 3, 2, 64, 96, 7},     {false, 4, 3, 2, 96, 192, 10},
-                                            {false, 6, 3, 1, 192, 224, 19}, {false, 6, 3, 2, 224, 384, 25},
-                                            {false, 6, 3, 1, 384, 640, 7}};
+const std::vector<EfficientNetStage>& stages_v2_l() {
+  static const std::vector<EfficientNetStage> stages = {{true, 1, 3, 1, 32, 32, 4},     {true, 4, 3, 2, 32, 64, 7},
+                                                        {true, 4, 3, 2, 64, 96, 7},     {false, 4, 3, 2, 96, 192, 10},
+                                                        {false, 6, 3, 1, 192, 224, 19}, {false, 6, 3, 2, 224, 384, 25},
+                                                        {false, 6, 3, 1, 384, 640, 7}};
   return stages;
 }
 
-const std::vector<Variant>& variants() {
+const std::vector<EfficientNetVariant>& efficientnet_variants() {
   constexpr BatchNormOptions kSlow{1e-3, 1e-2}, kWideEps{1e-3, 0.1};
-  static const std::vector<Variant> table = {
+  static const std::vector<EfficientNetVariant> table = {
       {"efficientnet_b0", "EfficientNet-B0, ImageNet", stages_b(), 1.0, 1.0, 0.2},
       {"efficientnet_b1", "EfficientNet-B1, ImageNet", stages_b(), 1.0, 1.1, 0.2},
       {"efficientnet_b2", "EfficientNet-B2, ImageNet", stages_b(), 1.1, 1.2, 0.3},
@@ -76,9 +76,10 @@ const std::vector<Variant>& variants() {
 }
 
 /// Inverted residual with SiLU, squeeze-excite (not where fused), and stochastic depth on the residual branch.
-class Block : public nn::Module {
+class EfficientNetBlock : public nn::Module {
  public:
-  Block(const Stage& stage, int64_t in, int64_t out, int64_t stride, const BatchNormOptions& norm, double drop)
+  EfficientNetBlock(const EfficientNetStage& stage, int64_t in, int64_t out, int64_t stride,
+                    const BatchNormOptions& norm, double drop)
       : residual_(stride == 1 && in == out), stochastic_depth_(nullptr) {
     const int64_t hidden = make_divisible(static_cast<double>(in * stage.expansion), 8);
     Chain layers;
@@ -109,7 +110,7 @@ class Block : public nn::Module {
   std::shared_ptr<StochasticDepth> stochastic_depth_;
 };
 
-std::shared_ptr<FeatureClassifier> efficientnet(const Variant& variant, const ImagenetOptions& options) {
+std::shared_ptr<FeatureClassifier> efficientnet(const EfficientNetVariant& variant, const ImagenetOptions& options) {
   const auto widened = [&](int64_t channels) {
     return make_divisible(static_cast<double>(channels) * variant.width, 8);
   };
@@ -117,17 +118,17 @@ std::shared_ptr<FeatureClassifier> efficientnet(const Variant& variant, const Im
     return static_cast<int64_t>(std::ceil(static_cast<double>(blocks) * variant.depth));
   };
   int64_t total = 0, number = 0;
-  for (const Stage& stage : variant.stages) total += deepened(stage.blocks);
+  for (const EfficientNetStage& stage : variant.stages) total += deepened(stage.blocks);
 
   int64_t channels = widened(variant.stages.front().in);
   Chain features;
   features->push_back(conv_bn({options.in_channels, channels, 3, 2}, Activation::kSilu, variant.norm));
-  for (const Stage& stage : variant.stages) {
+  for (const EfficientNetStage& stage : variant.stages) {
     Chain blocks;
     const int64_t out = widened(stage.out);
     for (int64_t i = 0; i < deepened(stage.blocks); ++i, ++number) {
       const double drop = 0.2 * static_cast<double>(number) / static_cast<double>(total);
-      blocks->push_back(Block(stage, channels, out, i == 0 ? stage.stride : 1, variant.norm, drop));
+      blocks->push_back(EfficientNetBlock(stage, channels, out, i == 0 ? stage.stride : 1, variant.norm, drop));
       channels = out;
     }
     features->push_back(blocks);
@@ -148,7 +149,7 @@ std::shared_ptr<FeatureClassifier> efficientnet(const Variant& variant, const Im
 }  // namespace
 
 void add_efficientnets(Registry<ModelFactory>& models) {
-  for (const Variant& variant : variants()) {
+  for (const EfficientNetVariant& variant : efficientnet_variants()) {
     add_model(models, variant.name, variant.description,
               [&variant](const ImagenetOptions& options) { return efficientnet(variant, options); });
   }

@@ -10,16 +10,16 @@ namespace {
 namespace nn = torch::nn;
 using at::Tensor;
 
-struct Variant {
+struct MnasnetVariant {
   const char* name;
   const char* description;
   double width;
 };
 
-constexpr Variant kVariants[] = {{"mnasnet0_5", "MnasNet, width 0.5, ImageNet", 0.5},
-                                 {"mnasnet0_75", "MnasNet, width 0.75, ImageNet", 0.75},
-                                 {"mnasnet1_0", "MnasNet, width 1.0, ImageNet", 1.0},
-                                 {"mnasnet1_3", "MnasNet, width 1.3, ImageNet", 1.3}};
+constexpr MnasnetVariant kMnasnetVariants[] = {{"mnasnet0_5", "MnasNet, width 0.5, ImageNet", 0.5},
+                                               {"mnasnet0_75", "MnasNet, width 0.75, ImageNet", 0.75},
+                                               {"mnasnet1_0", "MnasNet, width 1.0, ImageNet", 1.0},
+                                               {"mnasnet1_3", "MnasNet, width 1.3, ImageNet", 1.3}};
 
 constexpr BatchNormOptions kNorm{1e-5, 1.0 - 0.9997};
 
@@ -54,7 +54,7 @@ class InvertedResidual : public nn::Module {
 
 class Mnasnet : public nn::Module {
  public:
-  Mnasnet(const Variant& variant, const ImagenetOptions& options) {
+  Mnasnet(const MnasnetVariant& variant, const ImagenetOptions& options) {
     struct Stack {
       int64_t channels, kernel, stride, expansion, blocks;
     };
@@ -96,7 +96,7 @@ class Mnasnet : public nn::Module {
 }  // namespace
 
 void add_mnasnets(Registry<ModelFactory>& models) {
-  for (const Variant& variant : kVariants) {
+  for (const MnasnetVariant& variant : kMnasnetVariants) {
     add_model(models, variant.name, variant.description,
               [variant](const ImagenetOptions& options) { return std::make_shared<Mnasnet>(variant, options); });
   }

@@ -18,15 +18,15 @@ struct Layer {
   int64_t shuffled = 1;  // the input's channels are shuffled between this many groups
 };
 
-struct Variant {
+struct NinVariant {
   const char* name;
   const char* description;
   int64_t pool_kernel;        // of max pools of stride 2, after the third and the sixth layer
   std::vector<Layer> layers;  // without the last one, a 1x1 convolution to the classes
 };
 
-const std::vector<Variant>& variants() {
-  static const std::vector<Variant> table = {
+const std::vector<NinVariant>& nin_variants() {
+  static const std::vector<NinVariant> table = {
       {"nin",
        "micronet's network in network, CIFAR-10",
        3,
@@ -49,7 +49,7 @@ const std::vector<Variant>& variants() {
 /// Every layer ends in a ReLU, the logits too; then the mean over the image.
 class Nin : public nn::Module {
  public:
-  Nin(const Variant& variant, const ClassifierOptions& options) {
+  Nin(const NinVariant& variant, const ClassifierOptions& options) {
     int64_t channels = options.in_channels;
     for (size_t i = 0; i < variant.layers.size(); ++i) {
       if (i == 3 || i == 6) model_->push_back(max_pool_layer(variant.pool_kernel, 2, (variant.pool_kernel - 1) / 2));
@@ -85,7 +85,7 @@ class Nin : public nn::Module {
 }  // namespace
 
 void add_nins(Registry<ModelFactory>& models) {
-  for (const Variant& variant : variants()) {
+  for (const NinVariant& variant : nin_variants()) {
     add_model<ClassifierOptions>(
         models, variant.name, variant.description,
         [&variant](const auto& options) { return std::make_shared<Nin>(variant, options); }, 4);

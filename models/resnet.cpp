@@ -14,7 +14,7 @@ namespace {
 namespace nn = torch::nn;
 using at::Tensor;
 
-struct Variant {
+struct ResNetVariant {
   const char* name;
   const char* description;
   bool bottleneck;
@@ -25,7 +25,7 @@ struct Variant {
   int64_t stem_stride = 2;
 };
 
-constexpr Variant kVariants[] = {
+constexpr ResNetVariant kResNetVariants[] = {
     {"resnet18", "ResNet-18, ImageNet", false, {2, 2, 2, 2}},
     {"resnet34", "ResNet-34, ImageNet", false, {3, 4, 6, 3}},
     {"resnet50", "ResNet-50, ImageNet", true, {3, 4, 6, 3}},
@@ -40,9 +40,9 @@ constexpr Variant kVariants[] = {
 
 /// Two 3x3 convolutions, or 1x1, 3x3, 1x1 with four times the width at the end; the shortcut has a 1x1 convolution
 /// where the shape changes.
-class Block : public nn::Module {
+class ResNetBlock : public nn::Module {
  public:
-  Block(const Variant& variant, int64_t in, int64_t planes, int64_t stride) {
+  ResNetBlock(const ResNetVariant& variant, int64_t in, int64_t planes, int64_t stride) {
     int64_t out = planes;
     if (variant.bottleneck) {
       out = 4 * planes;
@@ -83,7 +83,7 @@ class Block : public nn::Module {
 
 class Resnet : public nn::Module {
  public:
-  Resnet(const Variant& variant, const ImagenetOptions& options) {
+  Resnet(const ResNetVariant& variant, const ImagenetOptions& options) {
     conv1_ = register_module("conv1", same_conv({options.in_channels, 64, variant.stem_kernel, variant.stem_stride}));
     bn1_ = register_module("bn1", batch_norm(64));
     int64_t channels = 64;
@@ -91,7 +91,7 @@ class Resnet : public nn::Module {
       const int64_t planes = 64 << i;
       Chain layer;
       for (int64_t j = 0; j < variant.blocks[i]; ++j) {
-        layer->push_back(Block(variant, channels, planes, i > 0 && j == 0 ? 2 : 1));
+        layer->push_back(ResNetBlock(variant, channels, planes, i > 0 && j == 0 ? 2 : 1));
         channels = variant.bottleneck ? 4 * planes : planes;
       }
       layers_[i] = register_module("layer" + std::to_string(i + 1), layer);
@@ -116,7 +116,7 @@ class Resnet : public nn::Module {
 }  // namespace
 
 void add_resnets(Registry<ModelFactory>& models) {
-  for (const Variant& variant : kVariants) {
+  for (const ResNetVariant& variant : kResNetVariants) {
     add_model(models, variant.name, variant.description,
               [variant](const ImagenetOptions& options) { return std::make_shared<Resnet>(variant, options); });
   }

@@ -13,17 +13,18 @@ namespace {
 namespace nn = torch::nn;
 using at::Tensor;
 
-struct Variant {
+struct ShuffleNetVariant {
   const char* name;
   const char* description;
   std::array<int64_t, 3> channels;  // of stage2..4
   int64_t last;
 };
 
-constexpr Variant kVariants[] = {{"shufflenet_v2_x0_5", "ShuffleNetV2, width 0.5, ImageNet", {48, 96, 192}, 1024},
-                                 {"shufflenet_v2_x1_0", "ShuffleNetV2, width 1.0, ImageNet", {116, 232, 464}, 1024},
-                                 {"shufflenet_v2_x1_5", "ShuffleNetV2, width 1.5, ImageNet", {176, 352, 704}, 1024},
-                                 {"shufflenet_v2_x2_0", "ShuffleNetV2, width 2.0, ImageNet", {244, 488, 976}, 2048}};
+constexpr ShuffleNetVariant kShuffleNetVariants[] = {
+    {"shufflenet_v2_x0_5", "ShuffleNetV2, width 0.5, ImageNet", {48, 96, 192}, 1024},
+    {"shufflenet_v2_x1_0", "ShuffleNetV2, width 1.0, ImageNet", {116, 232, 464}, 1024},
+    {"shufflenet_v2_x1_5", "ShuffleNetV2, width 1.5, ImageNet", {176, 352, 704}, 1024},
+    {"shufflenet_v2_x2_0", "ShuffleNetV2, width 2.0, ImageNet", {244, 488, 976}, 2048}};
 
 /// Stride 1: the second half of the channels goes through branch2. Stride 2: all go through both branches.
 class Unit : public nn::Module {
@@ -61,7 +62,7 @@ class Unit : public nn::Module {
 
 class ShufflenetV2 : public nn::Module {
  public:
-  ShufflenetV2(const Variant& variant, const ImagenetOptions& options) {
+  ShufflenetV2(const ShuffleNetVariant& variant, const ImagenetOptions& options) {
     constexpr std::array<int64_t, 3> kUnits{4, 8, 4};
     int64_t channels = 24;
     conv1_ = register_module("conv1", conv_bn({options.in_channels, channels, 3, 2}, Activation::kRelu));
@@ -92,7 +93,7 @@ class ShufflenetV2 : public nn::Module {
 }  // namespace
 
 void add_shufflenets(Registry<ModelFactory>& models) {
-  for (const Variant& variant : kVariants) {
+  for (const ShuffleNetVariant& variant : kShuffleNetVariants) {
     add_model(models, variant.name, variant.description,
               [variant](const ImagenetOptions& options) { return std::make_shared<ShufflenetV2>(variant, options); });
   }

@@ -32,22 +32,22 @@ class Fire : public nn::Module {
 };
 
 /// The eight fire modules are those of both versions; what differs is the first convolution and where the pools stand.
-struct Variant {
+struct SqueezeNetVariant {
   const char* name;
   const char* description;
   int64_t channels, kernel;      // of the first convolution
   std::vector<int> pools_after;  // numbers of fire modules
 };
 
-const std::vector<Variant>& variants() {
-  static const std::vector<Variant> table = {
+const std::vector<SqueezeNetVariant>& squeezenet_variants() {
+  static const std::vector<SqueezeNetVariant> table = {
       {"squeezenet1_0", "SqueezeNet 1.0, ImageNet", 96, 7, {3, 7}},
       {"squeezenet1_1", "SqueezeNet 1.1, ImageNet", 64, 3, {2, 4}},
   };
   return table;
 }
 
-std::shared_ptr<FeatureClassifier> squeezenet(const Variant& variant, const ImagenetOptions& options) {
+std::shared_ptr<FeatureClassifier> squeezenet(const SqueezeNetVariant& variant, const ImagenetOptions& options) {
   constexpr int64_t kFires[][2] = {{16, 64},  {16, 64},  {32, 128}, {32, 128},
                                    {48, 192}, {48, 192}, {64, 256}, {64, 256}};  // squeezed, expanded
   Chain features(nn::Conv2d(nn::Conv2dOptions(options.in_channels, variant.channels, variant.kernel).stride(2)),
@@ -77,7 +77,7 @@ std::shared_ptr<FeatureClassifier> squeezenet(const Variant& variant, const Imag
 }  // namespace
 
 void add_squeezenets(Registry<ModelFactory>& models) {
-  for (const Variant& variant : variants()) {
+  for (const SqueezeNetVariant& variant : squeezenet_variants()) {
     add_model(models, variant.name, variant.description,
               [&variant](const ImagenetOptions& options) { return squeezenet(variant, options); });
   }

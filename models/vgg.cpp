@@ -18,14 +18,14 @@ namespace nn = torch::nn;
 
 constexpr int64_t kPool = 0;
 
-struct Variant {
+struct VggVariant {
   const char* name;
   const char* description;
   std::vector<int64_t> layers;  // output channels of a 3x3 convolution, or kPool
 };
 
-const std::vector<Variant>& variants() {
-  static const std::vector<Variant> table = {
+const std::vector<VggVariant>& vgg_variants() {
+  static const std::vector<VggVariant> table = {
       {"vgg11", "VGG-11", {64, kPool, 128, kPool, 256, 256, kPool, 512, 512, kPool, 512, 512, kPool}},
       {"vgg13", "VGG-13", {64, 64, kPool, 128, 128, kPool, 256, 256, kPool, 512, 512, kPool, 512, 512, kPool}},
       {"vgg16",
@@ -37,7 +37,7 @@ const std::vector<Variant>& variants() {
   return table;
 }
 
-Chain vgg_features(const Variant& variant, int64_t channels, bool batch_normalized) {
+Chain vgg_features(const VggVariant& variant, int64_t channels, bool batch_normalized) {
   Chain features;
   for (const int64_t out : variant.layers) {
     if (out == kPool) {
@@ -52,7 +52,8 @@ Chain vgg_features(const Variant& variant, int64_t channels, bool batch_normaliz
   return features;
 }
 
-std::shared_ptr<FeatureClassifier> vgg(const Variant& variant, bool batch_normalized, const ImagenetOptions& options) {
+std::shared_ptr<FeatureClassifier> vgg(const VggVariant& variant, bool batch_normalized,
+                                       const ImagenetOptions& options) {
   Chain classifier(nn::Linear(512 * 7 * 7, 4096), activation_layer(Activation::kRelu), nn::Dropout(0.5),
                    nn::Linear(4096, 4096), activation_layer(Activation::kRelu), nn::Dropout(0.5),
                    nn::Linear(4096, options.num_classes));
@@ -112,7 +113,7 @@ void add_vggs(Registry<ModelFactory>& models) {
   add_model(models, "alexnet", "AlexNet, ImageNet", alexnet, 63);
   add_sized_model(models, "vgg_small", "VGG-small of the low-bit literature, images of image_size", 8,
                   [](const auto& options) { return std::make_shared<VggSmall>(options); });
-  for (const Variant& variant : variants()) {
+  for (const VggVariant& variant : vgg_variants()) {
     for (const bool batch_normalized : {false, true}) {
       add_model(models, std::string(variant.name) + (batch_normalized ? "_bn" : ""),
                 std::string(variant.description) + (batch_normalized ? " with batch norm, ImageNet" : ", ImageNet"),

@@ -36,15 +36,16 @@ namespace {
 namespace nn = torch::nn;
 using at::Tensor;
 
-struct Variant {
+struct VitVariant {
   const char* name;
   const char* description;
   int64_t patch, layers, heads, width, hidden;
 };
 
-constexpr Variant kVariants[] = {{"vit_b_16", "ViT-B/16, ImageNet, images of image_size", 16, 12, 12, 768, 3072},
-                                 {"vit_b_32", "ViT-B/32, ImageNet, images of image_size", 32, 12, 12, 768, 3072},
-                                 {"vit_l_16", "ViT-L/16, ImageNet, images of image_size", 16, 24, 16, 1024, 4096}};
+constexpr VitVariant kVitVariants[] = {
+    {"vit_b_16", "ViT-B/16, ImageNet, images of image_size", 16, 12, 12, 768, 3072},
+    {"vit_b_32", "ViT-B/32, ImageNet, images of image_size", 32, 12, 12, 768, 3072},
+    {"vit_l_16", "ViT-L/16, ImageNet, images of image_size", 16, 24, 16, 1024, 4096}};
 
 nn::LayerNorm layer_norm(int64_t width) { return nn::LayerNorm(nn::LayerNormOptions({width}).eps(1e-6)); }
 
@@ -76,7 +77,7 @@ class SelfAttention : public nn::Module {
 
 class EncoderLayer : public nn::Module {
  public:
-  explicit EncoderLayer(const Variant& variant) {
+  explicit EncoderLayer(const VitVariant& variant) {
     ln_1_ = register_module("ln_1", layer_norm(variant.width));
     self_attention_ = register_module("self_attention", std::make_shared<SelfAttention>(variant.width, variant.heads));
     dropout_ = register_module("dropout", nn::Dropout(0.0));
@@ -104,7 +105,7 @@ class EncoderLayer : public nn::Module {
 
 class Encoder : public nn::Module {
  public:
-  Encoder(const Variant& variant, int64_t length) {
+  Encoder(const VitVariant& variant, int64_t length) {
     pos_embedding_ = register_parameter("pos_embedding", at::empty({1, length, variant.width}));
     nn::init::normal_(pos_embedding_, 0.0, 0.02);
     for (int64_t i = 0; i < variant.layers; ++i) {
@@ -124,7 +125,7 @@ class Encoder : public nn::Module {
 
 class Vit : public nn::Module {
  public:
-  Vit(const Variant& variant, const VitOptions& options) : image_size_(options.image_size) {
+  Vit(const VitVariant& variant, const VitOptions& options) : image_size_(options.image_size) {
     const int64_t side = options.image_size / variant.patch;
     class_token_ = register_parameter("class_token", at::zeros({1, 1, variant.width}));
     conv_proj_ = register_module(
@@ -162,7 +163,7 @@ class Vit : public nn::Module {
 }  // namespace
 
 void add_vits(Registry<ModelFactory>& models) {
-  for (const Variant& variant : kVariants) {
+  for (const VitVariant& variant : kVitVariants) {
     models.add(variant.name, variant.description, [variant](const config::Node& node) {
       const auto options = config::parse<VitOptions>(node);
       if (options.image_size % variant.patch != 0) {

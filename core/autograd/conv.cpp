@@ -22,8 +22,6 @@ namespace {
 
 using at::Tensor;
 
-Tensor mask_bits(int64_t elements) { return at::empty({(elements + 7) / 8}, at::kByte); }
-
 template <class T>
 Tensor to_tensor(const std::vector<T>& values) {
   return at::from_blob(const_cast<T*>(values.data()), {static_cast<int64_t>(values.size())},

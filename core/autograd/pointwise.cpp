@@ -23,8 +23,6 @@ namespace {
 
 using at::Tensor;
 
-Tensor mask_bits(int64_t elements) { return at::empty({(elements + 7) / 8}, at::kByte); }
-
 Tensor masked(const Tensor& grad, const Tensor& inside) {
   Tensor result = empty_kernel_layout(grad.sizes(), at::kFloat);
   ops::mask_gradient(grad.const_data_ptr<float>(), inside.const_data_ptr<uint8_t>(), grad.numel(),

@@ -43,4 +43,6 @@ at::Tensor empty_kernel_layout(at::IntArrayRef sizes, at::ScalarType type) {
   return at::empty(channels_last, at::TensorOptions(type)).movedim(-1, 1);
 }
 
+at::Tensor mask_bits(int64_t elements) { return at::empty({(elements + 7) / 8}, at::kByte); }
+
 }  // namespace qat::autograd

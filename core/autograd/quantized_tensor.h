@@ -60,4 +60,7 @@ at::Tensor kernel_layout(const at::Tensor& x);
 /// An uninitialised tensor of these sizes in kernel_layout's memory format.
 at::Tensor empty_kernel_layout(at::IntArrayRef sizes, at::ScalarType type);
 
+/// Uninitialised bytes for one bit an element.
+at::Tensor mask_bits(int64_t elements);
+
 }  // namespace qat::autograd

@@ -132,10 +132,10 @@ void fallback(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::St
   }
 }
 
-class Activation {
+class ActiveRecorder {
  public:
-  explicit Activation(Recorder& recorder) : include_(kKey) { active = &recorder; }
-  ~Activation() { active = nullptr; }
+  explicit ActiveRecorder(Recorder& recorder) : include_(kKey) { active = &recorder; }
+  ~ActiveRecorder() { active = nullptr; }
 
  private:
   c10::impl::IncludeDispatchKeyGuard include_;
@@ -156,7 +156,7 @@ Recording record(const Forward& forward, const at::Tensor& input, const NamedTen
   recording.input = recorder.define(input, "", -1);
   NamedTensors outputs;
   {
-    const Activation activation(recorder);
+    const ActiveRecorder scope(recorder);
     outputs = forward(input);
   }
   for (const auto& [name, tensor] : outputs) {
