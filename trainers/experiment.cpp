@@ -22,30 +22,8 @@ namespace qat::config {
 using trainers::CheckpointConfig;
 using trainers::Experiment;
 using trainers::ExportEntry;
-using trainers::TrainStage;
 using trainers::VerifyStage;
 using trainers::WeightsConfig;
-
-void Schema<TrainStage>::describe(Fields<TrainStage>& f) {
-  f.field("epochs", &TrainStage::epochs).doc("passes over the training images").minimum(1).maximum(1e6);
-  f.field("steps", &TrainStage::steps).doc("optimizer steps at most, for trials; null: all of the epochs").minimum(1);
-  f.field("label_smoothing", &TrainStage::label_smoothing)
-      .doc("share of each target that all classes get alike (Szegedy et al. 2016)")
-      .minimum(0)
-      .below(1);
-  f.field("mixup_alpha", &TrainStage::mixup_alpha)
-      .doc("of mixup's Beta(alpha, alpha); 0: none")
-      .minimum(0)
-      .maximum(1000);
-  f.field("cutmix_alpha", &TrainStage::cutmix_alpha)
-      .doc("the same of cutmix; with both, one of them for each batch")
-      .minimum(0)
-      .maximum(1000);
-  f.field("clip_grad_norm", &TrainStage::clip_grad_norm).doc("2-norm of all gradients at most; null: any").above(0);
-  f.field("clip_grad_value", &TrainStage::clip_grad_value).doc("size of each gradient at most; null: any").above(0);
-  f.field("optimizer", &TrainStage::optimizer).doc("{name: sgd, options}; names: qat list optimizers");
-  f.field("schedule", &TrainStage::schedule).doc("{name: cosine, options}; names: qat list schedules");
-}
 
 void Schema<ExportEntry>::describe(Fields<ExportEntry>& f) {
   f.field("format", &ExportEntry::format).doc("see `qat list formats`").required();
@@ -63,6 +41,10 @@ void Schema<WeightsConfig>::describe(Fields<WeightsConfig>& f) {
 
 void Schema<CheckpointConfig>::describe(Fields<CheckpointConfig>& f) {
   f.field("every", &CheckpointConfig::every).doc("optimizer steps between checkpoints").minimum(1);
+  f.field("minutes", &CheckpointConfig::minutes).doc("at most between two of them; null: any time").above(0);
+  f.field("keep_best", &CheckpointConfig::keep_best)
+      .doc("epochs of a stage, by top-1, whose checkpoints are kept; one of them is best.ckpt")
+      .minimum(1);
 }
 
 void Schema<Experiment>::describe(Fields<Experiment>& f) {
@@ -193,38 +175,33 @@ void check_methods(const Node& quantization) {
   check("calibration", "observer", quant::observers());
 }
 
-std::string first_difference(const Node& run, const Node& now, const std::string& path) {
-  static const std::set<std::string> kFree{"threads", "data.workers", "checkpoint.every"};
-  if (kFree.count(path) != 0) return "";
+void find_differences(const Node& run, const Node& now, const std::string& path, std::vector<Difference>& found) {
+  static const std::set<std::string> kFree{"threads", "data.workers", "checkpoint"};
+  if (kFree.count(path) != 0) return;
   if (run.is_map() && now.is_map()) {
     std::vector<std::string> keys = run.keys();
     for (const std::string& key : now.keys()) {
       if (!run.find(key)) keys.push_back(key);
     }
     for (const std::string& key : keys) {
-      const std::string found = first_difference(run.find(key).value_or(Node()), now.find(key).value_or(Node()),
-                                                 config::child_path(path, key));
-      if (!found.empty()) return found;
+      find_differences(run.find(key).value_or(Node()), now.find(key).value_or(Node()), config::child_path(path, key),
+                       found);
     }
-    return "";
-  }
-  if (run.is_sequence() && now.is_sequence() && run.items().size() == now.items().size()) {
+  } else if (run.is_sequence() && now.is_sequence() && run.items().size() == now.items().size()) {
     for (size_t i = 0; i < run.items().size(); ++i) {
-      const std::string found = first_difference(run.items()[i], now.items()[i], config::child_path(path, i));
-      if (!found.empty()) return found;
+      find_differences(run.items()[i], now.items()[i], config::child_path(path, i), found);
     }
-    return "";
+  } else if (const std::string before = run.inline_yaml(), after = now.inline_yaml(); before != after) {
+    found.push_back({path, fmt::format("{} in the run, {} now", before, after)});
   }
-  const std::string before = run.inline_yaml(), after = now.inline_yaml();
-  return before == after ? "" : fmt::format("{}: {} in the run, {} now", path, before, after);
 }
 
 }  // namespace
 
 const char* to_string(StageKind kind) { return kStageNames[static_cast<size_t>(kind)]; }
 
-std::optional<WeightsConfig> Experiment::weights() const {
-  const std::optional<Node> node = model.find("weights");
+std::optional<WeightsConfig> weights_of(const Node& section) {
+  const std::optional<Node> node = section.find("weights");
   if (!node || node->is_null()) return std::nullopt;
   return node->is_scalar() ? WeightsConfig{node->text()} : node->as<WeightsConfig>();
 }
@@ -266,8 +243,10 @@ Experiment load_experiment(const std::string& path, const std::vector<std::strin
   return make_experiment(config::load_file(path, overrides).root());
 }
 
-std::string first_difference(const Experiment& run, const Experiment& now) {
-  return first_difference(config::to_node(run), config::to_node(now), "");
+std::vector<Difference> differences(const Experiment& run, const Experiment& now) {
+  std::vector<Difference> found;
+  find_differences(config::to_node(run), config::to_node(now), "", found);
+  return found;
 }
 
 int64_t freeze_step(const Node& freeze_at, int64_t total, int64_t steps_per_epoch) {

@@ -9,21 +9,9 @@
 #include "core/config/config.h"
 #include "core/quant/config.h"
 #include "datasets/data_config.h"
+#include "trainers/train_stage.h"
 
 namespace qat::trainers {
-
-/// A `float` or `finetune` stage.
-struct TrainStage {
-  int64_t epochs = 1;
-  std::optional<int64_t> steps;  // at most this many, for trials
-  double label_smoothing = 0;
-  double mixup_alpha = 0;
-  double cutmix_alpha = 0;
-  std::optional<double> clip_grad_norm;
-  std::optional<double> clip_grad_value;
-  config::Node optimizer = config::Node::map({{"name", config::Node::scalar("sgd")}});
-  config::Node schedule = config::Node::map({{"name", config::Node::scalar("cosine")}});
-};
 
 struct ExportEntry {
   std::string format;
@@ -44,7 +32,9 @@ struct Stage {
 };
 
 struct CheckpointConfig {
-  int64_t every = 500;  // optimizer steps
+  int64_t every = 500;            // optimizer steps
+  std::optional<double> minutes;  // and whenever so many have passed
+  int64_t keep_best = 1;          // epochs
 };
 
 /// `model.weights`: FILE, or {path: FILE, skip_classifier: true}.
@@ -52,6 +42,11 @@ struct WeightsConfig {
   std::string path;  // .pth, .safetensors, or a run folder
   bool skip_classifier = false;
 };
+
+/// What a `model:` section gives the model's factory.
+inline config::Node model_options(const config::Node& section) { return section.without("name").without("weights"); }
+/// Its `weights`, if any. Throws ConfigError.
+std::optional<WeightsConfig> weights_of(const config::Node& section);
 
 struct Experiment {
   int64_t seed = 0;
@@ -64,10 +59,8 @@ struct Experiment {
   CheckpointConfig checkpoint;
 
   std::string model_name() const { return model.at("name").text(); }
-  /// What the model's factory takes.
-  config::Node model_options() const { return model.without("name").without("weights"); }
   /// What the network starts from; its own initialisation when absent. Throws ConfigError.
-  std::optional<WeightsConfig> weights() const;
+  std::optional<WeightsConfig> weights() const { return weights_of(model); }
   /// The typed stages; throws ConfigError.
   std::vector<Stage> parsed_stages() const;
 };
@@ -78,9 +71,12 @@ struct Experiment {
 Experiment make_experiment(const config::Node& root);
 Experiment load_experiment(const std::string& path, const std::vector<std::string>& overrides = {});
 
-/// The first key whose value differs, "data.batch_size: 128 in the run, 64 now", or "". Keys that change no result are
-/// left out: data.workers, checkpoint.every and threads.
-std::string first_difference(const Experiment& run, const Experiment& now);
+/// A key whose value differs: "data.batch_size", "128 in the run, 64 now".
+struct Difference {
+  std::string key, values;
+};
+/// All of them. Keys that change no result are left out: data.workers, checkpoint and threads.
+std::vector<Difference> differences(const Experiment& run, const Experiment& now);
 
 /// The optimizer step at whose start ranges and batch norm freeze: `batch_norm.freeze_at`, at most `total`.
 /// "75%": of the steps, rounded down; {epoch: e}: e epochs; {step: s}. Throws ConfigError.
@@ -91,10 +87,6 @@ std::string experiment_docs();
 
 }  // namespace qat::trainers
 
-template <>
-struct qat::config::Schema<qat::trainers::TrainStage> {
-  static void describe(Fields<qat::trainers::TrainStage>& f);
-};
 template <>
 struct qat::config::Schema<qat::trainers::ExportEntry> {
   static void describe(Fields<qat::trainers::ExportEntry>& f);

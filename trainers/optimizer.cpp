@@ -1,6 +1,7 @@
 #include "trainers/optimizer.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/isfinite.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/GradMode.h>
@@ -54,6 +55,21 @@ void Optimizer::step(double factor) {
 
 void Optimizer::zero_grad() {
   for (Entry& entry : entries_) entry.parameter.mutable_grad() = at::Tensor();
+}
+
+std::string Optimizer::find_non_finite_gradient() const {
+  const at::NoGradGuard no_grad;
+  // One number says that all is well: a sum is finite only if its terms are.
+  double sum = 0;
+  for (const Entry& entry : entries_) {
+    if (entry.parameter.grad().defined()) sum += entry.parameter.grad().sum().item<double>();
+  }
+  if (std::isfinite(sum)) return "";
+  for (const Entry& entry : entries_) {
+    const at::Tensor& gradient = entry.parameter.grad();
+    if (gradient.defined() && !at::isfinite(gradient).all().item<bool>()) return entry.name;
+  }
+  return "";
 }
 
 double Optimizer::clip_grad_norm(double max_norm) {

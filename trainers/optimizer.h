@@ -45,6 +45,9 @@ class Optimizer {
 
   void zero_grad();
 
+  /// The first parameter whose gradient is not finite, or "".
+  std::string find_non_finite_gradient() const;
+
   /// As torch.nn.utils.clip_grad_norm_: gradients times max_norm / (norm + 1e-6) where that is below 1, norm the 2-norm
   /// of all of them together, which is returned. Throws qat::Error if it is not finite.
   double clip_grad_norm(double max_norm);

@@ -1,7 +1,9 @@
 #include "trainers/run.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <utility>
 
 #include "core/base/files.h"
@@ -23,12 +25,26 @@ namespace fs = std::filesystem;
 
 std::string default_folder(const std::string& config) { return "runs/" + fs::path(config).stem().string(); }
 
-void check_same_experiment(const RunFolder& folder, const Experiment& now) {
-  const Experiment before = load_experiment(folder.config());
-  const std::string difference = first_difference(before, now);
-  QAT_CHECK_AS(ConfigError, difference.empty(),
-               "{}: the config differs from the run's: {}; undo the change, or start another run with --out",
-               folder.path(), difference);
+bool is_allowed(const std::string& key, const std::vector<std::string>& allowed) {
+  return std::any_of(allowed.begin(), allowed.end(), [&](const std::string& name) {
+    return key == name || key.starts_with(name + ".") || key.starts_with(name + "[");
+  });
+}
+
+/// Throws ConfigError for differences that are not `allowed`; says whether there are any.
+bool config_changes(const RunFolder& folder, const Experiment& before, const Experiment& now,
+                    const std::vector<std::string>& allowed) {
+  std::vector<std::string> refused, taken;
+  for (const Difference& difference : differences(before, now)) {
+    (is_allowed(difference.key, allowed) ? taken : refused).push_back(difference.key + ": " + difference.values);
+  }
+  QAT_CHECK_AS(
+      ConfigError, refused.empty(),
+      "{}: the config differs from the run's: {}; undo the change, allow it with --allow KEY, or start another "
+      "run with --out",
+      folder.path(), join(refused, "; "));
+  for (const std::string& change : taken) log::warn("the config differs from the run's: {}", change);
+  return !taken.empty();
 }
 
 void announce(const Session& session, const std::string& folder) {
@@ -103,43 +119,47 @@ TrainSummary train(const TrainRequest& request) {
                "{}: exists already; continue that run with --resume, or choose another folder with --out",
                folder.path());
   const bool continues = request.resume && folder.is_run();
-  if (continues) check_same_experiment(folder, experiment);
+  std::optional<RunLock> lock;
+  if (continues) lock.emplace(folder.path());
 
   const std::vector<Stage> stages = experiment.parsed_stages();
-  RunCheckpoint checkpoint;
-  const bool has_checkpoint = continues && fs::exists(folder.last());
-  if (has_checkpoint) {
-    checkpoint = read_checkpoint(folder.last());
-    if (checkpoint.state.stage >= static_cast<int64_t>(stages.size())) return summary(folder, checkpoint.state);
+  std::optional<RunCheckpoint> found = continues ? folder.read_last() : std::nullopt;
+  std::string config = config::dump(experiment);
+  if (continues) {
+    const std::string run_config = found ? found->config : read_file(folder.config());
+    const Experiment before = make_experiment(config::load_text(run_config, folder.config(), {}).root());
+    if (!config_changes(folder, before, experiment, request.allow)) config = run_config;
   }
+  if (found && found->state.stage >= static_cast<int64_t>(stages.size())) return summary(folder, found->state);
 
   Session session(experiment);
-  if (has_checkpoint) {
-    restore(session, checkpoint, folder.last());
+  if (found) {
+    restore(session, *found, folder.last());
   } else if (const auto weights = experiment.weights()) {
-    session.load_weights(*weights);
+    load_weights(session.model, experiment.model, *weights);
   }
   folder.prepare();
-  const RunLock lock(folder.path());
+  if (!lock) lock.emplace(folder.path());
   log::open_file(folder.log());
-  if (!continues) write_file_atomic(folder.config(), config::dump(experiment));
+  write_file_atomic(folder.config(), config);
   announce(session, folder.path());
 
-  RunState& state = checkpoint.state;
+  RunCheckpoint from = found ? std::move(*found) : RunCheckpoint();
+  RunState& state = from.state;
   state.threads = experiment.threads;
   log::MetricsWriter metrics(folder.metrics());
   metrics.truncate_to(state.metrics_bytes);
-  if (has_checkpoint) {
+  if (found) {
     log::info("resumed in stage {} at step {}", to_string(stages[static_cast<size_t>(state.stage)].kind), state.step);
   }
-  RunContext run{session, folder, metrics, state, request};
+  RunContext run{session, folder, metrics, state, request, config};
   while (state.stage < static_cast<int64_t>(stages.size())) {
     const Stage& stage = stages[static_cast<size_t>(state.stage)];
     log::info("stage {}/{}: {}", state.stage + 1, stages.size(), to_string(stage.kind));
     switch (stage.kind) {
       case StageKind::kFloat:
       case StageKind::kFinetune:
-        run_training(run, stage, checkpoint.optimizer);
+        run_training(run, stage, from);
         break;
       case StageKind::kCalibrate:
         run_calibration(run);
@@ -153,9 +173,10 @@ TrainSummary train(const TrainRequest& request) {
     }
     ++state.stage;
     state.step = state.evaluated = 0;
-    state.best_top1 = -1;
-    checkpoint.optimizer.clear();
-    run.save(folder.last());
+    state.best.clear();
+    from.optimizer.clear();
+    from.callbacks.clear();
+    folder.write_last(run.snapshot());
   }
   log::close_file();
   return summary(folder, state);

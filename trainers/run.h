@@ -22,6 +22,7 @@ struct TrainRequest {
   std::vector<std::string> overrides;  // key.path=value
   std::string out;                     // folder; "": runs/<the config file's name>
   bool resume = false;
+  std::vector<std::string> allow;           // keys that may differ from the resumed run's config, with all below them
   const std::atomic<bool>* stop = nullptr;  // set: finish the step, write a checkpoint, throw Interrupted
   /// Called after every optimizer step, with the checkpoint of this step not yet written; what it throws ends the run.
   std::function<void(int64_t stage, int64_t step)> on_step;

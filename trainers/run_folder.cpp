@@ -11,11 +11,13 @@
 
 #include "core/base/error.h"
 #include "core/base/files.h"
+#include "core/log/log.h"
 
 namespace qat::trainers {
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(TableRow, name, top1, bytes)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RunState, stage, step, evaluated, phase, loss_sum, correct, samples, best_top1,
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(BestEpoch, epoch, top1)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RunState, stage, step, evaluated, phase, loss_sum, correct, samples, last_top1, best,
                                    threads, metrics_bytes, rows, exports, verified, mismatches)
 
 namespace {
@@ -23,9 +25,20 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kFormatKey = "qat.checkpoint";
-constexpr const char* kFormat = "1";
+constexpr const char* kFormat = "2";
 constexpr const char* kStateKey = "qat.state";
+constexpr const char* kConfigKey = "qat.config";
 constexpr std::string_view kOptimizer = "optimizer.";
+constexpr std::string_view kCallback = "callback.";
+
+void add(io::TensorMap& to, std::string_view prefix, const io::TensorMap& from) {
+  for (const auto& [name, tensor] : from) to.emplace(std::string(prefix) + name, tensor);
+}
+
+bool exists_at(const std::string& path) {
+  std::error_code error;
+  return fs::exists(path, error);
+}
 
 }  // namespace
 
@@ -56,6 +69,31 @@ void RunFolder::prepare() const {
   }
 }
 
+std::string RunFolder::best(int64_t stage, int64_t epoch) const {
+  return fmt::format("{}/checkpoints/best_stage{}_epoch{}.ckpt", path_, stage, epoch);
+}
+
+void RunFolder::write_last(const RunCheckpoint& checkpoint) const {
+  if (exists_at(last())) keep_file(last(), previous());
+  write_checkpoint(last(), checkpoint);
+}
+
+std::optional<RunCheckpoint> RunFolder::read_last() const {
+  const bool has_previous = exists_at(previous());
+  if (exists_at(last())) {
+    try {
+      return read_checkpoint(last());
+    } catch (const Error& error) {
+      if (!has_previous) throw;
+      log::warn("{}; going on from the checkpoint before it, {}", error.what(), previous());
+    }
+  }
+  if (!has_previous) return std::nullopt;
+  RunCheckpoint checkpoint = read_checkpoint(previous());
+  keep_file(previous(), last());  // or the next write_last() would keep the damaged one
+  return checkpoint;
+}
+
 std::string RunFolder::checkpoint(const std::string& name) const {
   if (name == "last") return last();
   if (name == "best") return best();
@@ -73,8 +111,10 @@ RunLock::~RunLock() { ::close(file_); }
 
 void write_checkpoint(const std::string& path, const RunCheckpoint& checkpoint) {
   io::TensorFile file{checkpoint.tensors, {{kFormatKey, kFormat}}};
-  for (const auto& [name, tensor] : checkpoint.optimizer) file.tensors.emplace(std::string(kOptimizer) + name, tensor);
+  add(file.tensors, kOptimizer, checkpoint.optimizer);
+  add(file.tensors, kCallback, checkpoint.callbacks);
   file.metadata[kStateKey] = nlohmann::json(checkpoint.state).dump();
+  file.metadata[kConfigKey] = checkpoint.config;
   io::write_tensors(path, file);
 }
 
@@ -85,6 +125,7 @@ RunCheckpoint read_checkpoint(const std::string& path) {
   QAT_CHECK_AS(CheckpointError, format->second == kFormat, "{}: checkpoint format {}, this program reads {}", path,
                format->second, kFormat);
   RunCheckpoint checkpoint;
+  checkpoint.config = file.metadata[kConfigKey];
   try {
     checkpoint.state = nlohmann::json::parse(file.metadata[kStateKey]).get<RunState>();
   } catch (const nlohmann::json::exception& error) {
@@ -93,6 +134,8 @@ RunCheckpoint read_checkpoint(const std::string& path) {
   for (auto& [name, tensor] : file.tensors) {
     if (name.starts_with(kOptimizer)) {
       checkpoint.optimizer.emplace(name.substr(kOptimizer.size()), std::move(tensor));
+    } else if (name.starts_with(kCallback)) {
+      checkpoint.callbacks.emplace(name.substr(kCallback.size()), std::move(tensor));
     } else {
       checkpoint.tensors.emplace(name, std::move(tensor));
     }

@@ -1,9 +1,9 @@
-// A run folder on disk: config.yaml, metrics.jsonl, log.txt, checkpoints/{last,best}.ckpt, export/; and the state that
-// a checkpoint holds beside tensors.
+// A run folder on disk: config.yaml, metrics.jsonl, log.txt, checkpoints/{last,previous,best}.ckpt, export/; and the
+// state that a checkpoint holds beside tensors.
 #pragma once
 
 #include <cstdint>
-#include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,6 +11,12 @@
 #include "trainers/run.h"
 
 namespace qat::trainers {
+
+/// An evaluated epoch whose checkpoint is kept.
+struct BestEpoch {
+  int64_t epoch = 0;
+  double top1 = 0;
+};
 
 /// Where a run is, as stored with the tensors.
 struct RunState {
@@ -21,7 +27,8 @@ struct RunState {
   double loss_sum = 0;          // of the epoch in progress
   int64_t correct = 0;
   int64_t samples = 0;
-  double best_top1 = -1;  // of the stage in progress
+  double last_top1 = 0;         // of the stage's last evaluation
+  std::vector<BestEpoch> best;  // of the stage in progress, the best first
   int64_t threads = 0;
   uint64_t metrics_bytes = 0;
   std::vector<TableRow> rows;
@@ -31,8 +38,10 @@ struct RunState {
 
 struct RunCheckpoint {
   RunState state;
+  std::string config;       // resolved, as config.yaml holds it
   io::TensorMap tensors;    // of the network
   io::TensorMap optimizer;  // "<parameter>.<what>"
+  io::TensorMap callbacks;  // "<callback>.<what>"
 };
 
 class RunFolder {
@@ -44,7 +53,10 @@ class RunFolder {
   std::string metrics() const { return path_ + "/metrics.jsonl"; }
   std::string log() const { return path_ + "/log.txt"; }
   std::string last() const { return path_ + "/checkpoints/last.ckpt"; }
+  std::string previous() const { return path_ + "/checkpoints/previous.ckpt"; }  // the one before last
   std::string best() const { return path_ + "/checkpoints/best.ckpt"; }
+  /// Of one of the best epochs of a stage, where several are kept.
+  std::string best(int64_t stage, int64_t epoch) const;
   std::string exports() const { return path_ + "/export"; }
 
   /// Whether there is anything at the path.
@@ -55,6 +67,13 @@ class RunFolder {
 
   /// Creates the folders and removes what a killed process left half written. Throws FileError.
   void prepare() const;
+
+  /// Replaces last.ckpt, which becomes previous.ckpt.
+  void write_last(const RunCheckpoint& checkpoint) const;
+  /// last.ckpt; where it is damaged or missing previous.ckpt, which takes its place; nothing where neither is there.
+  /// For the process that holds the run's lock.
+  /// Throws FileError or CheckpointError when no sound one is left.
+  std::optional<RunCheckpoint> read_last() const;
 
   /// "last", "best" or a file.
   std::string checkpoint(const std::string& name) const;

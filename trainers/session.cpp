@@ -23,12 +23,15 @@ namespace {
 /// The stream of random numbers for the initial weights; those of training are numbered by stage.
 constexpr uint64_t kInitialWeights = 0xffff;
 
-models::Model make_model(const Experiment& e) {
-  const config::Node& name = e.model.at("name");
-  return models::registry().get(name.text(), name)(e.model_options());
+bool is_batch_counter(const std::string& name) { return name.ends_with(".num_batches_tracked"); }
+
+}  // namespace
+
+models::Model make_model(const config::Node& section) {
+  const config::Node& name = section.at("name");
+  return models::registry().get(name.text(), name)(model_options(section));
 }
 
-/// The outputs of a network's training: the logits, and what auxiliary heads say.
 graph::Forward forward_of(const models::Model& model) {
   if (!model.forward_heads) {
     return [&model](const at::Tensor& x) { return graph::NamedTensors{{"logits", model.forward(x)}}; };
@@ -40,23 +43,19 @@ graph::Forward forward_of(const models::Model& model) {
   };
 }
 
-bool is_batch_counter(const std::string& name) { return name.ends_with(".num_batches_tracked"); }
-
-}  // namespace
-
 Session::Session(const Experiment& e) : experiment(e) {
   at::set_num_threads(static_cast<int>(e.threads));
   data = datasets::make_datasets(e.data);
   transforms = datasets::make_transforms(e.data, data);
   at::manual_seed(hash(static_cast<uint64_t>(e.seed), kInitialWeights));
-  model = make_model(e);
+  model = make_model(e.model);
   const datasets::Shape image = transforms.eval.output_shape(data.eval->shape());
   const datasets::Shape train_image = transforms.train.output_shape(data.train->shape());
   if (image != train_image) {
     throw e.data.dataset.error(fmt::format("training images are {}x{}, evaluation images {}x{} after their transforms",
                                            train_image[0], train_image[1], image[0], image[1]));
   }
-  graph = graph::trace(*model.module, forward_of(model), {image[2], image[0], image[1]});
+  graph = graph::trace(*model.module, forward_of(model), image_sizes());
   const std::vector<int64_t>& output = graph.nodes[static_cast<size_t>(graph.output)].sizes;
   if (output.size() != 1 || output[0] < data.eval->num_classes()) {
     throw e.model.error(fmt::format("the network's output is [{}] for each image, the dataset has {} classes",
@@ -93,12 +92,17 @@ int64_t Session::parameter_count() const {
 
 uint64_t Session::parameter_bytes() const { return static_cast<uint64_t>(parameter_count()) * sizeof(float); }
 
+std::vector<int64_t> Session::image_sizes() const {
+  const datasets::Shape image = transforms.eval.output_shape(data.eval->shape());
+  return {image[2], image[0], image[1]};
+}
+
 integer::Preprocessing Session::preprocessing() const {
   const int64_t channels = transforms.eval.output_shape(data.eval->shape())[2];
   return {transforms.eval.mean(channels), transforms.eval.std(channels)};
 }
 
-void Session::load_weights(const WeightsConfig& weights) {
+void load_weights(const models::Model& model, const config::Node& section, const WeightsConfig& weights) {
   io::TensorMap from;
   std::string source = weights.path;
   if (std::filesystem::is_directory(source)) {
@@ -113,7 +117,7 @@ void Session::load_weights(const WeightsConfig& weights) {
   }
   io::TensorMap into = io::state_of(*model.module);
   if (weights.skip_classifier) {
-    for (const std::string& name : models::classifier_tensors(experiment.model_name(), experiment.model_options())) {
+    for (const std::string& name : models::classifier_tensors(section.at("name").text(), model_options(section))) {
       into.erase(name);
       from.erase(name);
     }

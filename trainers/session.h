@@ -42,12 +42,20 @@ struct Session {
   uint64_t parameter_bytes() const;
   int64_t parameter_count() const;
   integer::Preprocessing preprocessing() const;
-
-  /// Takes the weights that `model.weights` names (.pth, .safetensors, or a run folder's last checkpoint). Files older
-  /// than batch norm's counter num_batches_tracked may lack it.
-  /// Throws FileError, or CheckpointError listing everything that does not fit.
-  void load_weights(const WeightsConfig& weights);
+  /// Channels, height and width of the images that the network gets.
+  std::vector<int64_t> image_sizes() const;
 };
+
+/// The float network of a `model:` section, with its own initial weights. Throws ConfigError.
+models::Model make_model(const config::Node& section);
+
+/// The outputs of a network's training: the logits, and what auxiliary heads say. `model` must outlive it.
+graph::Forward forward_of(const models::Model& model);
+
+/// Gives the network of a `model:` section its `weights` (.pth, .safetensors, or a run folder's last checkpoint). Files
+/// older than batch norm's counter num_batches_tracked may lack it.
+/// Throws FileError, or CheckpointError listing everything that does not fit.
+void load_weights(const models::Model& model, const config::Node& section, const WeightsConfig& weights);
 
 /// NCHW float32 tensor in channels-last memory, and its labels. A copy: the loader reuses its memory.
 struct TensorBatch {

@@ -1,12 +1,11 @@
 // The stages that change a network: training (float, finetune) and calibration.
 #pragma once
 
+#include <memory>
 #include <string>
 
-#include "core/io/checkpoint.h"
 #include "core/log/metrics.h"
 #include "trainers/evaluate.h"
-#include "trainers/optimizer.h"
 #include "trainers/run.h"
 #include "trainers/run_folder.h"
 #include "trainers/session.h"
@@ -20,9 +19,12 @@ struct RunContext {
   log::MetricsWriter& metrics;
   RunState& state;
   const TrainRequest& request;
+  std::string config;  // resolved, as the run's folder has it
 
-  /// Writes the state, the network and, in the middle of a stage, the optimizer.
-  void save(const std::string& path, const Optimizer* optimizer = nullptr);
+  /// The state and the network, between stages; what is in the middle of one adds its own.
+  RunCheckpoint snapshot();
+  /// Over the training split, in an order of the stage's own.
+  std::unique_ptr<datasets::Loader> training_loader() const;
   /// Sets a line of the final table.
   void set_row(const std::string& name, double top1, uint64_t bytes);
   bool stopping() const { return request.stop && *request.stop; }
@@ -31,8 +33,10 @@ struct RunContext {
 /// The network's phase as state.phase says.
 void apply_phase(Session& session, const std::string& phase);
 
-/// Continues at state.step until the stage's last epoch is evaluated. `momentum`: the optimizer's state at that step.
-void run_training(RunContext& run, const Stage& stage, const io::TensorMap& momentum);
+/// Continues at state.step until the stage's last epoch is evaluated. `from`: optimizer and callbacks at that step;
+/// empty at a stage's start. Throws Interrupted, and Error for a loss or gradient that is not finite: the network is
+/// then as the last checkpoint has it on disk.
+void run_training(RunContext& run, const Stage& stage, const RunCheckpoint& from);
 
 /// Observes training batches with the float network, initializes all quantizers and switches them on.
 void run_calibration(RunContext& run);

@@ -101,6 +101,20 @@ void write_file_atomic(const std::string& path, std::string_view bytes) {
   write_file_atomic(path, std::span<const std::string_view>(&bytes, 1));
 }
 
+void keep_file(const std::string& path, const std::string& name) {
+  Temporary temporary{fmt::format("{}.tmp.{}", name, ::getpid())};
+  if (::unlink(temporary.path.c_str()) != 0 && errno != ENOENT) throw file_error(name, "cannot replace", errno);
+  if (::link(path.c_str(), temporary.path.c_str()) != 0) {
+    const bool no_links = errno == EPERM || errno == ENOTSUP || errno == EMLINK || errno == EXDEV;
+    if (!no_links) throw file_error(path, "cannot keep", errno);
+    write_file_atomic(name, read_file(path));
+    return;
+  }
+  if (::rename(temporary.path.c_str(), name.c_str()) != 0) throw file_error(name, "cannot replace", errno);
+  // Of two names of one file, rename removes neither.
+  temporary.renamed = ::access(temporary.path.c_str(), F_OK) != 0;
+}
+
 void make_directories(const std::string& path) {
   std::error_code error;
   std::filesystem::create_directories(path, error);

@@ -25,6 +25,10 @@ std::string read_file(const std::string& path, uint64_t max_bytes = kMaxFileByte
 void write_file_atomic(const std::string& path, std::span<const std::string_view> pieces);
 void write_file_atomic(const std::string& path, std::string_view bytes);
 
+/// Makes `name` another name of the file `path`, as it is now: replacing `path` later leaves `name` the old bytes. A
+/// hard link, or a copy on file systems without them; a former `name` is replaced atomically. Throws FileError.
+void keep_file(const std::string& path, const std::string& name);
+
 /// Creates the folder and its missing parents; nothing to do when it exists.
 void make_directories(const std::string& path);
 

@@ -105,7 +105,11 @@ at::Tensor GraphModule::forward(const at::Tensor& x, const Tap& tap) {
   return run(x, phase_ == nn::Phase::kCalibrate, tap)[0].second;
 }
 
-NamedTensors GraphModule::forward_heads(const at::Tensor& x) { return run(x, true, nullptr); }
+NamedTensors GraphModule::forward_heads(const at::Tensor& x, const Tap& tap) { return run(x, true, tap); }
+
+void GraphModule::set_autocast(bool on) {
+  for (Step& step : steps_) step.layer->set_autocast(on);
+}
 
 NamedTensors GraphModule::run(const at::Tensor& x, bool with_heads, const Tap& tap) {
   // Values are dropped after their last reader, so that only autograd decides what lives on.

@@ -38,11 +38,14 @@ class GraphModule : public torch::nn::Module {
   /// Called with every layer's output in order.
   using Tap = std::function<void(const nn::QLayer& layer, const nn::Value& output)>;
 
+  /// For every layer (nn/layer.h).
+  void set_autocast(bool on);
+
   /// x [N, C, H, W] float32 -> float32. Steps that only heads need do not run, but for calibration.
   at::Tensor forward(const at::Tensor& x, const Tap& tap = nullptr);
 
   /// The output, as "logits", then what the heads say.
-  NamedTensors forward_heads(const at::Tensor& x);
+  NamedTensors forward_heads(const at::Tensor& x, const Tap& tap = nullptr);
 
   nn::Phase phase() const { return phase_; }
   void set_phase(nn::Phase phase);

@@ -2,9 +2,11 @@
 
 #include <ATen/ops/empty.h>
 #include <c10/core/GradMode.h>
+#include <zlib.h>
 
 #include <array>
 #include <cstring>
+#include <nlohmann/json.hpp>
 #include <utility>
 #include <vector>
 
@@ -43,6 +45,43 @@ void add_names(std::vector<std::string>& parts, const char* what, const std::vec
   if (!names.empty()) parts.push_back(fmt::format("{} {}: {}", names.size(), what, join(names)));
 }
 
+/// {"tensors": {name: CRC-32}, "metadata": CRC-32}.
+constexpr const char* kChecksums = "qat.crc32";
+
+uint32_t crc_of(const void* data, size_t bytes, uint32_t before = 0) {
+  return static_cast<uint32_t>(::crc32_z(before, static_cast<const Bytef*>(data), bytes));
+}
+
+uint32_t crc_of(const std::map<std::string, std::string>& metadata) {
+  uint32_t crc = 0;
+  for (const auto& [key, value] : metadata) {
+    if (key == kChecksums) continue;
+    crc = crc_of(key.c_str(), key.size() + 1, crc);
+    crc = crc_of(value.c_str(), value.size() + 1, crc);
+  }
+  return crc;
+}
+
+void check_crc(const SafetensorsFile& file, const std::string& path) {
+  const auto found = file.metadata().find(kChecksums);
+  if (found == file.metadata().end()) return;
+  const auto damaged = [&](const std::string& what) {
+    return CheckpointError(fmt::format("{}: damaged: {} does not have the checksum it was written with", path, what));
+  };
+  nlohmann::json checksums;
+  try {
+    checksums = nlohmann::json::parse(found->second);
+    if (checksums.at("metadata").get<uint32_t>() != crc_of(file.metadata())) throw damaged("the metadata");
+    for (const TensorView& view : file.tensors()) {
+      if (checksums.at("tensors").at(view.name).get<uint32_t>() != crc_of(view.data, view.bytes)) {
+        throw damaged(view.name);
+      }
+    }
+  } catch (const nlohmann::json::exception&) {
+    throw damaged("the list of checksums");
+  }
+}
+
 }  // namespace
 
 at::Tensor to_tensor(const TensorView& view) {
@@ -64,12 +103,19 @@ StoredTensors::StoredTensors(const TensorMap& tensors) {
 }
 
 void write_tensors(const std::string& path, const TensorFile& file) {
-  write_file_atomic(path, write_safetensors(StoredTensors(file.tensors).views(), file.metadata));
+  const StoredTensors stored(file.tensors);
+  nlohmann::json checksums{{"metadata", crc_of(file.metadata)}, {"tensors", nlohmann::json::object()}};
+  for (const TensorView& view : stored.views()) checksums["tensors"][view.name] = crc_of(view.data, view.bytes);
+  std::map<std::string, std::string> metadata = file.metadata;
+  metadata[kChecksums] = checksums.dump();
+  write_file_atomic(path, write_safetensors(stored.views(), metadata));
 }
 
 TensorFile read_tensors(const std::string& path) {
   const SafetensorsFile file = SafetensorsFile::open(path);
+  check_crc(file, path);
   TensorFile result{{}, file.metadata()};
+  result.metadata.erase(kChecksums);
   for (const TensorView& view : file.tensors()) result.tensors.emplace(view.name, to_tensor(view));
   return result;
 }

@@ -36,12 +36,13 @@ struct TensorFile {
   std::map<std::string, std::string> metadata;
 };
 
-/// Writes the file atomically. Tensors of any layout are stored row-major; undefined ones are refused.
-/// Throws FileError (full disk, no permission: an earlier file stays as it was), or CheckpointError naming a tensor
+/// Writes the file atomically, with a CRC-32 of every tensor and of the metadata. Tensors of any layout are stored
+/// row-major; undefined ones are refused. Throws FileError (full disk, no permission: an earlier file stays as it was), or CheckpointError naming a tensor
 /// whose dtype safetensors does not have.
 void write_tensors(const std::string& path, const TensorFile& file);
 
-/// Throws FileError for anything but a sound safetensors file.
+/// Throws FileError for anything but a sound safetensors file, and CheckpointError naming what does not have the CRC-32
+/// that the file gives; files of others give none.
 TensorFile read_tensors(const std::string& path);
 
 /// The parameters and buffers of a module by their dotted names: the tensors themselves, not copies.

@@ -6,6 +6,7 @@
 
 #include "core/autograd/fake_quantize.h"
 #include "core/base/error.h"
+#include "core/nn/autocast.h"
 
 namespace qat::nn {
 
@@ -53,9 +54,7 @@ Value QLayer::run(const std::vector<Value>& inputs, int64_t batch) {
       if (output_quantizer_ && !output_quantizer_->rule()) return run_with_forward(inputs);
       return run_quantized(inputs);
     }
-    std::vector<at::Tensor> values;
-    for (const Value& input : inputs) values.push_back(to_float(input));
-    at::Tensor result = run_float(values);
+    at::Tensor result = run_in_float(inputs);
     if (phase_ == Phase::kCalibrate && output_quantizer_) output_quantizer_->observe(result);
     return result;
   } catch (const Error& error) {
@@ -69,11 +68,15 @@ Value QLayer::run_quantized(const std::vector<Value>& inputs) {
   return quantize_values(*output_quantizer_, result);
 }
 
-at::Tensor QLayer::run_values(const std::vector<Value>& inputs) {
+at::Tensor QLayer::run_in_float(const std::vector<Value>& inputs) {
   std::vector<at::Tensor> values;
   for (const Value& input : inputs) values.push_back(to_float(input));
-  return run_float(values);
+  if (!autocast_ || !is_training()) return run_float(values);
+  const Autocast autocast;
+  return run_float(values).to(at::kFloat);
 }
+
+at::Tensor QLayer::run_values(const std::vector<Value>& inputs) { return run_in_float(inputs); }
 
 Value QLayer::quantize_values(quant::Quantizer& quantizer, const at::Tensor& values) const {
   const bool has_codes = quantizer.obstacle().empty();

@@ -58,6 +58,8 @@ class QLayer : public torch::nn::Module {
   /// Evaluation with statistics of the batch, which the running statistics of every batch norm follow with this
   /// momentum (1 / n for the n-th batch: their mean); unset: off.
   void set_reestimation(std::optional<double> momentum) { reestimation_ = momentum; }
+  /// In training, float arithmetic runs in bfloat16 where LibTorch's autocast has it so; outputs are float32.
+  void set_autocast(bool on) { autocast_ = on; }
   /// Computes on real values, with the quantizers' forward: for methods whose levels are no codes of the integer path.
   /// `reason` stands in the refusal to lower the layer.
   void compute_on_values(std::string reason) { on_values_ = std::move(reason); }
@@ -104,12 +106,15 @@ class QLayer : public torch::nn::Module {
  private:
   /// After the freeze training computes what evaluation does: quantizers stay in evaluation (no random rounding).
   void set_quantizer_modes();
+  /// run_float, by autocast where that is on.
+  at::Tensor run_in_float(const std::vector<Value>& inputs);
   /// For an output quantizer without a rule on codes: its forward supplies the gradient.
   Value run_with_forward(const std::vector<Value>& inputs);
 
   std::string label_;
   Phase phase_ = Phase::kFloat;
   bool excluded_ = false;
+  bool autocast_ = false;
   int64_t batch_ = 0;
   std::optional<double> reestimation_;
   std::string on_values_;

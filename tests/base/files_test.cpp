@@ -190,5 +190,24 @@ TEST(HashString, MatchesPublishedVectors) {
   EXPECT_EQ(hash_string("foobar"), 0x85944171f73967e8u);
 }
 
+TEST(KeepFile, TheOldBytesStayUnderTheOtherName) {
+  const std::string folder = testing::TempDir() + "/qat_keep_file";
+  std::filesystem::remove_all(folder);
+  make_directories(folder);
+  const std::string path = folder + "/a", name = folder + "/b";
+  write_file_atomic(path, "one");
+  keep_file(path, name);
+  EXPECT_EQ(read_file(name), "one");
+  keep_file(path, name);  // both names of one file already
+  write_file_atomic(path, "two");
+  EXPECT_EQ(read_file(name), "one");
+  keep_file(path, name);
+  EXPECT_EQ(read_file(name), "two");
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder), {}), 2);
+  EXPECT_THROW(keep_file(folder + "/absent", name), FileError);
+  EXPECT_THROW(keep_file(path, folder + "/nowhere/b"), FileError);
+  EXPECT_EQ(read_file(name), "two");
+}
+
 }  // namespace
 }  // namespace qat

@@ -117,5 +117,24 @@ TEST(Checkpoint, TensorsThatCannotBeStoredAreNamed) {
   EXPECT_THROW(read_tensors(path), FileError);
 }
 
+TEST(Checkpoint, DamageIsFoundByChecksums) {
+  const std::string path = testing::TempDir() + "/qat_checksums.safetensors";
+  write_tensors(path, {{{"x", at::ones({300})}, {"y", at::zeros({2})}}, {{"note", "a long enough text"}}});
+  const std::string bytes = read_file(path);
+  EXPECT_EQ(read_tensors(path).metadata, (std::map<std::string, std::string>{{"note", "a long enough text"}}));
+  const auto complaint = [&](size_t at, char change) {
+    std::string damaged = bytes;
+    damaged[at] = static_cast<char>(damaged[at] ^ change);
+    write_file_atomic(path, damaged);
+    return checkpoint_error([&] { read_tensors(path); });
+  };
+  EXPECT_EQ(complaint(bytes.size() - 1, 1), path + ": damaged: y does not have the checksum it was written with");
+  EXPECT_EQ(complaint(bytes.size() - 100, 64), path + ": damaged: x does not have the checksum it was written with");
+  EXPECT_EQ(complaint(bytes.find("enough"), 1),
+            path + ": damaged: the metadata does not have the checksum it was written with");
+  EXPECT_EQ(complaint(bytes.find("metadata\\"), 1),
+            path + ": damaged: the list of checksums does not have the checksum it was written with");
+}
+
 }  // namespace
 }  // namespace qat::io

@@ -51,7 +51,7 @@ TEST(Experiment, DefaultsAreFilledIn) {
   EXPECT_GE(e.threads, 1);
   EXPECT_EQ(e.checkpoint.every, 500);
   EXPECT_EQ(e.model_name(), "lenet5");
-  EXPECT_EQ(e.model_options().keys(), std::vector<std::string>{"in_channels"});
+  EXPECT_EQ(model_options(e.model).keys(), std::vector<std::string>{"in_channels"});
   EXPECT_FALSE(e.weights());
   const std::vector<Stage> stages = e.parsed_stages();
   ASSERT_EQ(stages.size(), 5U);
@@ -70,7 +70,7 @@ TEST(Experiment, TheResolvedFileIsTheSameExperiment) {
   const std::string resolved = config::dump(e);
   const Experiment again = load(resolved);
   EXPECT_EQ(config::dump(again), resolved);
-  EXPECT_EQ(first_difference(e, again), "");
+  EXPECT_TRUE(differences(e, again).empty());
 }
 
 TEST(Experiment, EveryConfigParses) {
@@ -85,13 +85,19 @@ TEST(Experiment, EveryConfigParses) {
 
 TEST(Experiment, DifferencesThatChangeResultsAreNamed) {
   const Experiment e = load(kMinimal);
-  EXPECT_EQ(first_difference(e, load(kMinimal, {"data.workers=7", "threads=3", "checkpoint.every=1"})), "");
-  EXPECT_EQ(first_difference(e, load(kMinimal, {"data.batch_size=64"})), "data.batch_size: 128 in the run, 64 now");
-  EXPECT_EQ(first_difference(e, load(kMinimal, {"stages[0].float.optimizer.lr=0.5"})),
-            "stages[0].float.optimizer.lr: 0.05 in the run, 0.5 now");
-  EXPECT_EQ(first_difference(e, load(kMinimal, {"model.num_classes=12"})),
-            "model.num_classes: null in the run, 12 now");
-  EXPECT_EQ(first_difference(e, load(kMinimal, {"stages=[{float: {epochs: 3}}]"})).substr(0, 7), "stages:");
+  const auto found = [&](const std::vector<std::string>& overrides) {
+    std::vector<std::string> lines;
+    for (const Difference& d : differences(e, load(kMinimal, overrides))) lines.push_back(d.key + ": " + d.values);
+    return lines;
+  };
+  using Lines = std::vector<std::string>;
+  EXPECT_EQ(found({"data.workers=7", "threads=3", "checkpoint={every: 1, minutes: 2, keep_best: 3}"}), Lines{});
+  EXPECT_EQ(found({"data.batch_size=64", "model.num_classes=12"}),
+            (Lines{"data.batch_size: 128 in the run, 64 now", "model.num_classes: null in the run, 12 now"}));
+  EXPECT_EQ(found({"stages[0].float.optimizer.lr=0.5", "stages[2].finetune.ema.decay=0.5"}),
+            (Lines{"stages[0].float.optimizer.lr: 0.05 in the run, 0.5 now",
+                   "stages[2].finetune.ema: null in the run, {decay: 0.5, every: 1, warmup: true} now"}));
+  EXPECT_EQ(found({"stages=[{float: {epochs: 3}}]"}).at(0).substr(0, 7), "stages:");
 }
 
 TEST(Experiment, FreezePoint) {
@@ -116,8 +122,10 @@ TEST(Experiment, FreezePoint) {
 TEST(Experiment, MistakesAreNamedWithTheirPlace) {
   EXPECT_EQ(complaint(with("epochs: 3", "epoch: 3")),
             "e.yaml:6:13: stages[0].float.epoch: unknown key (did you mean 'epochs'?); valid keys: epochs, steps, "
-            "label_smoothing, "
-            "mixup_alpha, cutmix_alpha, clip_grad_norm, clip_grad_value, optimizer, schedule");
+            "accumulate, "
+            "label_smoothing, mixup_alpha, cutmix_alpha, clip_grad_norm, clip_grad_value, freeze, autocast, ema, "
+            "distillation, "
+            "early_stopping, result, optimizer, schedule");
   EXPECT_EQ(complaint(with("epochs: 3", "epochs: many")),
             "e.yaml:6:21: stages[0].float.epochs: expected an integer, found 'many'");
   EXPECT_EQ(complaint(with("name: lenet5", "name: lenet"))

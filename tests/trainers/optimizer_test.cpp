@@ -268,6 +268,17 @@ TEST(ClipGradNorm, ScalesAllGradientsTogether) {
   EXPECT_THROW(optimizer->clip_grad_norm(1), Error);
 }
 
+TEST(NonFiniteGradient, TheFirstIsNamed) {
+  const at::Tensor a = parameter(0, 3e38), b = parameter(0, 3e38, false), c = parameter(0, 1), none = parameter(0, 1);
+  none.mutable_grad() = at::Tensor();
+  const auto optimizer = sgd("{}", {{"a", a}, {"b", b}, {"c", c}, {"none", none}});
+  EXPECT_EQ(optimizer->find_non_finite_gradient(), "");  // though a sum of them may not be finite
+  c.mutable_grad().fill_(std::numeric_limits<float>::quiet_NaN());
+  EXPECT_EQ(optimizer->find_non_finite_gradient(), "c");
+  b.mutable_grad().fill_(-std::numeric_limits<float>::infinity());
+  EXPECT_EQ(optimizer->find_non_finite_gradient(), "b");
+}
+
 TEST(ClipGradValue, LimitsEachValue) {
   const at::Tensor a = parameter(0, 3), b = parameter(0, -0.25), c = parameter(0, -7);
   sgd("{}", {{"a", a}, {"b", b}, {"c", c}})->clip_grad_value(0.5);

@@ -29,7 +29,7 @@ std::string file_of(const io::TensorMap& state, const std::string& name) {
 
 std::string misfit(Session& session, const WeightsConfig& weights) {
   try {
-    session.load_weights(weights);
+    load_weights(session.model, session.experiment.model, weights);
   } catch (const CheckpointError& error) {
     return error.what();
   }
@@ -49,7 +49,7 @@ TEST(LoadWeights, AnotherClassCountIsRefusedUnlessTheClassifierIsSkipped) {
                   ": does not fit the network: 2 mismatched: fc.bias expected [4] F32, found [7] F32, fc.weight "
                   "expected [4, 16] F32, found [7, 16] F32");
     EXPECT_TRUE(at::equal(state.at("conv1.weight"), conv));
-    session.load_weights({path, true});
+    load_weights(session.model, session.experiment.model, {path, true});
     EXPECT_TRUE(at::equal(state.at("fc.weight"), fc));
     for (const auto& [key, tensor] : other.state()) {
       if (key.starts_with("fc.")) continue;
@@ -78,7 +78,7 @@ TEST(LoadWeights, OldFilesHaveNoBatchCounters) {
   for (const auto& [key, tensor] : state) {
     if (!key.ends_with("num_batches_tracked")) tensors[key] = at::full_like(tensor, 2);
   }
-  session.load_weights({file_of(tensors, "old.pth")});
+  load_weights(session.model, session.experiment.model, {file_of(tensors, "old.pth")});
   EXPECT_EQ(state.at("bn1.running_var")[0].item<float>(), 2.0f);
   EXPECT_EQ(state.at("bn1.num_batches_tracked").item<int64_t>(), 0);
 }

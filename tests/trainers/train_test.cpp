@@ -11,6 +11,7 @@
 #include "core/base/files.h"
 #include "core/io/checkpoint.h"
 #include "trainers/commands.h"
+#include "trainers/experiment.h"
 #include "trainers/run.h"
 #include "trainers/run_folder.h"
 
@@ -216,7 +217,7 @@ TEST_F(Train, AnExistingFolderIsNotTouched) {
   r.overrides.push_back("seed=4");
   EXPECT_EQ(error_of<ConfigError>(r), out("run") +
                                           ": the config differs from the run's: seed: 3 in the run, 4 now; undo "
-                                          "the change, or start another run with --out");
+                                          "the change, allow it with --allow KEY, or start another run with --out");
   EXPECT_EQ(read_file(out("run") + "/checkpoints/last.ckpt"), before);
 }
 
@@ -261,7 +262,9 @@ TEST_F(Train, DivergenceStopsTheRunAndKeepsTheCheckpoint) {
   r.overrides = {"stages[0].float.optimizer.lr=1e30"};
   const std::string message = error_of<Error>(r);
   EXPECT_EQ(message.find("stage float step "), 0U) << message;
-  EXPECT_NE(message.find("training diverged; lower the learning rate"), std::string::npos) << message;
+  EXPECT_NE(message.find("training diverged: the loss is "), std::string::npos) << message;
+  EXPECT_NE(message.find(" is not finite; lower the learning rate and go on with --resume"), std::string::npos)
+      << message;
 }
 
 TEST_F(Train, NetworksThatDoNotFitTheDataAreRefused) {
@@ -320,23 +323,93 @@ TEST_F(Train, AFullDiskKeepsTheLastCheckpoint) {
   EXPECT_EQ(read_file(path), before);
   std::set<std::string> names;
   for (const auto& entry : fs::directory_iterator(out("run") + "/checkpoints")) names.insert(entry.path().filename());
-  EXPECT_EQ(names, std::set<std::string>{"last.ckpt"});
+  EXPECT_EQ(names, (std::set<std::string>{"last.ckpt", "previous.ckpt"}));
   EXPECT_EQ(train(r).mismatches, 0);
 }
 
-TEST_F(Train, DamagedCheckpointsAreRefused) {
+TEST_F(Train, ADamagedCheckpointFallsBackToTheOneBeforeIt) {
+  train(request("whole"));
+  const auto expected = promised("whole");
+  const auto flip = [](std::string bytes, size_t at) {
+    bytes[at] = static_cast<char>(bytes[at] ^ 1);
+    return bytes;
+  };
+  TrainRequest r = request("run", true);
+  const std::string last = out("run") + "/checkpoints/last.ckpt", previous = out("run") + "/checkpoints/previous.ckpt";
+  // Steps 3 and 6 have checkpoints. Damage: cut, one bit of a tensor, one bit of the state, no file at all.
+  for (const int damage : {0, 1, 2, 3}) {
+    fs::remove_all(out("run"));
+    r.on_step = [](int64_t, int64_t step) {
+      if (step == 7) throw Killed();
+    };
+    EXPECT_THROW(train(r), Killed);
+    const std::string bytes = read_file(last);
+    EXPECT_EQ(read_checkpoint(last).state.step, 6);
+    EXPECT_EQ(read_checkpoint(previous).state.step, 3);
+    if (damage == 0) write_file_atomic(last, bytes.substr(0, bytes.size() / 2));
+    if (damage == 1) write_file_atomic(last, flip(bytes, bytes.size() - 100));
+    if (damage == 2) write_file_atomic(last, flip(bytes, bytes.find("loss_sum") + 12));
+    if (damage == 3) fs::remove(last);
+    int64_t first = 0;
+    r.on_step = [&](int64_t, int64_t step) {
+      if (first == 0) first = step;
+    };
+    train(r);
+    EXPECT_EQ(first, 4) << damage;
+    EXPECT_EQ(promised("run"), expected) << damage;
+  }
+}
+
+TEST_F(Train, WithoutASoundCheckpointNothingIsTouched) {
   TrainRequest r = request("run", true);
   r.on_step = [](int64_t, int64_t step) {
-    if (step == 5) throw Killed();
+    if (step == 7) throw Killed();
   };
   EXPECT_THROW(train(r), Killed);
   r.on_step = nullptr;
-  const std::string path = out("run") + "/checkpoints/last.ckpt";
-  const std::string bytes = read_file(path);
-  write_file_atomic(path, bytes.substr(0, bytes.size() / 2));
-  EXPECT_EQ(error_of<FileError>(r).find(path), 0U);
-  io::write_tensors(path, {});
-  EXPECT_EQ(error_of<CheckpointError>(r), path + ": not a checkpoint of qat");
+  const std::string last = out("run") + "/checkpoints/last.ckpt", previous = out("run") + "/checkpoints/previous.ckpt";
+  const std::string metrics = read_file(out("run") + "/metrics.jsonl");
+  write_file_atomic(last, "half");
+  io::write_tensors(previous, {});
+  EXPECT_EQ(error_of<CheckpointError>(r), previous + ": not a checkpoint of qat");
+  EXPECT_EQ(read_file(last), "half");
+  EXPECT_EQ(read_file(out("run") + "/metrics.jsonl"), metrics);
+  io::write_tensors(last, {{}, {{"qat.checkpoint", "1"}}});
+  fs::remove(previous);
+  EXPECT_EQ(error_of<CheckpointError>(r), last + ": checkpoint format 1, this program reads 2");
+}
+
+TEST_F(Train, AnAllowedChangeOfTheConfigIsTakenUp) {
+  TrainRequest r = request("run", true);
+  r.on_step = [](int64_t, int64_t step) {
+    if (step == 7) throw Killed();
+  };
+  EXPECT_THROW(train(r), Killed);
+  r.on_step = nullptr;
+  r.overrides = {"stages[0].float.optimizer.lr=0.01", "stages[2].finetune.epochs=1"};
+  r.allow = {"stages[0].float.optimizer"};
+  const std::string message = error_of<ConfigError>(r);
+  EXPECT_NE(message.find("stages[2].finetune.epochs: 2 in the run, 1 now"), std::string::npos) << message;
+  EXPECT_EQ(message.find("stages[0]"), std::string::npos) << message;
+  r.allow = {"stages"};
+  train(r);
+  const Experiment now = load_experiment(out("run") + "/config.yaml");
+  EXPECT_EQ(now.parsed_stages().at(0).train.optimizer.at("lr").as<double>(), 0.01);
+  // From then on it is the run's config.
+  r.allow.clear();
+  EXPECT_EQ(train(r).mismatches, 0);
+}
+
+TEST_F(Train, CheckpointsFollowTheClockToo) {
+  TrainRequest r = request("run");
+  r.overrides = {"checkpoint={every: 1000, minutes: 1e-9}"};
+  std::vector<int64_t> found;
+  r.on_step = [&](int64_t stage, int64_t step) {
+    if (stage == 0 && step > 1) found.push_back(read_checkpoint(out("run") + "/checkpoints/last.ckpt").state.step);
+    if (step == 4) throw Killed();
+  };
+  EXPECT_THROW(train(r), Killed);
+  EXPECT_EQ(found, (std::vector<int64_t>{1, 2, 3}));
 }
 
 TEST_F(Train, ASecondProcessIsRefused) {

@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 #include <signal.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <atomic>
@@ -16,11 +17,12 @@ namespace {
 std::atomic<bool> stop_requested{false};
 static_assert(std::atomic<bool>::is_always_lock_free, "set in a signal handler");
 
-/// The first signal asks for an orderly stop, the second ends the process.
+/// The first signal asks for an orderly stop, a second one, of either kind, ends the process.
 void catch_signals() {
   struct sigaction action {};
-  action.sa_handler = [](int) { stop_requested = true; };
-  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  action.sa_handler = [](int number) {
+    if (stop_requested.exchange(true)) _exit(128 + number);
+  };
   sigemptyset(&action.sa_mask);
   for (const int number : {SIGINT, SIGTERM}) sigaction(number, &action, nullptr);
   // A file size limit shows as a failed write with its own message, like a full disk.
@@ -81,6 +83,10 @@ Run add_train(CLI::App& app, const std::string& program, const std::vector<std::
       ->allow_extra_args(false);
   app.add_option("--out", request->out, "Run folder; default: runs/<config's file name>")->type_name("DIR");
   app.add_flag("--resume", request->resume, "Continue the run in its folder from its last checkpoint");
+  app.add_option("--allow", request->allow,
+                 "With --resume: a key that may differ from the run's config; may be repeated")
+      ->type_name("KEY")
+      ->allow_extra_args(false);
   return [request, program, &plugins] {
     catch_signals();
     request->stop = &stop_requested;

@@ -1,0 +1,450 @@
+#include <ATen/Context.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/argmax.h>
+#include <ATen/ops/cross_entropy_loss.h>
+#include <ATen/ops/tensor.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <utility>
+
+#include "core/base/random.h"
+#include "core/base/text.h"
+#include "core/log/log.h"
+#include "core/log/progress.h"
+#include "core/nn/autocast.h"
+#include "datasets/mix.h"
+#include "trainers/distillation.h"
+#include "trainers/early_stopping.h"
+#include "trainers/non_finite.h"
+#include "trainers/optimizer.h"
+#include "trainers/schedule.h"
+#include "trainers/stages.h"
+#include "trainers/weight_average.h"
+
+namespace qat::trainers {
+namespace {
+
+/// Steps between two lines of metrics.jsonl.
+constexpr int64_t kMetricsEvery = 50;
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+std::unique_ptr<Optimizer> make_optimizer(const Session& session, const config::Node& node) {
+  std::vector<NamedParameter> parameters;
+  for (auto& [name, tensor] : session.parameters()) parameters.push_back({name, tensor});
+  return optimizers().get(node.at("name").text()).make(node.without("name"), std::move(parameters));
+}
+
+/// The number of the random numbers' use, beside those of LibTorch's layers.
+constexpr uint64_t kMixing = 1;
+
+/// Keeps parameters from training during a stage.
+class FrozenParameters {
+ public:
+  /// Throws ConfigError for a pattern that matches none.
+  FrozenParameters(const Session& session, const std::vector<std::string>& patterns) {
+    const auto parameters = session.parameters();
+    for (const std::string& pattern : patterns) {
+      size_t matched = 0;
+      std::vector<std::string> names;
+      for (const auto& [name, parameter] : parameters) {
+        names.push_back(name);
+        if (!glob_match(pattern, name)) continue;
+        ++matched;
+        frozen_.push_back(parameter);
+      }
+      QAT_CHECK_AS(ConfigError, matched > 0, "freeze: {} matches no parameter{}", in_quotes(pattern),
+                   did_you_mean(pattern, names));
+    }
+    set(false);
+  }
+  ~FrozenParameters() { set(true); }
+  FrozenParameters(const FrozenParameters&) = delete;
+  FrozenParameters& operator=(const FrozenParameters&) = delete;
+
+  /// A float network in training mode, with the batch norms among the frozen parameters left in evaluation.
+  void train(torch::nn::Module& module) const {
+    module.train();
+    if (frozen_.empty()) return;
+    for (const auto& child : module.modules()) {
+      const std::vector<at::Tensor> own = child->parameters(/*recurse=*/false);
+      const bool is_norm = child->named_buffers(/*recurse=*/false).contains("running_mean");
+      if (is_norm && !own.empty() && !own[0].requires_grad()) child->eval();
+    }
+  }
+
+ private:
+  void set(bool trainable) {
+    for (at::Tensor& parameter : frozen_) parameter.set_requires_grad(trainable);
+  }
+
+  std::vector<at::Tensor> frozen_;
+};
+
+/// Turns the layers' autocast on for a stage.
+class AutocastLayers {
+ public:
+  AutocastLayers(graph::GraphModule* net, bool on) : net_(net) {
+    if (net_) net_->set_autocast(on);
+  }
+  ~AutocastLayers() {
+    if (net_) net_->set_autocast(false);
+  }
+  AutocastLayers(const AutocastLayers&) = delete;
+  AutocastLayers& operator=(const AutocastLayers&) = delete;
+
+ private:
+  graph::GraphModule* net_;
+};
+
+/// One `float` or `finetune` stage.
+class Training {
+ public:
+  Training(RunContext& run, const Stage& stage, const RunCheckpoint& from)
+      : run_(run),
+        state_(run.state),
+        quantized_(stage.kind == StageKind::kFinetune),
+        kind_(to_string(stage.kind)),
+        config_(stage.train),
+        frozen_parameters_(run.session, stage.train.freeze),
+        autocast_(quantized_ ? run.session.net.get() : nullptr, stage.train.autocast.has_value()),
+        loader_(run.training_loader()),
+        optimizer_(make_optimizer(run.session, stage.train.optimizer)) {
+    const config::Node& schedule = stage.train.schedule;
+    schedule_ = schedules().get(schedule.at("name").text()).make(schedule.without("name"));
+    steps_per_epoch_ = (loader_->batches() + config_.accumulate - 1) / config_.accumulate;
+    epochs_ = stage.train.epochs;
+    total_ = steps_per_epoch_ * epochs_;
+    if (stage.train.steps) total_ = std::min(total_, *stage.train.steps);
+    freeze_ = quantized_
+                  ? freeze_step(run.session.experiment.quantization->batch_norm.freeze_at, total_, steps_per_epoch_)
+                  : total_;
+    optimizer_->load_state(from.optimizer, run.folder.last());
+    add_callbacks();
+    for (const auto& callback : callbacks_) {
+      const std::string prefix = callback->name() + ".";
+      io::TensorMap own;
+      for (const auto& [name, tensor] : from.callbacks) {
+        if (name.starts_with(prefix)) own.emplace(name.substr(prefix.size()), tensor);
+      }
+      if (state_.step > 0) callback->load_state(own, run.folder.last());
+    }
+  }
+
+  void go() {
+    const int64_t step_size = run_.session.experiment.data.batch_size * config_.accumulate;
+    log::Progress progress(total_ * step_size);
+    if (state_.step < total_ && state_.step % steps_per_epoch_ != 0) {
+      loader_->start_epoch(static_cast<uint64_t>(state_.step / steps_per_epoch_),
+                           state_.step % steps_per_epoch_ * config_.accumulate);
+    }
+    for (;;) {
+      const bool epoch_ended = state_.step % steps_per_epoch_ == 0 || state_.step == total_;
+      if (epoch_ended && state_.evaluated < state_.step) {
+        progress.finish();
+        finish_epoch();
+      }
+      if (state_.step == total_ || wants_stop()) {
+        finish();
+        return;
+      }
+      if (state_.step % steps_per_epoch_ == 0) {
+        loader_->start_epoch(static_cast<uint64_t>(state_.step / steps_per_epoch_));
+      }
+      step();
+      progress.update(
+          state_.step * step_size, [this] { return head(); }, data_seconds_);
+      if (run_.request.on_step) run_.request.on_step(state_.stage, state_.step);
+      const bool stopping = run_.stopping();
+      const CheckpointConfig& when = run_.session.experiment.checkpoint;
+      if (stopping || state_.step % when.every == 0 || (when.minutes && seconds_since(saved_) > *when.minutes * 60)) {
+        save_last();
+      }
+      if (stopping) throw Interrupted(fmt::format("stopped in stage {} at step {}", kind_, state_.step));
+    }
+  }
+
+ private:
+  void add_callbacks() {
+    if (config_.ema) callbacks_.push_back(std::make_unique<WeightAverage>(run_.session, *config_.ema));
+    if (config_.distillation) {
+      callbacks_.push_back(std::make_unique<Distillation>(run_.session, *config_.distillation, run_.folder,
+                                                          state_.stage, quantized_, state_.step == 0));
+    }
+    if (config_.early_stopping) callbacks_.push_back(std::make_unique<EarlyStopping>(*config_.early_stopping));
+    for (const auto& callback : callbacks_) {
+      if (auto tap = callback->tap()) taps_.push_back(std::move(tap));
+    }
+  }
+
+  RunCheckpoint snapshot() const {
+    RunCheckpoint checkpoint = run_.snapshot();
+    checkpoint.optimizer = optimizer_->state();
+    for (const auto& callback : callbacks_) {
+      for (auto& [name, tensor] : callback->state())
+        checkpoint.callbacks.emplace(callback->name() + "." + name, tensor);
+    }
+    return checkpoint;
+  }
+
+  void save_last() {
+    run_.folder.write_last(snapshot());
+    saved_ = std::chrono::steady_clock::now();
+  }
+
+  bool wants_stop() const {
+    return std::any_of(callbacks_.begin(), callbacks_.end(),
+                       [](const auto& callback) { return callback->wants_stop(); });
+  }
+
+  /// Leaves the network as the next stage gets it.
+  void finish() {
+    for (const auto& callback : callbacks_) callback->finish();
+    const std::string row = quantized_ ? "fine-tuned (simulated)" : "float";
+    run_.set_row(row, state_.last_top1, run_.session.parameter_bytes());
+    if (config_.result != "best" || state_.best.empty()) return;
+    const RunCheckpoint best = read_checkpoint(run_.folder.best());
+    io::copy_state(run_.session.state(), best.tensors, run_.folder.best());
+    state_.phase = best.state.phase;
+    if (quantized_) apply_phase(run_.session, state_.phase);
+    run_.set_row(row, state_.best[0].top1, run_.session.parameter_bytes());
+    log::info("{}: the result is that of epoch {}: top1 {:.2f}%", kind_, state_.best[0].epoch,
+              100 * state_.best[0].top1);
+  }
+
+  void set_mode() {
+    if (!quantized_) {
+      frozen_parameters_.train(*run_.session.model.module);
+      return;
+    }
+    if (state_.phase != "frozen" && state_.step >= freeze_) {
+      reestimate(run_.session.experiment.quantization->batch_norm.reestimate);
+      log::info("{}: step {}: batch norm and ranges are frozen", kind_, state_.step);
+      state_.phase = "frozen";
+      apply_phase(run_.session, state_.phase);
+      for (const auto& callback : callbacks_) callback->frozen();
+    }
+    run_.session.net->train();
+  }
+
+  /// Running statistics become the means over batches of an epoch that training never sees.
+  void reestimate(int64_t batches) {
+    if (batches == 0) return;
+    const auto loader = run_.training_loader();
+    loader->start_epoch(static_cast<uint64_t>(epochs_));
+    datasets::Batch batch;
+    int64_t done = 0;
+    run_.session.net->reestimate_batch_norm([&]() -> at::Tensor {
+      if (done++ == batches || !loader->next(batch)) return {};
+      return to_tensors(batch, loader->shape()).images;
+    });
+    log::info("{}: step {}: running statistics are those of {} batches", kind_, state_.step, done - 1);
+  }
+
+  /// Of smoothed labels, and of mixed ones by linearity in the targets.
+  at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& labels, const datasets::Mixture& mixture) const {
+    const auto loss = [&](const at::Tensor& targets) {
+      return at::cross_entropy_loss(logits, targets, {}, at::Reduction::Mean, -100, config_.label_smoothing);
+    };
+    if (mixture.others.empty()) return loss(labels);
+    const at::Tensor others = at::tensor(mixture.others, at::kLong);
+    return loss(labels).mul(mixture.share).add(loss(others), 1 - mixture.share);
+  }
+
+  /// The network's logits, then those of its auxiliary heads.
+  graph::NamedTensors forward(const at::Tensor& images) {
+    const models::Model& model = run_.session.model;
+    if (quantized_) {
+      const auto tap = [this](const nn::QLayer& layer, const nn::Value& output) {
+        for (const auto& callback_tap : taps_) callback_tap(layer, output);
+      };
+      const graph::GraphModule::Tap all = taps_.empty() ? graph::GraphModule::Tap() : tap;
+      if (model.forward_heads) return run_.session.net->forward_heads(images, all);
+      return {{"logits", run_.session.net->forward(images, all)}};
+    }
+    std::optional<nn::Autocast> autocast;
+    if (config_.autocast) autocast.emplace();
+    graph::NamedTensors outputs = forward_of(model)(images);
+    autocast.reset();
+    for (auto& [name, output] : outputs) output = output.to(at::kFloat);
+    return outputs;
+  }
+
+  /// Cross-entropy, a part of that of auxiliary heads, and what callbacks and quantizers make of it.
+  at::Tensor loss_of(const TensorBatch& batch, const datasets::Mixture& mixture, at::Tensor& logits) {
+    const graph::NamedTensors outputs = forward(batch.images);
+    logits = outputs[0].second;
+    at::Tensor loss = cross_entropy(logits, batch.labels, mixture);
+    for (size_t i = 1; i < outputs.size(); ++i) {
+      const double weight = run_.session.model.auxiliary_weight;
+      loss = loss + cross_entropy(outputs[i].second, batch.labels, mixture) * weight;
+    }
+    for (const auto& callback : callbacks_) loss = callback->loss(batch.images, logits, loss);
+    const at::Tensor penalty = quantized_ ? run_.session.net->penalty() : at::Tensor();
+    return penalty.defined() ? loss + penalty : loss;
+  }
+
+  /// The gradients of the next batch, times its share of the step's samples; returns its part of the loss.
+  double add_gradients(int64_t part, int64_t step_samples) {
+    const auto start = std::chrono::steady_clock::now();
+    QAT_CHECK(loader_->next(batch_), "the loader ended before its epoch");
+    data_seconds_ += seconds_since(start);
+    // Random layers and mixing need no saved generator: their numbers follow from the step.
+    const uint64_t seed = static_cast<uint64_t>(run_.session.experiment.seed);
+    const uint64_t key =
+        hash(seed, static_cast<uint64_t>(state_.stage), static_cast<uint64_t>(state_.step * config_.accumulate + part));
+    at::manual_seed(key);
+    const datasets::Mixture mixture =
+        datasets::mix(batch_, loader_->shape(), {config_.mixup_alpha, config_.cutmix_alpha}, hash(key, kMixing));
+    const TensorBatch tensors = to_tensors(batch_, loader_->shape());
+    at::Tensor logits;
+    const at::Tensor loss = loss_of(tensors, mixture, logits);
+    const double value = loss.item<double>();
+    if (!std::isfinite(value)) {
+      at::manual_seed(key);
+      diverged(fmt::format("the loss is {}: {}", value, find_non_finite(run_.session, quantized_, tensors.images)));
+    }
+    const double share = static_cast<double>(batch_.size) / static_cast<double>(step_samples);
+    (share == 1.0 ? loss : loss * share).backward();
+    state_.loss_sum += value * static_cast<double>(batch_.size);
+    state_.correct += logits.argmax(1).eq(tensors.labels).sum().item<int64_t>();
+    state_.samples += batch_.size;
+    return value * share;
+  }
+
+  void step() {
+    set_mode();
+    optimizer_->zero_grad();
+    const int64_t batch_size = run_.session.experiment.data.batch_size;
+    const int64_t first = state_.step % steps_per_epoch_ * config_.accumulate;
+    const int64_t last = std::min(first + config_.accumulate, loader_->batches());
+    const int64_t samples = std::min(last * batch_size, loader_->samples()) - first * batch_size;
+    double loss = 0;
+    for (int64_t part = 0; part < last - first; ++part) loss += add_gradients(part, samples);
+    if (const std::string name = optimizer_->find_non_finite_gradient(); !name.empty()) {
+      diverged(fmt::format("the gradient of {} is not finite", name));
+    }
+    for (const auto& callback : callbacks_) callback->before_update();
+    if (config_.clip_grad_value) optimizer_->clip_grad_value(*config_.clip_grad_value);
+    if (config_.clip_grad_norm) optimizer_->clip_grad_norm(*config_.clip_grad_norm);
+    const double factor = schedule_({state_.step, total_, steps_per_epoch_});
+    rate_ = optimizer_->base_learning_rate() * factor;
+    optimizer_->step(factor);
+    if (quantized_) run_.session.net->project();
+    for (const auto& callback : callbacks_) callback->after_update();
+    ++state_.step;
+    if (state_.step % kMetricsEvery == 0) {
+      run_.metrics.write(
+          {{"stage", state_.stage}, {"kind", kind_}, {"step", state_.step}, {"loss", loss}, {"learning_rate", rate_}});
+    }
+  }
+
+  /// Nothing of this step is kept: the last checkpoint is the last good state.
+  [[noreturn]] void diverged(const std::string& what) const {
+    throw Error(
+        fmt::format("stage {} step {}: training diverged: {}; lower the learning rate and go on with --resume "
+                    "from the last checkpoint, {}",
+                    kind_, state_.step, what, run_.folder.last()));
+  }
+
+  double train_loss() const { return state_.loss_sum / static_cast<double>(std::max<int64_t>(1, state_.samples)); }
+  double train_top1() const {
+    return static_cast<double>(state_.correct) / static_cast<double>(std::max<int64_t>(1, state_.samples));
+  }
+
+  std::string head() const {
+    const int64_t epoch = (state_.step - 1) / steps_per_epoch_;
+    return fmt::format("{} epoch {}/{} step {}/{} | loss {:.4f} | top1 {:.1f}% | lr {:.2e}", kind_, epoch + 1, epochs_,
+                       state_.step - epoch * steps_per_epoch_, std::min(steps_per_epoch_, total_), train_loss(),
+                       100 * train_top1(), rate_);
+  }
+
+  void finish_epoch() {
+    Evaluation result;
+    for (const auto& callback : callbacks_) callback->before_evaluation();
+    try {
+      result = evaluate(run_.session, quantized_ ? Runtime::kSimulated : Runtime::kFloat, run_.request.stop);
+    } catch (const Interrupted&) {
+      for (const auto& callback : callbacks_) callback->after_evaluation(std::nullopt);
+      save_last();
+      throw;
+    }
+    const int64_t epoch = (state_.step + steps_per_epoch_ - 1) / steps_per_epoch_;
+    const double top1 = result.top1_fraction();
+    run_.metrics.write({{"stage", state_.stage},
+                        {"kind", kind_},
+                        {"epoch", epoch},
+                        {"step", state_.step},
+                        {"phase", state_.phase},
+                        {"train_loss", train_loss()},
+                        {"train_top1", train_top1()},
+                        {"eval_loss", result.loss},
+                        {"eval_top1", top1},
+                        {"eval_top5", result.top5_fraction()}});
+    log::info("{} epoch {}/{}: train loss {:.4f} top1 {:.2f}%, eval loss {:.4f} top1 {:.2f}%", kind_, epoch, epochs_,
+              train_loss(), 100 * train_top1(), result.loss, 100 * top1);
+    for (const datasets::Dataset* data : {run_.session.data.train.get(), run_.session.data.eval.get()}) {
+      const std::vector<std::string> damaged = data->damaged();
+      if (damaged.empty()) continue;
+      log::warn("{} damaged images were replaced by others so far, among them {}", damaged.size(), damaged.front());
+    }
+    state_.evaluated = state_.step;
+    state_.last_top1 = top1;
+    state_.loss_sum = 0;
+    state_.correct = state_.samples = 0;
+    keep_if_best(epoch, top1);
+    for (const auto& callback : callbacks_) callback->after_evaluation(result);
+    save_last();
+  }
+
+  /// Writes the network that was evaluated where it is one of the best epochs.
+  void keep_if_best(int64_t epoch, double top1) {
+    const int64_t kept = run_.session.experiment.checkpoint.keep_best;
+    const auto worse = [&](const BestEpoch& other) { return other.top1 < top1; };
+    const auto place = std::find_if(state_.best.begin(), state_.best.end(), worse);
+    if (place - state_.best.begin() >= kept) return;
+    const bool best = place == state_.best.begin();
+    state_.best.insert(place, {epoch, top1});
+    const RunCheckpoint checkpoint = snapshot();
+    if (best) write_checkpoint(run_.folder.best(), checkpoint);
+    if (kept == 1) {
+      state_.best.resize(1);
+      return;
+    }
+    write_checkpoint(run_.folder.best(state_.stage, epoch), checkpoint);
+    for (; std::ssize(state_.best) > kept; state_.best.pop_back()) {
+      std::error_code error;
+      std::filesystem::remove(run_.folder.best(state_.stage, state_.best.back().epoch), error);
+    }
+  }
+
+  RunContext& run_;
+  RunState& state_;
+  const bool quantized_;
+  const std::string kind_;
+  const TrainStage config_;
+  const FrozenParameters frozen_parameters_;
+  const AutocastLayers autocast_;
+  std::unique_ptr<datasets::Loader> loader_;
+  std::unique_ptr<Optimizer> optimizer_;
+  std::vector<std::unique_ptr<Callback>> callbacks_;
+  std::vector<graph::GraphModule::Tap> taps_;
+  Schedule schedule_;
+  datasets::Batch batch_;
+  std::chrono::steady_clock::time_point saved_ = std::chrono::steady_clock::now();
+  int64_t epochs_ = 0, steps_per_epoch_ = 0, total_ = 0, freeze_ = 0;
+  double rate_ = 0, data_seconds_ = 0;
+};
+
+}  // namespace
+
+void run_training(RunContext& run, const Stage& stage, const RunCheckpoint& from) { Training(run, stage, from).go(); }
+
+}  // namespace qat::trainers
