@@ -9,8 +9,8 @@ RANDOM=${4:-1}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
-# A checkpoint at every step: most kills fall into the writing of one.
-train=("$qat" train --config "$config" --set data.dataset.train_samples=2048 --set 'checkpoint.every=1')
+# A checkpoint at every step: most kills fall into the writing of one. Long enough for all of them.
+train=("$qat" train --config "$config" --set data.dataset.train_samples=$((256 * kills)) --set 'checkpoint.every=1')
 
 "${train[@]}" --out whole >/dev/null 2>whole.log || { cat whole.log; exit 1; }
 

@@ -124,8 +124,8 @@ TEST_F(StageOptions, EarlyStoppingEndsTheStage) {
 
 TEST_F(StageOptions, TheBestEpochsAreKeptAndOneIsTheResult) {
   // The rate grows until the network is spoilt: the last epoch is not the best.
-  train(request("run", {"stages[0].float={epochs: 5, result: best, optimizer: {name: sgd, lr: 3}, "
-                        "schedule: {name: constant, warmup_epochs: 5, warmup_start: 0.003}}",
+  train(request("run", {"stages[0].float={epochs: 5, result: best, optimizer: {name: sgd, lr: 0.3}, "
+                        "schedule: {name: constant, warmup_epochs: 5, warmup_start: 0.03}}",
                         "checkpoint.keep_best=2"}));
   std::vector<std::pair<double, int64_t>> epochs;
   std::ifstream metrics(folder_ + "/run/metrics.jsonl");
