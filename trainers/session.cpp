@@ -67,6 +67,7 @@ Session::Session(const Experiment& e) : experiment(e) {
   }
   graph::canonicalize(graph, graph::fuse_options(*e.quantization), &pass_report);
   for (const std::string& name : e.quantization->rewrites) graph::rewrite(graph, name, &pass_report);
+  if (e.quantization->residual) graph::split_residual(graph, &pass_report);
   net = std::make_shared<graph::GraphModule>(graph, *model.module);
   quantizers = graph::insert_quantizers(*net, *e.quantization);
 }

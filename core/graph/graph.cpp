@@ -21,6 +21,8 @@ const char* to_string(Op op) {
       return "add";
     case Op::kMul:
       return "mul";
+    case Op::kRequantize:
+      return "requantize";
     case Op::kConcat:
       return "concat";
     case Op::kMaxPool2d:

@@ -20,9 +20,10 @@ enum class Op {
   kLinear,  // of the last dimension
   kBatchNorm,
   kActivation,
-  kAdd,     // of equal sizes
-  kMul,     // of equal sizes, or one operand [N, C, 1, 1]
-  kConcat,  // along channels
+  kAdd,         // of equal sizes
+  kMul,         // of equal sizes, or one operand [N, C, 1, 1]
+  kConcat,      // along channels
+  kRequantize,  // the same values with a quantizer of their own
   kMaxPool2d,
   kAvgPool2d,
   kGlobalAvgPool2d,

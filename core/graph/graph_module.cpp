@@ -23,6 +23,8 @@ std::shared_ptr<nn::QLayer> make_layer(const Node& node) {
       return std::make_shared<nn::QAdd>(node.name, node.activation);
     case Op::kMul:
       return std::make_shared<nn::QMul>(node.name);
+    case Op::kRequantize:
+      return std::make_shared<nn::QRequantize>(node.name);
     case Op::kConcat:
       return std::make_shared<nn::QConcat>(node.name);
     case Op::kMaxPool2d:

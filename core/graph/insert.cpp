@@ -26,6 +26,7 @@ class Inserter {
       if (is_weighted(i)) last_weighted_ = static_cast<int>(i);
       if (is_weighted(i) && first_weighted_ < 0) first_weighted_ = static_cast<int>(i);
     }
+    if (config.residual) find_residual();
     if (first_weighted_ >= 0) infos_[first_weighted_].is_first = infos_[last_weighted_].is_last = true;
     choices_ = quant::resolve(config, infos_);
     // The network's input is 8 bits unless the first layer's `input:` says otherwise.
@@ -45,6 +46,18 @@ class Inserter {
   }
 
  private:
+  /// Layers whose quantizers are those of tensors that adds make or read.
+  void find_residual() {
+    for (size_t i = 0; i < steps().size(); ++i) {
+      if (infos_[i].type != "add") continue;
+      infos_[i].is_residual = true;
+      for (int input : steps()[i].inputs) {
+        while (steps()[input].layer->passes_through()) input = steps()[input].inputs[0];
+        infos_[input].is_residual = true;
+      }
+    }
+  }
+
   static void eight_bits(TensorChoice& choice) { choice.bits = 8, choice.bits_given = false; }
 
   const std::vector<GraphModule::Step>& steps() const { return net_.steps(); }
@@ -63,7 +76,7 @@ class Inserter {
     if (choices_[i].exclude) return false;
     const auto* own = dynamic_cast<const nn::ActivationLayer*>(steps()[i].layer.get());
     if (own != nullptr) return own->is_table();
-    static const std::set<std::string> types{"add", "mul", "concat", "avg_pool2d", "global_avg_pool2d"};
+    static const std::set<std::string> types{"add", "mul", "concat", "requantize", "avg_pool2d", "global_avg_pool2d"};
     // What the layer's integer kernel does not compute after its accumulator keeps the layer in float.
     return activation(i).folds_into_range() && (is_weighted(i) || types.count(infos_[i].type) != 0);
   }
@@ -117,7 +130,8 @@ class Inserter {
       const auto all = [&] {
         return std::all_of(inputs.begin(), inputs.end(), [&](int input) { return non_negative_[input]; });
       };
-      static const std::set<std::string> keep_sign{"add", "mul", "concat", "avg_pool2d", "global_avg_pool2d"};
+      static const std::set<std::string> keep_sign{"add",        "mul",        "concat",
+                                                   "requantize", "avg_pool2d", "global_avg_pool2d"};
       non_negative_[i] = activation(i).is_non_negative();
       if (layer.passes_through() || keep_sign.count(infos_[i].type) != 0) {
         non_negative_[i] = non_negative_[i] || (!inputs.empty() && all());

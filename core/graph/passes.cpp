@@ -185,6 +185,26 @@ std::vector<Rewrite> all_rewrites() {
           {"silu_to_hardswish", {.kind = Activation::Kind::kSilu}, {.kind = Activation::Kind::kHardswish}}};
 }
 
+/// [i]: whether an add makes or reads the tensor that node i makes, or through nodes that pass it on.
+std::vector<bool> residual_tensors(const Graph& graph) {
+  static const std::set<Op> passing{Op::kMaxPool2d, Op::kFlatten, Op::kChannelShuffle, Op::kChannelSlice,
+                                    Op::kMove,      Op::kDropout, Op::kStochasticDepth};
+  std::vector<bool> result(graph.nodes.size(), false);
+  // Backwards: what an add reads may be passed on by nodes before it.
+  for (size_t i = graph.nodes.size(); i-- > 0;) {
+    const Node& node = graph.nodes[i];
+    if (node.op == Op::kAdd) result[i] = true;
+    if (node.op != Op::kAdd && !(result[i] && passing.contains(node.op))) continue;
+    for (const int input : node.inputs) result[static_cast<size_t>(input)] = true;
+  }
+  // Forwards: what is made of the stream without arithmetic has its quantizer.
+  for (size_t i = 0; i < graph.nodes.size(); ++i) {
+    const Node& node = graph.nodes[i];
+    if (passing.contains(node.op) && result[static_cast<size_t>(node.inputs[0])]) result[i] = true;
+  }
+  return result;
+}
+
 }  // namespace
 
 void remove_dead_code(Graph& graph, Report report) {
@@ -238,6 +258,40 @@ void canonicalize(Graph& graph, const FuseOptions& options, Report report) {
   remove_dropout(graph, false, report);
   lift(graph, report);
   fuse(graph, options, report);
+}
+
+void split_residual(Graph& graph, Report report) {
+  const std::vector<bool> residual = residual_tensors(graph);
+  Graph split{.nodes = {}, .input = graph.input, .output = -1, .heads = graph.heads};
+  std::vector<int> now(graph.nodes.size()), requantized(graph.nodes.size(), -1);
+  for (size_t i = 0; i < graph.nodes.size(); ++i) {
+    Node node = graph.nodes[i];
+    const bool weighted = node.op == Op::kConv || node.op == Op::kLinear;
+    for (int& input : node.inputs) {
+      const auto source = static_cast<size_t>(input);
+      if (!weighted || !residual[source] || graph.nodes[source].op == Op::kInput) {
+        input = now[source];
+        continue;
+      }
+      if (requantized[source] < 0) {
+        const Node& from = graph.nodes[source];
+        Node copy;
+        copy.op = Op::kRequantize;
+        copy.name = from.name + ".requantized";
+        copy.inputs = {now[source]};
+        copy.sizes = from.sizes;
+        say(report, fmt::format("{}: requantized for what computes with it", from.name));
+        split.nodes.push_back(std::move(copy));
+        requantized[source] = static_cast<int>(split.nodes.size()) - 1;
+      }
+      input = requantized[source];
+    }
+    split.nodes.push_back(std::move(node));
+    now[i] = static_cast<int>(split.nodes.size()) - 1;
+  }
+  split.output = now[static_cast<size_t>(graph.output)];
+  for (Head& head : split.heads) head.node = now[static_cast<size_t>(head.node)];
+  graph = std::move(split);
 }
 
 std::vector<std::string> rewrites() {

@@ -38,6 +38,10 @@ void fuse(Graph& graph, const FuseOptions& options = {}, Report report = nullptr
 /// All of the above in order.
 void canonicalize(Graph& graph, const FuseOptions& options = {}, Report report = nullptr);
 
+/// For a residual stream of its own width: what adds read and make keeps one quantizer, and what convolutions and
+/// linear layers read of it is requantized for them by a node of its own, "<tensor>.requantized".
+void split_residual(Graph& graph, Report report = nullptr);
+
 /// Names of rewrites: "relu6_to_relu", "silu_to_hardswish".
 std::vector<std::string> rewrites();
 

@@ -68,8 +68,8 @@ class Lowering {
       return matches && layer.weight_quantizer() != nullptr &&
              (layer.output_quantizer() != nullptr || weighted->is_linear());
     }
-    static const std::set<std::string> types{"add",     "mul",        "concat",           "avg_pool2d",
-                                             "sigmoid", "leaky_relu", "global_avg_pool2d"};
+    static const std::set<std::string> types{
+        "add", "mul", "concat", "requantize", "sigmoid", "leaky_relu", "global_avg_pool2d", "avg_pool2d"};
     return layer.output_quantizer() != nullptr && types.count(layer.type()) != 0;
   }
 
@@ -161,15 +161,24 @@ class Lowering {
         node.op = Op::kAveragePool;
         set_pool(node, pool->pool());
       } else {
-        static const std::map<std::string, Op> ops{
-            {"add", Op::kAdd},       {"mul", Op::kMul},          {"concat", Op::kConcat},
-            {"sigmoid", Op::kTable}, {"leaky_relu", Op::kTable}, {"global_avg_pool2d", Op::kGlobalAveragePool}};
+        static const std::map<std::string, Op> ops{{"add", Op::kAdd},
+                                                   {"mul", Op::kMul},
+                                                   {"concat", Op::kConcat},
+                                                   {"requantize", Op::kTable},
+                                                   {"sigmoid", Op::kTable},
+                                                   {"leaky_relu", Op::kTable},
+                                                   {"global_avg_pool2d", Op::kGlobalAveragePool}};
         node.op = ops.at(layer.type());
       }
       const int output = codes_tensor(name, step.sizes, *layer.output_quantizer());
       if (node.op == Op::kTable) {
-        set_table(node, dynamic_cast<const nn::ActivationLayer&>(layer).activation(),
-                  model_.tensors[tensors_[step.inputs[0]]], model_.tensors[output]);
+        const integer::Tensor &x = model_.tensors[tensors_[step.inputs[0]]], &y = model_.tensors[output];
+        if (const auto* activation = dynamic_cast<const nn::ActivationLayer*>(&layer)) {
+          set_table(node, activation->activation(), x, y);
+        } else {
+          node.function = layer.type();
+          node.table = ops::concat_table<uint8_t>(x.scale, x.zero_point, y.scale, {y.lo, y.hi, y.zero_point});
+        }
       }
       finish(i, std::move(node), output);
     }

@@ -32,6 +32,10 @@ Value QConcat::run_quantized(const std::vector<Value>& inputs) {
   return autograd::concat(codes, output_call());
 }
 
+Value QRequantize::run_quantized(const std::vector<Value>& inputs) {
+  return autograd::concat({codes_of(inputs[0])}, output_call());
+}
+
 at::Tensor FloatBatchNorm::run_float(const std::vector<at::Tensor>& inputs) { return run_batch_norm(inputs[0], norm_); }
 
 std::string ActivationLayer::type() const {

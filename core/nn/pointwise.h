@@ -60,6 +60,18 @@ class QConcat final : public QLayer {
   bool has_integer_form() const override { return output_quantizer() != nullptr; }
 };
 
+/// The input's values with a quantizer of their own: what reads this tensor at another width than its other readers.
+class QRequantize final : public QLayer {
+ public:
+  using QLayer::QLayer;
+  std::string type() const override { return "requantize"; }
+
+ protected:
+  at::Tensor run_float(const std::vector<at::Tensor>& inputs) override { return inputs[0]; }
+  Value run_quantized(const std::vector<Value>& inputs) override;
+  bool has_integer_form() const override { return output_quantizer() != nullptr; }
+};
+
 /// An activation by itself. ReLU on codes: max(q, z) with the input's parameters. Sigmoid and leaky ReLU: a table of
 /// all codes. Others are islands of floats.
 class ActivationLayer : public QLayer {

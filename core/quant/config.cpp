@@ -62,6 +62,12 @@ std::vector<LayerChoice> resolve(const QuantizationConfig& config, const std::ve
   apply(defaults.weight, config.weight, "");
   apply(defaults.activation, config.activation, "");
   std::vector<LayerChoice> choices(layers.size(), defaults);
+  if (config.residual) {
+    if (config.residual->quantizer) quantizers().get(*config.residual->quantizer);
+    for (size_t i = 0; i < layers.size(); ++i) {
+      if (layers[i].is_residual) apply(choices[i].activation, *config.residual, "");
+    }
+  }
 
   for (const config::Node& node : config.rules) {
     const Rule rule = node.as<Rule>();

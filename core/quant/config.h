@@ -50,6 +50,7 @@ struct CalibrationConfig {
 struct QuantizationConfig {
   std::string target = "onnxruntime";
   TensorConfig weight, activation;
+  std::optional<TensorConfig> residual;
   std::optional<int> logits;        // bits of the logits of a linear layer; unset: float
   std::vector<config::Node> rules;  // of Rule; kept as nodes for their positions
   BatchNormConfig batch_norm;
@@ -63,6 +64,7 @@ struct LayerInfo {
   std::string name;
   std::string type;
   bool is_first = false, is_last = false;  // among layers with a weight
+  bool is_residual = false;                // an add makes or reads the layer's output
 };
 
 /// A resolved choice and where it was made.
@@ -87,8 +89,9 @@ struct LayerChoice {
   std::optional<TensorChoice> input;  // set by a rule: the layer's input tensor
 };
 
-/// One choice a layer: target preset < defaults < rules in order, the last match wins per key.
-/// Throws ConfigError for a rule that matches nothing, an unknown method, target or granularity.
+/// One choice a layer: target preset < defaults (for residual tensors `residual:` over `activation:`) < rules in order,
+/// the last match wins per key. Throws ConfigError for a rule that matches nothing, an unknown method, target or
+/// granularity.
 std::vector<LayerChoice> resolve(const QuantizationConfig& config, const std::vector<LayerInfo>& layers);
 
 }  // namespace qat::quant
@@ -172,6 +175,10 @@ struct qat::config::Schema<qat::quant::QuantizationConfig> {
         .one_of({"onnxruntime"});
     f.field("weight", &C::weight).doc("default of all weights");
     f.field("activation", &C::activation).doc("default of all activations");
+    f.field("residual", &C::residual)
+        .doc(
+            "default of the tensors that adds read and make; what layers with weights read of them is quantized again "
+            "for them. null: as all activations, one quantizer for both");
     f.field("logits", &C::logits).doc("bits of a final linear layer's output; null: float").minimum(2).maximum(8);
     f.field("rules", &C::rules).doc("list of {match, weight, activation, input, exclude}; the last match wins per key");
     f.field("batch_norm", &C::batch_norm).doc("batch norm during finetune");

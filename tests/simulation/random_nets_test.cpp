@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "core/base/error.h"
 #include "core/export/onnx.h"
@@ -283,6 +284,61 @@ TEST(Verify, WhatOnlyTrainingDropsIsNoTensorOfEvaluation) {
     EXPECT_TRUE(std::isfinite(test::train_step(*net, data.images, data.labels, 0.01)));
   const VerifyResult result = verify(*net, lower::lower(*net, {{0, 0, 0}, {1, 1, 1}}), data.source());
   EXPECT_TRUE(result.passed()) << describe(result);
+}
+
+/// Two blocks of a residual network, one of them with a convolution beside it.
+struct ResidualNet : torch::nn::Module {
+  using Conv = torch::nn::Conv2d;
+  static Conv conv(int64_t in, int64_t out, int64_t kernel) {
+    return Conv(torch::nn::Conv2dOptions(in, out, kernel).padding(kernel / 2));
+  }
+  Conv stem = register_module("stem", conv(3, 8, 3));
+  Conv conv1 = register_module("conv1", conv(8, 8, 3)), conv2 = register_module("conv2", conv(8, 8, 3));
+  Conv conv3 = register_module("conv3", conv(8, 8, 3)), beside = register_module("beside", conv(8, 8, 1));
+  torch::nn::Linear fc = register_module("fc", torch::nn::Linear(8, 5));
+
+  Tensor forward(const Tensor& images) {
+    const Tensor x = at::max_pool2d(at::relu(stem(images)), 2);
+    const Tensor first = at::relu(conv2(at::relu(conv1(x))) + x);
+    return fc(at::relu(conv3(first) + beside(first)).mean({2, 3}));
+  }
+};
+
+TEST(Residual, TheStreamHasAWidthOfItsOwn) {
+  at::manual_seed(3);
+  ResidualNet float_net;
+  const Data data;
+  for (const char* method : {"minmax", "lsq"}) {
+    quant::QuantizationConfig config;
+    config.weight.quantizer = config.activation.quantizer = method;
+    config.weight.bits = config.activation.bits = 2;
+    config.residual.emplace().bits = 8;
+    auto net = test::quantize(float_net, {3, kSize, kSize}, config, data.images);
+    std::map<std::string, int> bits;
+    for (const auto& step : net->steps()) {
+      if (const auto& q = step.layer->output_quantizer()) bits[step.layer->label()] = q->spec().bits;
+    }
+    const std::map<std::string, int> expected{{"input", 8},           {"stem", 8},   {"max_pool2d.requantized", 2},
+                                              {"conv1", 2},           {"conv2", 8},  {"add", 8},
+                                              {"add.requantized", 2}, {"conv3", 8},  {"beside", 8},
+                                              {"add_1", 8},           {"avgpool", 2}};
+    EXPECT_EQ(bits, expected);
+    for (int step = 0; step < 3; ++step) {
+      EXPECT_TRUE(std::isfinite(test::train_step(*net, data.images, data.labels, 0.01)));
+    }
+    const VerifyResult result = verify_everywhere(*net, data.source());
+    EXPECT_TRUE(result.passed()) << describe(result);
+    EXPECT_EQ(result.judges.size(), 2U);
+    // The requantized tensor holds the nearest of its own levels to the stream's values.
+    std::map<std::string, nn::Value> outputs;
+    net->eval();
+    const at::NoGradGuard no_grad;
+    net->forward(data.images, [&](const nn::QLayer& layer, const nn::Value& v) { outputs.emplace(layer.label(), v); });
+    const auto& fine = std::get<autograd::QuantizedTensor>(outputs.at("add"));
+    const auto& coarse = std::get<autograd::QuantizedTensor>(outputs.at("add.requantized"));
+    const Tensor nearest = (fine.dequantize() / coarse.scale()).round().clamp(0, 3);
+    EXPECT_TRUE(at::equal(coarse.codes().to(at::kFloat), nearest));
+  }
 }
 
 TEST(Verify, AnotherNetworkIsRefused) {

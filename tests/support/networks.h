@@ -63,6 +63,7 @@ graph::Graph trace_canonical(Net& net, const std::vector<int64_t>& input,
   graph::Graph graph = graph::trace(
       net, [&](const at::Tensor& x) { return net.forward(x); }, input);
   graph::canonicalize(graph, graph::fuse_options(config));
+  if (config.residual) graph::split_residual(graph);
   return graph;
 }
 
