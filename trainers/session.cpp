@@ -95,7 +95,10 @@ uint64_t Session::parameter_bytes() const { return static_cast<uint64_t>(paramet
 
 integer::Preprocessing Session::preprocessing() const {
   const int64_t channels = transforms.eval.output_shape(data.eval->shape())[2];
-  return {transforms.eval.mean(channels), transforms.eval.std(channels)};
+  integer::Preprocessing p{transforms.eval.mean(channels), transforms.eval.std(channels)};
+  if (!experiment.data.eval.empty()) p.transforms = config::Node::sequence(experiment.data.eval).inline_yaml();
+  p.classes = data.eval->class_names();
+  return p;
 }
 
 void Session::load_weights(const WeightsConfig& weights) {

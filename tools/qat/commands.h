@@ -17,6 +17,7 @@ Run add_eval(CLI::App& app);
 Run add_export(CLI::App& app);
 Run add_verify(CLI::App& app);
 Run add_inspect(CLI::App& app);
+Run add_predict(CLI::App& app);
 Run add_list(CLI::App& app);
 Run add_config(CLI::App& app);
 Run add_version(CLI::App& app);

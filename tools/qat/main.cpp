@@ -43,6 +43,7 @@ int run(int argc, char** argv) {
   add("export", "Write a run's network to a file of another format", add_export);
   add("verify", "Compare an exported file with the training's network, code by code", add_verify);
   add("inspect", "Show a network, its graph and its quantizers", add_inspect);
+  add("predict", "Classify image files with an exported file", add_predict);
   add("list", "List what a config can name", add_list);
   add("config", "Check a config, write it out in full, or print the reference", add_config);
   add("version", "Print the versions of qat and LibTorch", add_version);
