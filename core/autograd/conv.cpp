@@ -13,6 +13,7 @@
 #include "core/autograd/functions.h"
 #include "core/autograd/node.h"
 #include "core/base/error.h"
+#include "core/base/pass_timer.h"
 #include "core/ops/convolve.h"
 #include "core/ops/encode.h"
 #include "core/ops/requantize.h"
@@ -130,6 +131,7 @@ Accumulators run_convolution(const ConvCall& call, const Tensor& x_codes, int32_
     Accumulators acc{at::empty({g.rows(), g.out_c}, at::kInt), {g.batch, g.out_c}};
     if (x_codes.dim() == 4) acc.sizes.push_back(g.out_h());
     if (x_codes.dim() >= 3) acc.sizes.push_back(g.out_w());
+    const PassTimer timer("convolution");
     ops::convolve(g, x_codes.const_data_ptr<uint8_t>(), zero_point, w.const_data_ptr<int16_t>(),
                   acc.values.mutable_data_ptr<int32_t>());
     return acc;
@@ -169,6 +171,7 @@ std::vector<Tensor> ConvBackward::apply(const Tensor& grad, const std::vector<bo
   const size_t bias_at = has_bias ? next++ : 0, gamma_at = has_norm ? next : 0, beta_at = has_norm ? next + 1 : 0;
   if (has_norm) next += 2;
   if (learn && needed[next]) {
+    const PassTimer timer("gradient of the output scale");
     const double ds = ops::scale_gradient(g, y_codes.const_data_ptr<uint8_t>(), bits, acc, multiplier.data(),
                                           offset.empty() ? nullptr : offset.data(), y_range, rows, channels);
     result[next] = to_tensor(std::vector<float>{static_cast<float>(ds * gradient_scale)});
@@ -176,8 +179,11 @@ std::vector<Tensor> ConvBackward::apply(const Tensor& grad, const std::vector<bo
 
   const bool live = !p.empty();
   std::vector<double> s1(channels), s2(channels);
-  ops::reduce_gradient(g, bits, live ? acc : ops::KeptAccumulators{}, rows, channels, s1.data(),
-                       live ? s2.data() : nullptr);
+  {
+    const PassTimer timer("sums of gradients");
+    ops::reduce_gradient(g, bits, live ? acc : ops::KeptAccumulators{}, rows, channels, s1.data(),
+                         live ? s2.data() : nullptr);
+  }
 
   Tensor dy = empty_kernel_layout(grad.sizes(), at::kFloat);
   if (live) {
@@ -191,6 +197,7 @@ std::vector<Tensor> ConvBackward::apply(const Tensor& grad, const std::vector<bo
       b[i] = static_cast<float>(-gain[i] * p[i] * dgamma[i] * per_row_of);
       c[i] = static_cast<float>(-gain[i] * (s1[i] + q[i] * dgamma[i]) * per_row_of);
     }
+    const PassTimer timer("batch norm's gradient");
     ops::batch_norm_gradient(g, bits, acc, rows, channels, a.data(), b.data(), c.data(), dy.mutable_data_ptr<float>());
     if (needed[gamma_at]) result[gamma_at] = to_float_tensor(dgamma);
     if (needed[beta_at]) result[beta_at] = to_float_tensor(s1);
@@ -202,6 +209,7 @@ std::vector<Tensor> ConvBackward::apply(const Tensor& grad, const std::vector<bo
     }
   } else {
     if (bits != nullptr) {
+      const PassTimer timer("masked gradient");
       ops::mask_gradient(g, bits, grad.numel(), dy.mutable_data_ptr<float>());
     } else {
       dy = grad;
@@ -214,6 +222,7 @@ std::vector<Tensor> ConvBackward::apply(const Tensor& grad, const std::vector<bo
   }
 
   if (!needed[0] && !needed[1]) return result;
+  const PassTimer timer("gradients of convolutions");
   const int64_t dims = w_codes.dim();
   Tensor x, w;
   if (needed[1]) {
@@ -256,6 +265,7 @@ void keep(ConvBackward& saved, const Tensor& acc, const ops::ChannelStatistics& 
       step[c] = static_cast<float>(static_cast<double>(width) / 65000.0);
     }
     saved.kept = at::empty({rows, channels}, at::kShort);
+    const PassTimer timer("accumulators kept");
     ops::compact(acc.const_data_ptr<int32_t>(), rows, channels, middle.data(), gain.data(),
                  saved.kept.mutable_data_ptr<int16_t>());
     saved.middle = to_tensor(middle);
@@ -359,7 +369,10 @@ ConvResult conv(const QuantizedTensor& x, const QuantizedWeight& w, const ConvCa
     made = run_convolution(call, x.codes(), x.zero_point(), w.codes);
     const int64_t rows = made.values.size(0);
     QAT_CHECK(rows > 1, "{}: batch norm needs more than one value per channel to train", call.name);
-    stats = ops::channel_statistics(made.values.const_data_ptr<int32_t>(), rows, channels);
+    {
+      const PassTimer timer("statistics");
+      stats = ops::channel_statistics(made.values.const_data_ptr<int32_t>(), rows, channels);
+    }
     saved->w_codes = w.codes, saved->w_scale = w.scale;
     const float *gamma = norm.gamma.const_data_ptr<float>(), *beta = norm.beta.const_data_ptr<float>();
     const float *running_mean = norm.running_mean.const_data_ptr<float>(),
@@ -442,6 +455,7 @@ ConvResult conv(const QuantizedTensor& x, const QuantizedWeight& w, const ConvCa
   if (record) saved->inside = mask_bits(codes.numel());
   uint8_t* inside = record ? saved->inside.mutable_data_ptr<uint8_t>() : nullptr;
   const int32_t* accumulators = acc.const_data_ptr<int32_t>();
+  const PassTimer timer("requantization");
   std::vector<float> multiplier(channels), offset(channels);
   if (live) {
     for (int64_t c = 0; c < channels; ++c) {
