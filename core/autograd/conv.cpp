@@ -88,7 +88,7 @@ struct ConvBackward final : Backward {
   ConvCall call;  // without tensors, observers or output
   at::Tensor x_codes;
   float x_scale = 1;
-  int32_t x_zero = 0;
+  ops::CodeRange x_range;
   bool has_bias = false, has_norm = false;
 
   // The weight that ran: raw codes in the live phase, folded ones otherwise.
@@ -124,16 +124,17 @@ struct Accumulators {
   std::vector<int64_t> sizes;
 };
 
-Accumulators run_convolution(const ConvCall& call, const Tensor& x_codes, int32_t zero_point, const Tensor& w_codes) {
+Accumulators run_convolution(const ConvCall& call, const Tensor& x_codes, const ops::CodeRange& x_range,
+                             const Tensor& w_codes) {
+  const int32_t zero_point = x_range.zero_point;
   if (has_integer_kernel(x_codes.dim(), call)) {
     const ops::ConvGeometry g = kernel_geometry(x_codes.sizes(), w_codes.sizes(), call);
-    const Tensor w = w_codes.to(at::kShort);
     Accumulators acc{at::empty({g.rows(), g.out_c}, at::kInt), {g.batch, g.out_c}};
     if (x_codes.dim() == 4) acc.sizes.push_back(g.out_h());
     if (x_codes.dim() >= 3) acc.sizes.push_back(g.out_w());
     const PassTimer timer("convolution");
-    ops::convolve(g, x_codes.const_data_ptr<uint8_t>(), zero_point, w.const_data_ptr<int16_t>(),
-                  acc.values.mutable_data_ptr<int32_t>());
+    ops::PackedConvolution<uint8_t>(g, w_codes.const_data_ptr<int8_t>(), zero_point, x_range.hi)
+        .accumulate(x_codes.const_data_ptr<uint8_t>(), g.batch, acc.values.mutable_data_ptr<int32_t>());
     return acc;
   }
   // float64 holds every sum of products of codes exactly.
@@ -145,7 +146,7 @@ Accumulators run_convolution(const ConvCall& call, const Tensor& x_codes, int32_
   return {y.movedim(1, -1).reshape({-1, y.size(1)}).to(at::kInt), y.sizes().vec()};
 }
 
-Tensor ConvBackward::accumulators() const { return run_convolution(call, x_codes, x_zero, w_codes).values; }
+Tensor ConvBackward::accumulators() const { return run_convolution(call, x_codes, x_range, w_codes).values; }
 
 std::vector<Tensor> ConvBackward::apply(const Tensor& grad, const std::vector<bool>& needed) {
   const int64_t channels = w_codes.size(0);
@@ -227,7 +228,8 @@ std::vector<Tensor> ConvBackward::apply(const Tensor& grad, const std::vector<bo
   Tensor x, w;
   if (needed[1]) {
     x = empty_kernel_layout(x_codes.sizes(), at::kFloat);
-    ops::dequantize(x_codes.const_data_ptr<uint8_t>(), x_codes.numel(), x_scale, x_zero, x.mutable_data_ptr<float>());
+    ops::dequantize(x_codes.const_data_ptr<uint8_t>(), x_codes.numel(), x_scale, x_range.zero_point,
+                    x.mutable_data_ptr<float>());
   } else {
     x = empty_kernel_layout(x_codes.sizes(), at::kFloat);  // only its sizes are read
   }
@@ -351,7 +353,7 @@ ConvResult conv(const QuantizedTensor& x, const QuantizedWeight& w, const ConvCa
   auto saved = std::make_unique<ConvBackward>();
   saved->layer = call.name;
   saved->call.geometry = call.geometry, saved->call.name = call.name;
-  saved->x_codes = x.codes(), saved->x_scale = x.scale(), saved->x_zero = x.zero_point();
+  saved->x_codes = x.codes(), saved->x_scale = x.scale(), saved->x_range = x.range();
   saved->has_bias = call.bias.defined(), saved->has_norm = call.batch_norm.has_value();
 
   const at::NoGradGuard no_grad;
@@ -366,7 +368,7 @@ ConvResult conv(const QuantizedTensor& x, const QuantizedWeight& w, const ConvCa
 
   if (live) {
     const BatchNorm& norm = *call.batch_norm;
-    made = run_convolution(call, x.codes(), x.zero_point(), w.codes);
+    made = run_convolution(call, x.codes(), x.range(), w.codes);
     const int64_t rows = made.values.size(0);
     QAT_CHECK(rows > 1, "{}: batch norm needs more than one value per channel to train", call.name);
     {
@@ -413,7 +415,7 @@ ConvResult conv(const QuantizedTensor& x, const QuantizedWeight& w, const ConvCa
     saved->k = std::move(folded.k);
     if (call.batch_norm && call.weight_gain.empty()) saved->weight_factor = saved->k;
     bias = std::move(folded.bias);
-    made = run_convolution(call, x.codes(), x.zero_point(), saved->w_codes);
+    made = run_convolution(call, x.codes(), x.range(), saved->w_codes);
     for (int64_t c = 0; c < channels; ++c) {
       real_scale[c] = static_cast<double>(x.scale()) * folded.scale[c];
       real_offset[c] = real_scale[c] * bias[c];
