@@ -33,23 +33,6 @@ ops::CodeRange range(const Tensor& t) { return {.lo = t.lo, .hi = t.hi, .zero_po
 int64_t channels(const Tensor& t) { return t.shape[0]; }
 int64_t pixels(const Tensor& t) { return t.size() / t.shape[0]; }
 
-ops::ConvGeometry conv_geometry(const Node& node, const Tensor& x, const Tensor& y, int64_t batch) {
-  ops::ConvGeometry g;
-  g.batch = batch;
-  g.in_c = channels(x);
-  g.out_c = channels(y);
-  if (node.op == Op::kLinear) return g;
-  g.in_h = x.shape[1];
-  g.in_w = x.shape[2];
-  std::tie(g.kernel_h, g.kernel_w) = std::pair(node.kernel[0], node.kernel[1]);
-  std::tie(g.stride_h, g.stride_w) = std::pair(node.stride[0], node.stride[1]);
-  std::tie(g.dilation_h, g.dilation_w) = std::pair(node.dilation[0], node.dilation[1]);
-  std::tie(g.pad_top, g.pad_left) = std::pair(node.pad[0], node.pad[1]);
-  std::tie(g.pad_bottom, g.pad_right) = std::pair(node.pad[2], node.pad[3]);
-  g.groups = node.groups;
-  return g;
-}
-
 ops::PoolGeometry pool_geometry(const Node& node, const Tensor& x, int64_t batch) {
   ops::PoolGeometry g;
   g.batch = batch;
@@ -186,35 +169,20 @@ struct Runner::Memory {
 
   template <class Code>
   Step convolution(const Node& node, const Prepared& prepared) {
-    const Tensor &tx = network_.tensor(node.inputs[0]), &ty = network_.tensor(node.output);
-    const ops::ConvGeometry g = conv_geometry(node, tx, ty, batch_);
+    const Tensor& ty = network_.tensor(node.output);
     const Code* x = codes<Code>(node.inputs[0]);
     const int32_t* bias = node.bias.empty() ? nullptr : node.bias.data();
     const float* multiplier = prepared.multiplier.data();
-    const int16_t* weight = prepared.weight.data();
-    // As many samples at a time as keep the accumulators within 8 MiB.
-    constexpr int64_t kAccumulators = int64_t{1} << 21;
-    const int64_t step = std::clamp<int64_t>(kAccumulators / ty.size(), 1, batch_);
-    accumulators.resize(std::max(accumulators.size(), static_cast<size_t>(step * ty.size())));
-    const auto in_parts = [this, g, x, step, weight, size_x = tx.size(), z = tx.zero_point](const auto& finish) {
-      for (int64_t n = 0; n < g.batch; n += step) {
-        ops::ConvGeometry part = g;
-        part.batch = std::min(step, g.batch - n);
-        ops::convolve(part, x + n * size_x, z, weight, accumulators.data());
-        finish(n, part.rows());
-      }
-    };
-    if (ty.type == CodeType::kFloat32) {
-      return [=, this, v = values(node.output), c = g.out_c, size = ty.size()] {
-        in_parts([&](int64_t n, int64_t rows) {
-          ops::dequantize_accumulators(accumulators.data(), rows, c, bias, multiplier, v + n * size);
-        });
+    const ops::PackedConvolution<Code>* packed = &*prepared.convolution<Code>();
+    if (ty.type != CodeType::kFloat32) {
+      return [=, n = batch_, r = range(ty), y = codes<Code>(node.output)] {
+        packed->requantize(x, n, bias, multiplier, r, y);
       };
     }
-    return [=, this, y = codes<Code>(node.output), c = g.out_c, size = ty.size(), r = range(ty)] {
-      in_parts([&](int64_t n, int64_t rows) {
-        ops::requantize(accumulators.data(), rows, c, bias, multiplier, r, y + n * size);
-      });
+    accumulators.resize(std::max(accumulators.size(), static_cast<size_t>(batch_ * ty.size())));
+    return [=, this, v = values(node.output), c = channels(ty)] {
+      packed->accumulate(x, batch_, accumulators.data());
+      ops::dequantize_accumulators(accumulators.data(), batch_, c, bias, multiplier, v);
     };
   }
 
