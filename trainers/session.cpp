@@ -100,7 +100,10 @@ std::vector<int64_t> Session::image_sizes() const {
 
 integer::Preprocessing Session::preprocessing() const {
   const int64_t channels = transforms.eval.output_shape(data.eval->shape())[2];
-  return {transforms.eval.mean(channels), transforms.eval.std(channels)};
+  integer::Preprocessing p{transforms.eval.mean(channels), transforms.eval.std(channels)};
+  if (!experiment.data.eval.empty()) p.transforms = config::Node::sequence(experiment.data.eval).inline_yaml();
+  p.classes = data.eval->class_names();
+  return p;
 }
 
 void load_weights(const models::Model& model, const config::Node& section, const WeightsConfig& weights) {

@@ -13,6 +13,7 @@
 #include "core/autograd/functions.h"
 #include "core/autograd/node.h"
 #include "core/base/error.h"
+#include "core/base/pass_timer.h"
 #include "core/ops/convolve.h"
 #include "core/ops/encode.h"
 #include "core/ops/requantize.h"
@@ -85,7 +86,7 @@ struct ConvBackward final : Backward {
   ConvCall call;  // without tensors, observers or output
   at::Tensor x_codes;
   float x_scale = 1;
-  int32_t x_zero = 0;
+  ops::CodeRange x_range;
   bool has_bias = false, has_norm = false;
 
   // The weight that ran: raw codes in the live phase, folded ones otherwise.
@@ -121,15 +122,17 @@ struct Accumulators {
   std::vector<int64_t> sizes;
 };
 
-Accumulators run_convolution(const ConvCall& call, const Tensor& x_codes, int32_t zero_point, const Tensor& w_codes) {
+Accumulators run_convolution(const ConvCall& call, const Tensor& x_codes, const ops::CodeRange& x_range,
+                             const Tensor& w_codes) {
+  const int32_t zero_point = x_range.zero_point;
   if (has_integer_kernel(x_codes.dim(), call)) {
     const ops::ConvGeometry g = kernel_geometry(x_codes.sizes(), w_codes.sizes(), call);
-    const Tensor w = w_codes.to(at::kShort);
     Accumulators acc{at::empty({g.rows(), g.out_c}, at::kInt), {g.batch, g.out_c}};
     if (x_codes.dim() == 4) acc.sizes.push_back(g.out_h());
     if (x_codes.dim() >= 3) acc.sizes.push_back(g.out_w());
-    ops::convolve(g, x_codes.const_data_ptr<uint8_t>(), zero_point, w.const_data_ptr<int16_t>(),
-                  acc.values.mutable_data_ptr<int32_t>());
+    const PassTimer timer("convolution");
+    ops::PackedConvolution<uint8_t>(g, w_codes.const_data_ptr<int8_t>(), zero_point, x_range.hi)
+        .accumulate(x_codes.const_data_ptr<uint8_t>(), g.batch, acc.values.mutable_data_ptr<int32_t>());
     return acc;
   }
   // float64 holds every sum of products of codes exactly.
@@ -141,7 +144,7 @@ Accumulators run_convolution(const ConvCall& call, const Tensor& x_codes, int32_
   return {y.movedim(1, -1).reshape({-1, y.size(1)}).to(at::kInt), y.sizes().vec()};
 }
 
-Tensor ConvBackward::accumulators() const { return run_convolution(call, x_codes, x_zero, w_codes).values; }
+Tensor ConvBackward::accumulators() const { return run_convolution(call, x_codes, x_range, w_codes).values; }
 
 std::vector<Tensor> ConvBackward::apply(const Tensor& grad, const std::vector<bool>& needed) {
   const int64_t channels = w_codes.size(0);
@@ -167,6 +170,7 @@ std::vector<Tensor> ConvBackward::apply(const Tensor& grad, const std::vector<bo
   const size_t bias_at = has_bias ? next++ : 0, gamma_at = has_norm ? next : 0, beta_at = has_norm ? next + 1 : 0;
   if (has_norm) next += 2;
   if (learn && needed[next]) {
+    const PassTimer timer("gradient of the output scale");
     const double ds = ops::scale_gradient(g, y_codes.const_data_ptr<uint8_t>(), bits, acc, multiplier.data(),
                                           offset.empty() ? nullptr : offset.data(), y_range, rows, channels);
     result[next] = to_tensor(std::vector<float>{static_cast<float>(ds * gradient_scale)});
@@ -174,8 +178,11 @@ std::vector<Tensor> ConvBackward::apply(const Tensor& grad, const std::vector<bo
 
   const bool live = !p.empty();
   std::vector<double> s1(channels), s2(channels);
-  ops::reduce_gradient(g, bits, live ? acc : ops::KeptAccumulators{}, rows, channels, s1.data(),
-                       live ? s2.data() : nullptr);
+  {
+    const PassTimer timer("sums of gradients");
+    ops::reduce_gradient(g, bits, live ? acc : ops::KeptAccumulators{}, rows, channels, s1.data(),
+                         live ? s2.data() : nullptr);
+  }
 
   Tensor dy = empty_kernel_layout(grad.sizes(), at::kFloat);
   if (live) {
@@ -189,6 +196,7 @@ std::vector<Tensor> ConvBackward::apply(const Tensor& grad, const std::vector<bo
       b[i] = static_cast<float>(-gain[i] * p[i] * dgamma[i] * per_row_of);
       c[i] = static_cast<float>(-gain[i] * (s1[i] + q[i] * dgamma[i]) * per_row_of);
     }
+    const PassTimer timer("batch norm's gradient");
     ops::batch_norm_gradient(g, bits, acc, rows, channels, a.data(), b.data(), c.data(), dy.mutable_data_ptr<float>());
     if (needed[gamma_at]) result[gamma_at] = to_float_tensor(dgamma);
     if (needed[beta_at]) result[beta_at] = to_float_tensor(s1);
@@ -200,6 +208,7 @@ std::vector<Tensor> ConvBackward::apply(const Tensor& grad, const std::vector<bo
     }
   } else {
     if (bits != nullptr) {
+      const PassTimer timer("masked gradient");
       ops::mask_gradient(g, bits, grad.numel(), dy.mutable_data_ptr<float>());
     } else {
       dy = grad;
@@ -212,11 +221,13 @@ std::vector<Tensor> ConvBackward::apply(const Tensor& grad, const std::vector<bo
   }
 
   if (!needed[0] && !needed[1]) return result;
+  const PassTimer timer("gradients of convolutions");
   const int64_t dims = w_codes.dim();
   Tensor x, w;
   if (needed[1]) {
     x = empty_kernel_layout(x_codes.sizes(), at::kFloat);
-    ops::dequantize(x_codes.const_data_ptr<uint8_t>(), x_codes.numel(), x_scale, x_zero, x.mutable_data_ptr<float>());
+    ops::dequantize(x_codes.const_data_ptr<uint8_t>(), x_codes.numel(), x_scale, x_range.zero_point,
+                    x.mutable_data_ptr<float>());
   } else {
     x = empty_kernel_layout(x_codes.sizes(), at::kFloat);  // only its sizes are read
   }
@@ -254,6 +265,7 @@ void keep(ConvBackward& saved, const Tensor& acc, const ops::ChannelStatistics& 
       step[c] = static_cast<float>(static_cast<double>(width) / 65000.0);
     }
     saved.kept = at::empty({rows, channels}, at::kShort);
+    const PassTimer timer("accumulators kept");
     ops::compact(acc.const_data_ptr<int32_t>(), rows, channels, middle.data(), gain.data(),
                  saved.kept.mutable_data_ptr<int16_t>());
     saved.middle = to_tensor(middle);
@@ -339,7 +351,7 @@ ConvResult conv(const QuantizedTensor& x, const QuantizedWeight& w, const ConvCa
   auto saved = std::make_unique<ConvBackward>();
   saved->layer = call.name;
   saved->call.geometry = call.geometry, saved->call.name = call.name;
-  saved->x_codes = x.codes(), saved->x_scale = x.scale(), saved->x_zero = x.zero_point();
+  saved->x_codes = x.codes(), saved->x_scale = x.scale(), saved->x_range = x.range();
   saved->has_bias = call.bias.defined(), saved->has_norm = call.batch_norm.has_value();
 
   const at::NoGradGuard no_grad;
@@ -354,10 +366,13 @@ ConvResult conv(const QuantizedTensor& x, const QuantizedWeight& w, const ConvCa
 
   if (live) {
     const BatchNorm& norm = *call.batch_norm;
-    made = run_convolution(call, x.codes(), x.zero_point(), w.codes);
+    made = run_convolution(call, x.codes(), x.range(), w.codes);
     const int64_t rows = made.values.size(0);
     QAT_CHECK(rows > 1, "{}: batch norm needs more than one value per channel to train", call.name);
-    stats = ops::channel_statistics(made.values.const_data_ptr<int32_t>(), rows, channels);
+    {
+      const PassTimer timer("statistics");
+      stats = ops::channel_statistics(made.values.const_data_ptr<int32_t>(), rows, channels);
+    }
     saved->w_codes = w.codes, saved->w_scale = w.scale;
     const float *gamma = norm.gamma.const_data_ptr<float>(), *beta = norm.beta.const_data_ptr<float>();
     const float *running_mean = norm.running_mean.const_data_ptr<float>(),
@@ -398,7 +413,7 @@ ConvResult conv(const QuantizedTensor& x, const QuantizedWeight& w, const ConvCa
     saved->k = std::move(folded.k);
     if (call.batch_norm && call.weight_gain.empty()) saved->weight_factor = saved->k;
     bias = std::move(folded.bias);
-    made = run_convolution(call, x.codes(), x.zero_point(), saved->w_codes);
+    made = run_convolution(call, x.codes(), x.range(), saved->w_codes);
     for (int64_t c = 0; c < channels; ++c) {
       real_scale[c] = static_cast<double>(x.scale()) * folded.scale[c];
       real_offset[c] = real_scale[c] * bias[c];
@@ -440,6 +455,7 @@ ConvResult conv(const QuantizedTensor& x, const QuantizedWeight& w, const ConvCa
   if (record) saved->inside = mask_bits(codes.numel());
   uint8_t* inside = record ? saved->inside.mutable_data_ptr<uint8_t>() : nullptr;
   const int32_t* accumulators = acc.const_data_ptr<int32_t>();
+  const PassTimer timer("requantization");
   std::vector<float> multiplier(channels), offset(channels);
   if (live) {
     for (int64_t c = 0; c < channels; ++c) {

@@ -121,9 +121,14 @@ QuantizedTensor mul(const QuantizedTensor& a, const QuantizedTensor& b, const Ou
 /// Along channels: a table for every input, a copy where its parameters are the output's (ops/table.h).
 QuantizedTensor concat(const std::vector<QuantizedTensor>& inputs, const OutputQuantizer& output);
 
-/// Functions of one code, as tables (ops/table.h). Their gradient is that of the function at the code's value.
-QuantizedTensor sigmoid(const QuantizedTensor& x, const OutputQuantizer& output);
-QuantizedTensor leaky_relu(const QuantizedTensor& x, double slope, const OutputQuantizer& output);
+/// A function of one real value: what a table of all codes holds (ops/table.h), and its derivative.
+struct TableFunction {
+  std::string name;  // "silu", as in exported files
+  std::function<float(float)> value;
+  std::function<double(double)> derivative;
+};
+/// y = Q(f(DQ(q))). The gradient is that of the function at the code's value.
+QuantizedTensor table(const QuantizedTensor& x, const TableFunction& f, const OutputQuantizer& output);
 
 /// Keep the input's scale and zero point.
 QuantizedTensor relu(const QuantizedTensor& x);

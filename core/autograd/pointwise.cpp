@@ -15,6 +15,7 @@
 #include "core/autograd/functions.h"
 #include "core/autograd/node.h"
 #include "core/base/error.h"
+#include "core/base/pass_timer.h"
 #include "core/ops/pool.h"
 #include "core/ops/requantize.h"
 
@@ -52,6 +53,7 @@ struct AddBackward final : Backward {
   std::string name() const override { return "qat::add"; }
 
   std::vector<Tensor> apply(const Tensor& grad, const std::vector<bool>& needed) override {
+    const PassTimer timer("gradients of adds");
     std::vector<Tensor> result(needed.size());
     if (needed[0] || needed[1]) {
       const Tensor dx = masked(grad, inside);
@@ -110,6 +112,7 @@ struct MaxPoolBackward final : Backward {
   Tensor winner;
   std::string name() const override { return "qat::max_pool2d"; }
   std::vector<Tensor> apply(const Tensor& grad, const std::vector<bool>&) override {
+    const PassTimer timer("gradients of pools");
     Tensor dx = empty_kernel_layout({geometry.batch, geometry.channels, geometry.in_h, geometry.in_w}, at::kFloat);
     ops::max_pool_gradient(geometry, grad.const_data_ptr<float>(),
                            reinterpret_cast<const uint16_t*>(winner.const_data_ptr<int16_t>()),
@@ -233,6 +236,7 @@ QuantizedTensor finish(std::unique_ptr<AveragePoolBackward> saved, const Quantiz
 
 QuantizedTensor add(const QuantizedTensor& a, const QuantizedTensor& b, const OutputQuantizer& output, bool relu) {
   QAT_CHECK(a.sizes() == b.sizes(), "a quantized add needs operands of the same sizes");
+  const PassTimer timer("adds");
   std::vector<Tensor> inputs{a.handle(), b.handle()};
   const bool learn = output.learns();
   if (learn) inputs.push_back(output.scale);
@@ -303,6 +307,7 @@ QuantizedTensor relu(const QuantizedTensor& x) {
 }
 
 QuantizedTensor max_pool2d(const QuantizedTensor& x, const Pool2d& pool) {
+  const PassTimer timer("pools");
   const ops::PoolGeometry g = geometry_of(x, pool);
   QAT_CHECK(g.kernel_h * g.kernel_w <= 65536, "a max pool window of {}x{} is too large", g.kernel_h, g.kernel_w);
   const bool record = needs_gradient({x.handle()});

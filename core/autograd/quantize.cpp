@@ -9,6 +9,7 @@
 #include "core/autograd/node.h"
 #include "core/autograd/watched.h"
 #include "core/base/error.h"
+#include "core/base/pass_timer.h"
 #include "core/ops/encode.h"
 #include "core/ops/fake_quantize.h"
 #include "core/ops/requantize.h"
@@ -57,6 +58,7 @@ struct WeightBackward final : Backward {
   std::string name() const override { return "qat::quantize_weight"; }
 
   std::vector<Tensor> apply(const Tensor& grad, const std::vector<bool>& needed) override {
+    const PassTimer timer("gradients of weights' quantizers");
     std::vector<Tensor> result(needed.size());
     const Tensor weight = kernel_layout(kept.get(name()));
     const int64_t scales = scale.numel();
@@ -110,6 +112,7 @@ QuantizedTensor encode(const Tensor& x, const OutputQuantizer& output) {
   Tensor codes = empty_kernel_layout(x.sizes(), at::kByte);
   {
     const at::NoGradGuard no_grad;
+    const PassTimer timer("codes of values");
     const Tensor values = kernel_layout(x.detach());
     if (output.observe) {
       const auto [lo, hi] = at::aminmax(values);
@@ -137,6 +140,7 @@ QuantizedWeight quantize_weight(const Tensor& weight, const Tensor& scale, int32
             scale.numel(), channels);
   QuantizedWeight result;
   {
+    const PassTimer timer("codes of weights");
     const at::NoGradGuard no_grad;
     const Tensor values = kernel_layout(weight.detach());
     result.scale = scale.detach().repeat_interleave(channels / scale.numel());

@@ -21,19 +21,13 @@ using at::Tensor;
 
 constexpr int kCodes = 256;
 
-/// A function of the real value and its derivative.
-struct Function {
-  std::function<float(float)> value;
-  std::function<double(double)> derivative;
-};
-
 /// What backward needs to know of each of the input's codes.
 struct Slopes {
   std::array<float, kCodes> to_input;  // dL/d(input) over the gradient at the output
   std::array<float, kCodes> to_scale;  // dL/d(output scale) over the same (ARITHMETIC section 2)
 };
 
-Slopes slopes_of(const QuantizedTensor& x, const Function& f, float scale_y, const ops::CodeRange& range) {
+Slopes slopes_of(const QuantizedTensor& x, const TableFunction& f, float scale_y, const ops::CodeRange& range) {
   Slopes slopes{};
   const double lo = range.lo - range.zero_point, hi = range.hi - range.zero_point;
   for (int q = 0; q < kCodes; ++q) {
@@ -48,7 +42,7 @@ Slopes slopes_of(const QuantizedTensor& x, const Function& f, float scale_y, con
 }
 
 /// Smallest and largest f(value) of the codes that occur.
-std::pair<double, double> range_of(const QuantizedTensor& x, const Function& f) {
+std::pair<double, double> range_of(const QuantizedTensor& x, const TableFunction& f) {
   std::array<bool, kCodes> seen{};
   const uint8_t* codes = x.codes().const_data_ptr<uint8_t>();
   for (int64_t i = 0; i < x.codes().numel(); ++i) seen[codes[i]] = true;
@@ -103,7 +97,7 @@ struct TableBackward final : Backward {
 };
 
 /// make: the table of one input.
-QuantizedTensor tables(std::string operation, const std::vector<QuantizedTensor>& inputs, const Function& f,
+QuantizedTensor tables(std::string operation, const std::vector<QuantizedTensor>& inputs, const TableFunction& f,
                        const OutputQuantizer& output,
                        const std::function<std::vector<int16_t>(const QuantizedTensor&)>& make) {
   std::vector<Tensor> handles;
@@ -133,37 +127,21 @@ QuantizedTensor tables(std::string operation, const std::vector<QuantizedTensor>
   return {codes, output.scale_value(), output.range(), connect(handle, handles, std::move(saved))};
 }
 
-QuantizedTensor function(std::string operation, const QuantizedTensor& x, const Function& f,
-                         const OutputQuantizer& output) {
-  return tables(std::move(operation), {x}, f, output, [&](const QuantizedTensor& input) {
-    return ops::function_table<uint8_t>(input.scale(), input.zero_point(), output.scale_value(), output.range(),
-                                        f.value);
-  });
-}
-
 }  // namespace
 
 QuantizedTensor concat(const std::vector<QuantizedTensor>& inputs, const OutputQuantizer& output) {
   QAT_CHECK(!inputs.empty(), "a concatenation needs inputs");
-  const Function identity{[](float v) { return v; }, [](double) { return 1.0; }};
+  const TableFunction identity{"identity", [](float v) { return v; }, [](double) { return 1.0; }};
   return tables("qat::concat", inputs, identity, output, [&](const QuantizedTensor& x) {
     return ops::concat_table<uint8_t>(x.scale(), x.zero_point(), output.scale_value(), output.range());
   });
 }
 
-QuantizedTensor sigmoid(const QuantizedTensor& x, const OutputQuantizer& output) {
-  const Function f{ops::sigmoid, [](double v) {
-                     const double y = 1.0 / (1.0 + std::exp(-v));
-                     return y * (1.0 - y);
-                   }};
-  return function("qat::sigmoid", x, f, output);
-}
-
-QuantizedTensor leaky_relu(const QuantizedTensor& x, double slope, const OutputQuantizer& output) {
-  const auto alpha = static_cast<float>(slope);
-  const Function f{[alpha](float v) { return ops::leaky_relu(v, alpha); },
-                   [alpha](double v) { return v > 0 ? 1.0 : static_cast<double>(alpha); }};
-  return function("qat::leaky_relu", x, f, output);
+QuantizedTensor table(const QuantizedTensor& x, const TableFunction& f, const OutputQuantizer& output) {
+  return tables("qat::" + f.name, {x}, f, output, [&](const QuantizedTensor& input) {
+    return ops::function_table<uint8_t>(input.scale(), input.zero_point(), output.scale_value(), output.range(),
+                                        f.value);
+  });
 }
 
 }  // namespace qat::autograd

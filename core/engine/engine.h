@@ -3,6 +3,8 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
+#include <span>
 #include <vector>
 
 #include "core/integer/integer_model.h"
@@ -17,44 +19,60 @@ struct Value {
   std::vector<float> values;
 };
 
+struct Network;  // a model with its weights prepared
+
+/// Accumulators wrap modulo 2^32 (a lowered model's never do: IntegerModel::check_accumulators). Deterministic for
+/// every number of threads. Many threads may use one Engine.
 class Engine {
  public:
   /// Checks the model (IntegerModel::check) and prepares its weights. Throws qat::Error.
   explicit Engine(integer::IntegerModel model);
 
-  const integer::IntegerModel& model() const { return model_; }
+  const integer::IntegerModel& model() const;
 
   /// Called after each node (and for each input) with the index of the tensor just made.
   using Observer = std::function<void(int tensor, const Value& value)>;
 
   /// Inputs in the order of model().inputs; float32 inputs are NHWC `values`. Returns the outputs in order.
-  /// Throws qat::Error if a size does not fit or an input code lies outside its tensor's range. Accumulators wrap
-  /// modulo 2^32 (a lowered model's never do: IntegerModel::check_accumulators). Deterministic for every number of
-  /// threads.
+  /// Throws qat::Error if a size does not fit or an input code lies outside its tensor's range.
   std::vector<Value> run(const std::vector<Value>& inputs, const Observer& observer = nullptr) const;
 
  private:
-  /// What a node needs beside the model's own fields.
-  struct Prepared {
-    std::vector<int16_t> weight;               // centred: code - zero point, [co][kh][kw][ci / groups]
-    std::vector<float> multiplier;             // per output channel
-    std::vector<std::vector<int16_t>> tables;  // kConcat: one for each input
-    std::vector<int> last_uses;                // tensors that no later node reads
-  };
+  friend class Runner;
+  std::shared_ptr<const Network> network_;
+};
 
-  template <class Code>
-  Value compute(const integer::Node& node, const Prepared& prepared, const std::vector<Value>& values) const;
-  template <class Code>
-  void convolve(const integer::Node& node, const Prepared& prepared, const Value& x, Value& y) const;
-  template <class Code>
-  void combine(const integer::Node& node, const std::vector<Value>& values, Value& y) const;
-  template <class Code>
-  void concat(const integer::Node& node, const Prepared& prepared, const std::vector<Value>& values, Value& y) const;
-  void check_input(const integer::Tensor& tensor, const Value& value, int64_t batch) const;
-  const integer::Tensor& tensor(int index) const { return model_.tensors[static_cast<size_t>(index)]; }
+/// An engine's memory for one batch size: all of it is allocated here, run() allocates nothing. Used by one thread at a
+/// time.
+class Runner {
+ public:
+  /// threads: how many run() uses; 0: as many as OpenMP would. Throws qat::Error if batch is not positive or too large.
+  Runner(const Engine& engine, int64_t batch, int threads = 0);
+  ~Runner();
+  Runner(Runner&&) noexcept;
+  Runner& operator=(Runner&&) noexcept;
 
-  integer::IntegerModel model_;
-  std::vector<Prepared> prepared_;  // per node
+  int64_t batch() const { return batch_; }
+
+  /// The elements of input or output number i, NHWC: float32 in values(), codes (int8 as their bit patterns) in
+  /// codes(); the other of the two is empty. Inputs are to be written before every run(), which may overwrite them.
+  std::span<float> input_values(size_t i = 0);
+  std::span<uint8_t> input_codes(size_t i = 0);
+  std::span<const float> output_values(size_t i = 0) const;
+  std::span<const uint8_t> output_codes(size_t i = 0) const;
+
+  void run() { run(nullptr); }
+
+ private:
+  friend class Engine;
+  struct Memory;
+
+  void run(const Engine::Observer& observer);
+
+  std::shared_ptr<const Network> network_;
+  int64_t batch_ = 0;
+  int threads_ = 0;
+  std::unique_ptr<Memory> memory_;
 };
 
 }  // namespace qat::engine

@@ -64,6 +64,10 @@ std::vector<int32_t> OnnxInitializers::int32s(const std::string& name) {
   return values_of<int32_t>(bytes(name, onnx::TensorProto::INT32, sizeof(int32_t)));
 }
 
+std::vector<int64_t> OnnxInitializers::int64s(const std::string& name) {
+  return values_of<int64_t>(bytes(name, onnx::TensorProto::INT64, sizeof(int64_t)));
+}
+
 std::vector<int16_t> OnnxInitializers::codes(const std::string& name, CodeType& type) {
   type = at(name).data_type() == onnx::TensorProto::UINT8 ? CodeType::kUint8 : CodeType::kInt8;
   const std::string& raw = bytes(name, element_type(type), 1);

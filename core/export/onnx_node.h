@@ -86,6 +86,7 @@ class OnnxInitializers {
   /// The elements of an initializer of that type.
   std::vector<float> floats(const std::string& name);
   std::vector<int32_t> int32s(const std::string& name);
+  std::vector<int64_t> int64s(const std::string& name);
   /// Codes and their type.
   std::vector<int16_t> codes(const std::string& name, integer::CodeType& type);
 

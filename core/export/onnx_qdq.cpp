@@ -44,7 +44,7 @@ class QdqWriter : public OnnxWriter {
         attribute(proto, "axis", int64_t{1});
         break;
       default:
-        if (node.function == "leaky_relu") attribute(proto, "alpha", static_cast<float>(node.alpha));
+        if (node.op == Op::kTable) attribute(proto, "alpha", static_cast<float>(node.alpha));
         break;
     }
     if (!is_float) quantize(node.name + "_quantize", values, node);
@@ -69,7 +69,7 @@ class QdqWriter : public OnnxWriter {
       case Op::kConcat:
         return "Concat";
       case Op::kTable:
-        return node.function == "sigmoid" ? "Sigmoid" : "LeakyRelu";
+        return "LeakyRelu";
       case Op::kFlatten:
         return "Flatten";
       default:

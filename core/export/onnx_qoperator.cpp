@@ -58,11 +58,7 @@ class QOperatorWriter : public OnnxWriter {
         attribute(unary("QLinearGlobalAveragePool", node), "channels_last", int64_t{0});
         return limit(node);
       case Op::kTable:
-        if (node.function == "sigmoid") {
-          unary("QLinearSigmoid", node);
-        } else {
-          attribute(unary("QLinearLeakyRelu", node), "alpha", static_cast<float>(node.alpha));
-        }
+        attribute(unary("QLinearLeakyRelu", node), "alpha", static_cast<float>(node.alpha));
         return limit(node);
       default:
         throw Error(fmt::format("{}: {} has no operator", node.name, integer::to_string(node.op)));

@@ -1,11 +1,10 @@
 #include "core/export/onnx_reader.h"
 
-#include <cmath>
 #include <functional>
 #include <limits>
-#include <nlohmann/json.hpp>
 
 #include "core/export/onnx.h"
+#include "core/integer/model_file.h"
 
 namespace qat::exporter {
 
@@ -13,23 +12,10 @@ using integer::CodeType;
 using integer::Node;
 using integer::Op;
 using integer::Tensor;
-using Json = nlohmann::json;
 
 namespace {
 
 constexpr std::string_view kUnclippedSuffix = "_unclipped";
-
-std::vector<float> json_floats(const Json& json, const char* key) {
-  const bool found = json.is_object() && json.contains(key) && json[key].is_array();
-  QAT_CHECK(found, "metadata 'qat.preprocessing': expected an object with the list '{}'", key);
-  std::vector<float> values;
-  for (const Json& value : json[key]) {
-    const bool fits = value.is_number() && std::abs(value.get<double>()) <= std::numeric_limits<float>::max();
-    QAT_CHECK(fits, "metadata 'qat.preprocessing': '{}' must hold float32 numbers", key);
-    values.push_back(static_cast<float>(value.get<double>()));
-  }
-  return values;
-}
 
 }  // namespace
 
@@ -76,8 +62,11 @@ void OnnxReader::read_metadata(const onnx::ModelProto& proto) {
     QAT_CHECK(entries.contains(key), "metadata '{}' is missing: not a file that qat exported", key);
   }
   model_.target = entries["qat.target"];
-  const Json json = Json::parse(entries["qat.preprocessing"], nullptr, false);
-  model_.preprocessing = {.mean = json_floats(json, "mean"), .std = json_floats(json, "std")};
+  try {
+    model_.preprocessing = integer::parse_preprocessing(entries["qat.preprocessing"]);
+  } catch (const Error& e) {
+    throw Error(fmt::format("metadata 'qat.preprocessing': {}", e.what()));
+  }
 }
 
 void OnnxReader::read_node(const onnx::NodeProto& proto) {
@@ -95,6 +84,9 @@ void OnnxReader::read_node(const onnx::NodeProto& proto) {
       {"Clip", &OnnxReader::clip},
       {"Cast", &OnnxReader::cast},
       {"Gather", &OnnxReader::gather},
+      {"Slice", &OnnxReader::slice},
+      {"Reshape", &OnnxReader::reshape},
+      {"Transpose", &OnnxReader::transpose},
       {"Conv", &OnnxReader::conv},
       {"Gemm", &OnnxReader::gemm},
       {"MaxPool", passing(Op::kMaxPool)},
@@ -104,7 +96,6 @@ void OnnxReader::read_node(const onnx::NodeProto& proto) {
       {"AveragePool", on_values(Op::kAveragePool, 1, 1)},
       {"GlobalAveragePool", on_values(Op::kGlobalAveragePool, 1, 1)},
       {"Concat", on_values(Op::kConcat, 1, std::numeric_limits<int>::max())},
-      {"Sigmoid", on_values(Op::kTable, 1, 1)},
       {"LeakyRelu", on_values(Op::kTable, 1, 1)},
       {"QLinearConv", &OnnxReader::qlinear_conv},
       {"com.microsoft.QGemm", &OnnxReader::qgemm},
@@ -113,7 +104,6 @@ void OnnxReader::read_node(const onnx::NodeProto& proto) {
       {"com.microsoft.QLinearAveragePool", on_codes(Op::kAveragePool, 1)},
       {"com.microsoft.QLinearGlobalAveragePool", on_codes(Op::kGlobalAveragePool, 1)},
       {"com.microsoft.QLinearConcat", &OnnxReader::qlinear_concat},
-      {"com.microsoft.QLinearSigmoid", on_codes(Op::kTable, 1)},
       {"com.microsoft.QLinearLeakyRelu", on_codes(Op::kTable, 1)},
   };
   try {
@@ -142,7 +132,7 @@ void OnnxReader::finish() {
   for (Node& node : model_.nodes) {
     // Now that the ranges are known.
     if (node.op != Op::kTable || !node.table.empty()) continue;
-    node.table = operator_table(node.function, node.alpha, tensor(node.inputs[0]), tensor(node.output));
+    node.table = operator_table(node.alpha, tensor(node.inputs[0]), tensor(node.output));
   }
   model_.check();
 }

@@ -38,11 +38,16 @@ class OnnxReader {
   struct Index {  // codes as int32
     int tensor;
   };
+  struct Shuffle {  // codes inside a channel shuffle
+    int tensor;
+    int64_t groups;
+    bool exchanged;
+  };
   struct Unquantized {  // an operator's float result, for a QuantizeLinear
     integer::Node node;
     std::vector<float> table;  // of a Gather
   };
-  using Value = std::variant<Floats, Codes, Dequantized, integer::Weight, Bias, Index, Unquantized>;
+  using Value = std::variant<Floats, Codes, Dequantized, integer::Weight, Bias, Index, Shuffle, Unquantized>;
 
   template <class T>
   static constexpr const char* kind() {
@@ -52,6 +57,7 @@ class OnnxReader {
     if constexpr (std::is_same_v<T, integer::Weight>) return "a dequantized weight";
     if constexpr (std::is_same_v<T, Bias>) return "a dequantized bias";
     if constexpr (std::is_same_v<T, Index>) return "codes cast to int32";
+    if constexpr (std::is_same_v<T, Shuffle>) return "codes inside a channel shuffle";
     return "the float32 result of an operator";
   }
 
@@ -99,6 +105,9 @@ class OnnxReader {
   void clip(OnnxNode& node);
   void cast(OnnxNode& node);
   void gather(OnnxNode& node);
+  void slice(OnnxNode& node);
+  void reshape(OnnxNode& node);
+  void transpose(OnnxNode& node);
   void conv(OnnxNode& node);
   void gemm(OnnxNode& node);
   void qlinear_conv(OnnxNode& node);

@@ -115,6 +115,54 @@ void OnnxReader::gather(OnnxNode& node) {
   define(node.output(), Unquantized{std::move(n), std::move(values)});
 }
 
+void OnnxReader::slice(OnnxNode& node) {
+  node.require_inputs(4, 4);
+  const int index = codes(node.input(0));
+  const auto one = [&](int at) {
+    const std::vector<int64_t> values = initializers_.int64s(node.input(at));
+    QAT_CHECK(values.size() == 1, "{} must hold one number", in_quotes(node.input(at)));
+    return values[0];
+  };
+  const int64_t begin = one(1), end = one(2), axis = one(3);
+  QAT_CHECK(axis == 1 && begin >= 0 && end > begin, "expected a slice of channels (axis 1), found [{}, {}) of axis {}",
+            begin, end, axis);
+  Node n = start(Op::kChannelSlice, node, {index});
+  n.begin = begin;
+  emit(std::move(n), node.output(), tensor(index));
+  QAT_CHECK(tensor(model_.nodes.back().output).shape[0] == end - begin, "channels [{}, {}) are not what {} holds",
+            begin, end, in_quotes(node.output()));
+}
+
+/// A channel shuffle is [N, C, H, W] -> [N, groups, C / groups, H, W], the two exchanged, -> [N, C, H, W].
+void OnnxReader::reshape(OnnxNode& node) {
+  node.require_inputs(2, 2);
+  const std::vector<int64_t> to = initializers_.int64s(node.input(1));
+  const bool splits = is_codes(node.input(0));
+  const Shuffle shuffle = splits ? Shuffle{codes(node.input(0)), 0, false} : take<Shuffle>(node.input(0));
+  const std::vector<int64_t> shape = tensor(shuffle.tensor).shape;
+  QAT_CHECK(shape.size() == 3, "expected feature maps, found {} dimensions", shape.size());
+  if (splits) {
+    const bool fits = to.size() == 5 && to[0] == 0 && to[1] >= 1 && shape[0] % to[1] == 0 &&
+                      to[2] == shape[0] / to[1] && to[3] == shape[1] && to[4] == shape[2];
+    QAT_CHECK(fits, "expected channels split into groups, found [{}]", fmt::join(to, ", "));
+    return define(node.output(), Shuffle{shuffle.tensor, to[1], false});
+  }
+  QAT_CHECK(shuffle.exchanged && to == (std::vector<int64_t>{0, shape[0], shape[1], shape[2]}),
+            "expected the end of a channel shuffle, found [{}]", fmt::join(to, ", "));
+  Node n = start(Op::kChannelShuffle, node, {shuffle.tensor});
+  n.groups = shuffle.groups;
+  emit(std::move(n), node.output(), tensor(shuffle.tensor));
+}
+
+void OnnxReader::transpose(OnnxNode& node) {
+  node.require_inputs(1, 1);
+  Shuffle shuffle = take<Shuffle>(node.input(0));
+  QAT_CHECK(!shuffle.exchanged && node.integers<5>("perm") == (std::array<int64_t, 5>{0, 2, 1, 3, 4}),
+            "expected groups and their channels exchanged");
+  shuffle.exchanged = true;
+  define(node.output(), shuffle);
+}
+
 void OnnxReader::read_window(Node& n, OnnxNode& node) {
   n.kernel = node.integers<2>("kernel_shape");
   n.stride = node.integers<2>("strides");
@@ -131,8 +179,8 @@ void OnnxReader::read_attributes(Node& n, OnnxNode& node) {
   if (n.op == Op::kConcat || n.op == Op::kFlatten) node.expect("axis", 1);
   if (type.ends_with("QLinearGlobalAveragePool")) node.expect("channels_last", 0);
   if (n.op != Op::kTable) return;
-  n.function = type.ends_with("Sigmoid") ? "sigmoid" : "leaky_relu";
-  if (n.function == "leaky_relu") n.alpha = static_cast<double>(node.number("alpha"));
+  n.function = "leaky_relu";
+  n.alpha = static_cast<double>(node.number("alpha"));
 }
 
 // ---- float operators between DequantizeLinear and QuantizeLinear

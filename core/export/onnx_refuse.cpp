@@ -17,12 +17,11 @@ using integer::Node;
 using integer::Op;
 using integer::Tensor;
 
-bool has_operator(const std::string& function) { return function == "sigmoid" || function == "leaky_relu"; }
+bool has_operator(const std::string& function) { return function == "leaky_relu"; }
 
-std::vector<int16_t> operator_table(const std::string& function, double alpha, const Tensor& x, const Tensor& y) {
-  const auto slope = static_cast<float>(alpha);
-  const std::function<float(float)> f = [&](float v) {
-    return function == "sigmoid" ? ops::sigmoid(v) : ops::leaky_relu(v, slope);
+std::vector<int16_t> operator_table(double alpha, const Tensor& x, const Tensor& y) {
+  const std::function<float(float)> f = [slope = static_cast<float>(alpha)](float v) {
+    return ops::leaky_relu(v, slope);
   };
   const ops::CodeRange range{.lo = y.lo, .hi = y.hi, .zero_point = y.zero_point};
   return y.type == CodeType::kInt8 ? ops::function_table<int8_t>(x.scale, x.zero_point, y.scale, range, f)
@@ -109,7 +108,7 @@ class Refusals {
   void check_table(const Node& node, const Tensor& x, const Tensor& y) {
     if (!has_operator(node.function)) {
       if (node.alpha != 0) refuse(node.name, "only leaky_relu has an alpha");
-    } else if (node.table != operator_table(node.function, node.alpha, x, y)) {
+    } else if (node.table != operator_table(node.alpha, x, y)) {
       refuse(node.name, fmt::format("its table is not that of {}", node.function));
     }
   }

@@ -9,6 +9,7 @@
 #include "core/base/version.h"
 #include "core/export/fingerprint.h"
 #include "core/export/onnx.h"
+#include "core/integer/model_file.h"
 
 namespace qat::exporter {
 
@@ -56,6 +57,10 @@ std::string OnnxWriter::run() {
       limit(node);
     } else if (node.op == Op::kTable && !has_operator(node.function)) {
       gather(node);
+    } else if (node.op == Op::kChannelSlice) {
+      slice(node);
+    } else if (node.op == Op::kChannelShuffle) {
+      shuffle(node);
     } else {
       write(node);
     }
@@ -210,6 +215,26 @@ void OnnxWriter::gather(const Node& node) {
   quantize(node.name + "_quantize", node.name + "_value", node);
 }
 
+void OnnxWriter::slice(const Node& node) {
+  const auto number = [&](const char* what, int64_t value) {
+    return constant(node.name + what, {1}, std::vector{value});
+  };
+  const std::string begin = number("_begin", node.begin), end = number("_end", node.begin + output(node).shape[0]);
+  add("Slice", node.name, {onnx_name(input(node)), begin, end, number("_axis", 1)}, unlimited(node));
+  limit(node);
+}
+
+/// Zeros in a shape keep the batch.
+void OnnxWriter::shuffle(const Node& node) {
+  const std::vector<int64_t>& s = input(node).shape;
+  const std::string split = node.name + "_split", exchanged = node.name + "_exchanged";
+  const std::vector<int64_t> groups = {0, node.groups, s[0] / node.groups, s[1], s[2]}, whole = {0, s[0], s[1], s[2]};
+  add("Reshape", split, {onnx_name(input(node)), constant(split + "_shape", {5}, groups)}, split);
+  attribute(add("Transpose", exchanged, {split}, exchanged), "perm", std::vector<int64_t>{0, 2, 1, 3, 4});
+  add("Reshape", node.name, {exchanged, constant(node.name + "_shape", {4}, whole)}, unlimited(node));
+  limit(node);
+}
+
 void OnnxWriter::describe(onnx::ValueInfoProto& value, const Tensor& tensor) const {
   value.set_name(onnx_name(tensor));
   onnx::TypeProto::Tensor& type = *value.mutable_type()->mutable_tensor_type();
@@ -233,7 +258,7 @@ void OnnxWriter::add_metadata() {
   for (const auto& [name, digest] : fingerprint(model_)) digests[name] = digest;
   put("qat.format", format_);
   put("qat.target", model_.target);
-  put("qat.preprocessing", Json{{"mean", model_.preprocessing.mean}, {"std", model_.preprocessing.std}}.dump());
+  put("qat.preprocessing", integer::preprocessing_text(model_.preprocessing));
   put("qat.sha256", digests.dump());
 }
 

@@ -20,7 +20,8 @@ class OnnxWriter {
  protected:
   OnnxWriter(const integer::IntegerModel& model, const char* format) : model_(model), format_(format) {}
 
-  /// Adds the nodes of any operator but quantize, dequantize, relu and functions without an ONNX operator.
+  /// Adds the nodes of any operator but quantize, dequantize, relu, channel slice and shuffle, and functions without an
+  /// ONNX operator.
   virtual void write(const integer::Node& node) = 0;
   /// The graph's batch size; 0 leaves it open.
   virtual int64_t batch() const = 0;
@@ -66,6 +67,8 @@ class OnnxWriter {
   std::string add_constant(const std::string& name, const std::vector<int64_t>& dims, int32_t type, std::string bytes);
   bool is_limited(const integer::Node& node) const;
   void gather(const integer::Node& node);
+  void slice(const integer::Node& node);
+  void shuffle(const integer::Node& node);
   void describe(onnx::ValueInfoProto& value, const integer::Tensor& tensor) const;
   void add_metadata();
   /// Throws ExportError if a value of that name exists.

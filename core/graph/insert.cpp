@@ -116,9 +116,26 @@ class Inserter {
         choices_[i].activation.bits_given = choices_[i].activation.sets_bits = true;
       }
     }
+    // What only tables of all codes read is 8 bits too: no product gets cheaper by fewer.
+    for (size_t i = 0; i < steps().size(); ++i) {
+      TensorChoice& choice = choices_[i].activation;
+      if (codes_[i] && !choice.sets_bits && feeds_tables_alone(static_cast<int>(i))) eight_bits(choice);
+    }
     // The network's output: 8 bits unless a rule says otherwise.
     const int last = owner(net_.output_step());
     if (codes_[last] && !choices_[last].activation.sets_bits) eight_bits(choices_[last].activation);
+  }
+
+  bool feeds_tables_alone(int i) const {
+    bool found = false;
+    for (size_t reader = 0; reader < steps().size(); ++reader) {
+      const auto& inputs = steps()[reader].inputs;
+      if (std::find(inputs.begin(), inputs.end(), i) == inputs.end()) continue;
+      const auto* own = dynamic_cast<const nn::ActivationLayer*>(steps()[reader].layer.get());
+      if (own == nullptr || !own->is_table() || choices_[reader].exclude) return false;
+      found = true;
+    }
+    return found && i != net_.output_step();
   }
 
   /// non_negative_[i]: the output of step i cannot be below zero.

@@ -144,7 +144,7 @@ class Translator : private Reader {
     } else if (op == "aten::contiguous" || op == "aten::clone" || op == "aten::alias") {
       nodes_[result] = node_of(std::get<int>(a[0]), full);
     } else if (stochastic_depth(op, a, result)) {
-    } else if (op == "aten::slice" && is_channel_slice(a)) {
+    } else if ((op == "aten::slice" || full == "aten::narrow") && is_channel_slice(a)) {
       add_slice(a[0], constant(a[2]).isNone() ? 0 : constant(a[2]).toInt(), result);
     } else {
       generic(record, result);
@@ -402,8 +402,8 @@ class Translator : private Reader {
   }
 
   bool is_channel_slice(const Args& a) const {
-    if (!is_computed(a[0]) || sizes(a[0]).size() < 2 || !constant(a[4]).isInt() || constant(a[4]).toInt() != 1)
-      return false;
+    const bool one_by_one = a.size() == 4 || (constant(a[4]).isInt() && constant(a[4]).toInt() == 1);  // narrow, slice
+    if (!is_computed(a[0]) || sizes(a[0]).size() < 2 || !one_by_one) return false;
     const int64_t dim = constant(a[1]).toInt();
     return dim == 1 || dim + static_cast<int64_t>(sizes(a[0]).size()) == 1;
   }

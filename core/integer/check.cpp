@@ -89,6 +89,11 @@ class NodeCheck {
         contains(x_[0]->lo, x_[0]->hi);
         return require(y_->shape == std::vector<int64_t>{x_[0]->size()},
                        fmt::format("expected output shape [{}], found {}", x_[0]->size(), text(y_->shape)));
+      case Op::kChannelSlice:
+      case Op::kChannelShuffle:
+        same_parameters();
+        contains(x_[0]->lo, x_[0]->hi);
+        return node_.op == Op::kChannelSlice ? check_slice() : check_shuffle();
     }
     require(false, "unknown operator");
   }
@@ -246,6 +251,22 @@ class NodeCheck {
     check_output(shape);
   }
 
+  void check_slice() const {
+    rank(*x_[0], 3);
+    rank(*y_, 3);
+    const int64_t channels = x_[0]->shape[0], taken = y_->shape[0];
+    require(node_.begin >= 0 && taken <= channels && node_.begin <= channels - taken,
+            fmt::format("channels [{}, {} + {}) are not among {}", node_.begin, node_.begin, taken, channels));
+    check_output({taken, x_[0]->shape[1], x_[0]->shape[2]});
+  }
+
+  void check_shuffle() const {
+    rank(*x_[0], 3);
+    require(node_.groups >= 1 && x_[0]->shape[0] % node_.groups == 0,
+            fmt::format("{} groups do not divide {} channels", node_.groups, x_[0]->shape[0]));
+    same_shape();
+  }
+
   void check_table() const {
     same_shape();
     require(!node_.function.empty(), "the table's function has no name");
@@ -263,11 +284,13 @@ class NodeCheck {
   const Tensor* y_;
 };
 
-void check_preprocessing(const Preprocessing& p) {
+void check_preprocessing(const Preprocessing& p, const Tensor& output) {
   QAT_CHECK(p.mean.size() == p.std.size(), "preprocessing: {} means but {} standard deviations", p.mean.size(),
             p.std.size());
   for (float mean : p.mean) QAT_CHECK(std::isfinite(mean), "preprocessing: mean {} is not finite", mean);
   for (float std : p.std) QAT_CHECK(positive(std), "preprocessing: standard deviation {} is not positive", std);
+  QAT_CHECK(std::ssize(p.classes) <= output.size(), "preprocessing: {} classes for {} outputs", p.classes.size(),
+            output.size());
 }
 
 }  // namespace
@@ -306,7 +329,7 @@ void IntegerModel::check() const {
   }
   for (size_t i = 0; i < tensors.size(); ++i) QAT_CHECK(defined[i], "tensor {} is never made", tensors[i].name);
   for (int i : outputs) QAT_CHECK(valid(i), "output index {} is out of range", i);
-  check_preprocessing(preprocessing);
+  check_preprocessing(preprocessing, tensors[static_cast<size_t>(outputs[0])]);
 }
 
 void IntegerModel::check_accumulators() const {

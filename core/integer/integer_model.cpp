@@ -57,6 +57,10 @@ const char* to_string(Op op) {
       return "relu";
     case Op::kFlatten:
       return "flatten";
+    case Op::kChannelSlice:
+      return "channel_slice";
+    case Op::kChannelShuffle:
+      return "channel_shuffle";
   }
   return "unknown";
 }
@@ -99,6 +103,8 @@ std::string IntegerModel::dump() const {
   if (!preprocessing.mean.empty()) {
     text += fmt::format("preprocessing mean {} std {}\n", preprocessing.mean, preprocessing.std);
   }
+  if (!preprocessing.transforms.empty()) text += fmt::format("transforms {}\n", preprocessing.transforms);
+  if (!preprocessing.classes.empty()) text += fmt::format("classes {}\n", fmt::join(preprocessing.classes, ", "));
   for (int i : inputs) text += fmt::format("input  {}\n", describe(tensors.at(static_cast<size_t>(i))));
   for (const Node& node : nodes) {
     std::vector<std::string> names;
@@ -113,6 +119,8 @@ std::string IntegerModel::dump() const {
       if (node.ceil_mode) text += " ceil";
       if (node.op == Op::kAveragePool) text += node.count_include_pad ? " divide by kernel" : " divide by valid pixels";
     }
+    if (node.op == Op::kChannelShuffle) text += fmt::format(" groups {}", node.groups);
+    if (node.op == Op::kChannelSlice) text += fmt::format(" begin {}", node.begin);
     if (!node.weight.codes.empty()) {
       text += fmt::format(" weight {} {} scale {} zero {} bytes {}", node.weight.shape, to_string(node.weight.type),
                           brief(node.weight.scale), brief(node.weight.zero_point),

@@ -28,7 +28,15 @@ enum class Op {
   kTable,              // y = table[q - lowest code of the input's type]: sigmoid, leaky relu, ...
   kRelu,               // max(q, z), scale and zero point passed on
   kFlatten,            // {C, H, W} -> {C * H * W} in NCHW order
+  kChannelSlice,       // channels [begin, begin + output's channels)
+  kChannelShuffle,     // output channel j * groups + i is input channel i * (C / groups) + j
 };
+
+/// Whether an operator hands on its input's codes: with the same scale and zero point, and no arithmetic but max().
+inline bool passes_codes(Op op) {
+  return op == Op::kMaxPool || op == Op::kRelu || op == Op::kFlatten || op == Op::kChannelSlice ||
+         op == Op::kChannelShuffle;
+}
 
 /// A tensor of the network. Codes lie in [lo, hi]; for float32 scale, zero_point, lo and hi have no meaning.
 struct Tensor {
@@ -68,7 +76,8 @@ struct Node {
   std::array<int64_t, 2> stride{1, 1};
   std::array<int64_t, 4> pad{0, 0, 0, 0};  // top, left, bottom, right; the padded code is the input's zero point
   std::array<int64_t, 2> dilation{1, 1};
-  int64_t groups = 1;
+  int64_t groups = 1;  // kConv, kChannelShuffle
+  int64_t begin = 0;   // kChannelSlice
   bool ceil_mode = false;
   bool count_include_pad = true;
 
@@ -81,10 +90,14 @@ struct Node {
   bool operator==(const Node&) const = default;
 };
 
-/// How an image becomes the network's input; float32 per channel (x / 255 - mean) / std.
+/// How an image becomes the network's input, and what its outputs mean.
 struct Preprocessing {
-  std::vector<float> mean;
+  std::vector<float> mean;  // float32 per channel (x / 255 - mean) / std
   std::vector<float> std;
+  /// The steps from a decoded image to the network's input, normalization included, as a YAML list on one line
+  /// (datasets/transforms.h); empty: only the normalization.
+  std::string transforms = {};
+  std::vector<std::string> classes = {};  // names by label; none: not known
 
   bool operator==(const Preprocessing&) const = default;
 };

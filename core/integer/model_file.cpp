@@ -20,8 +20,9 @@ using Json = nlohmann::json;
 
 constexpr const char* kMetadata = "qat.model";
 constexpr Op kOps[] = {
-    Op::kQuantize,    Op::kDequantize,        Op::kConv,   Op::kLinear, Op::kAdd,  Op::kMul,    Op::kMaxPool,
-    Op::kAveragePool, Op::kGlobalAveragePool, Op::kConcat, Op::kTable,  Op::kRelu, Op::kFlatten};
+    Op::kQuantize,      Op::kDequantize,        Op::kConv,   Op::kLinear, Op::kAdd,  Op::kMul,     Op::kMaxPool,
+    Op::kAveragePool,   Op::kGlobalAveragePool, Op::kConcat, Op::kTable,  Op::kRelu, Op::kFlatten, Op::kChannelSlice,
+    Op::kChannelShuffle};
 constexpr CodeType kTypes[] = {CodeType::kUint8, CodeType::kInt8, CodeType::kFloat32};
 
 bool has_weight(const Node& node) { return node.op == Op::kConv || node.op == Op::kLinear; }
@@ -50,6 +51,7 @@ Json node_json(const Node& node, const std::vector<Tensor>& tensors) {
   put_unless_default(json, "pad", node, &Node::pad);
   put_unless_default(json, "dilation", node, &Node::dilation);
   put_unless_default(json, "groups", node, &Node::groups);
+  put_unless_default(json, "begin", node, &Node::begin);
   put_unless_default(json, "ceil_mode", node, &Node::ceil_mode);
   put_unless_default(json, "count_include_pad", node, &Node::count_include_pad);
   put_unless_default(json, "function", node, &Node::function);
@@ -205,6 +207,7 @@ Node node_from(const Json& json, const std::map<std::string, int>& index) {
   get_if_present(json, "pad", node.pad);
   get_if_present(json, "dilation", node.dilation);
   get_if_present(json, "groups", node.groups);
+  get_if_present(json, "begin", node.begin);
   get_if_present(json, "ceil_mode", node.ceil_mode);
   get_if_present(json, "count_include_pad", node.count_include_pad);
   get_if_present(json, "function", node.function);
@@ -258,6 +261,17 @@ class Reader {
   std::set<std::string> taken_;
 };
 
+Json preprocessing_json(const Preprocessing& p) {
+  return {{"mean", p.mean}, {"std", p.std}, {"transforms", p.transforms}, {"classes", p.classes}};
+}
+
+Preprocessing preprocessing_from(const Json& json) {
+  Preprocessing p{.mean = floats(field(json, "mean"), "mean"), .std = floats(field(json, "std"), "std")};
+  p.transforms = string(field(json, "transforms"), "transforms");
+  for (const Json& name : array(field(json, "classes"), "classes")) p.classes.push_back(string(name, "classes"));
+  return p;
+}
+
 IntegerModel model_from(const SafetensorsFile& file) {
   const auto metadata = file.metadata().find(kMetadata);
   QAT_CHECK(metadata != file.metadata().end(), "no metadata '{}': not an integer model", kMetadata);
@@ -285,9 +299,7 @@ IntegerModel model_from(const SafetensorsFile& file) {
   reader.require_all_taken();
   for (const Json& x : array(field(json, "inputs"), "inputs")) model.inputs.push_back(index_of(index, x, "inputs"));
   for (const Json& y : array(field(json, "outputs"), "outputs")) model.outputs.push_back(index_of(index, y, "outputs"));
-  const Json& preprocessing = field(json, "preprocessing");
-  model.preprocessing.mean = floats(field(preprocessing, "mean"), "mean");
-  model.preprocessing.std = floats(field(preprocessing, "std"), "std");
+  model.preprocessing = preprocessing_from(field(json, "preprocessing"));
   model.check();
   for (const Node& node : model.nodes) {
     if (!has_weight(node)) continue;
@@ -314,7 +326,7 @@ std::string save_model(const IntegerModel& model) {
     json[key] = Json::array();
     for (int i : *indices) json[key].push_back(model.tensors[static_cast<size_t>(i)].name);
   }
-  json["preprocessing"] = {{"mean", model.preprocessing.mean}, {"std", model.preprocessing.std}};
+  json["preprocessing"] = preprocessing_json(model.preprocessing);
   try {
     return write_safetensors(arrays.views(), {{kMetadata, json.dump()}});
   } catch (const Json::exception& e) {
@@ -332,6 +344,22 @@ IntegerModel load_model(std::string bytes, const std::string& source) {
     throw FileError(fmt::format("{}: {}", source, e.what()));
   } catch (const Json::exception& e) {
     throw FileError(fmt::format("{}: metadata '{}': {}", source, kMetadata, e.what()));
+  }
+}
+
+std::string preprocessing_text(const Preprocessing& preprocessing) {
+  try {
+    return preprocessing_json(preprocessing).dump();
+  } catch (const Json::exception& e) {
+    throw Error(fmt::format("cannot write the preprocessing: {}", e.what()));
+  }
+}
+
+Preprocessing parse_preprocessing(const std::string& text) {
+  try {
+    return preprocessing_from(Json::parse(text));
+  } catch (const Json::exception& e) {
+    throw Error(e.what());
   }
 }
 

@@ -27,4 +27,9 @@ IntegerModel load_model(std::string bytes, const std::string& source);
 /// The same from a file.
 IntegerModel open_model(const std::string& path);
 
+/// One JSON object {mean, std, transforms, classes}, as all formats hold it. Throws Error if a name is not UTF-8.
+std::string preprocessing_text(const Preprocessing& preprocessing);
+/// The way back. Throws Error.
+Preprocessing parse_preprocessing(const std::string& text);
+
 }  // namespace qat::integer

@@ -41,6 +41,16 @@ class Lowering {
   }
 
  private:
+  /// Layers that pass scale and zero point on.
+  static const std::map<std::string, Op>& passing_operators() {
+    static const std::map<std::string, Op> operators{{"relu", Op::kRelu},
+                                                     {"max_pool2d", Op::kMaxPool},
+                                                     {"flatten", Op::kFlatten},
+                                                     {"channel_slice", Op::kChannelSlice},
+                                                     {"channel_shuffle", Op::kChannelShuffle}};
+    return operators;
+  }
+
   bool has_codes(int step) const {
     return net_.steps()[step].layer->output_quantizer() != nullptr || passes_codes(step);
   }
@@ -60,17 +70,17 @@ class Lowering {
       if (!has_codes(input)) return false;
     }
     if (layer.passes_through()) {
-      const std::string type = layer.type();
-      return layer.output_quantizer() == nullptr && (type == "relu" || type == "max_pool2d" || type == "flatten");
+      return layer.output_quantizer() == nullptr && passing_operators().count(layer.type()) != 0;
     }
     if (const auto* weighted = dynamic_cast<const nn::WeightedLayer*>(&layer)) {
       const bool matches = layer.type() == "conv2d" || (weighted->is_linear() && step.sizes.size() == 1);
       return matches && layer.weight_quantizer() != nullptr &&
              (layer.output_quantizer() != nullptr || weighted->is_linear());
     }
-    static const std::set<std::string> types{
-        "add", "mul", "concat", "requantize", "sigmoid", "leaky_relu", "global_avg_pool2d", "avg_pool2d"};
-    return layer.output_quantizer() != nullptr && types.count(layer.type()) != 0;
+    static const std::set<std::string> types{"add", "mul", "concat", "requantize", "avg_pool2d", "global_avg_pool2d"};
+    const auto* activation = dynamic_cast<const nn::ActivationLayer*>(&layer);
+    const bool is_table = activation != nullptr && activation->is_table();
+    return layer.output_quantizer() != nullptr && (is_table || types.count(layer.type()) != 0);
   }
 
   void refuse_float_layers() const {
@@ -147,35 +157,31 @@ class Lowering {
       integer::Tensor tensor = model_.tensors[tensors_[step.inputs[0]]];
       tensor.name = name;
       tensor.shape = step.sizes;
-      integer::Node node;
-      if (const auto* pool = dynamic_cast<const nn::QMaxPool2d*>(&layer)) {
-        node.op = Op::kMaxPool;
-        set_pool(node, pool->pool());
-      } else {
-        node.op = layer.type() == "relu" ? Op::kRelu : Op::kFlatten;
+      integer::Node node{.op = passing_operators().at(layer.type())};
+      if (const auto* pool = dynamic_cast<const nn::QMaxPool2d*>(&layer)) set_pool(node, pool->pool());
+      if (const auto* move = dynamic_cast<const nn::QMove*>(&layer)) {
+        if (node.op == Op::kChannelSlice) node.begin = move->parameter();
+        if (node.op == Op::kChannelShuffle) node.groups = move->parameter();
       }
       finish(i, std::move(node), add_tensor(std::move(tensor)));
     } else {
       integer::Node node;
+      const int output = codes_tensor(name, step.sizes, *layer.output_quantizer());
       if (const auto* pool = dynamic_cast<const nn::QAvgPool2d*>(&layer)) {
         node.op = Op::kAveragePool;
         set_pool(node, pool->pool());
+      } else if (const auto* activation = dynamic_cast<const nn::ActivationLayer*>(&layer)) {
+        node.op = Op::kTable;
+        set_table(node, activation->activation(), model_.tensors[tensors_[step.inputs[0]]], model_.tensors[output]);
       } else {
         static const std::map<std::string, Op> ops{{"add", Op::kAdd},
                                                    {"mul", Op::kMul},
                                                    {"concat", Op::kConcat},
                                                    {"requantize", Op::kTable},
-                                                   {"sigmoid", Op::kTable},
-                                                   {"leaky_relu", Op::kTable},
                                                    {"global_avg_pool2d", Op::kGlobalAveragePool}};
         node.op = ops.at(layer.type());
-      }
-      const int output = codes_tensor(name, step.sizes, *layer.output_quantizer());
-      if (node.op == Op::kTable) {
-        const integer::Tensor &x = model_.tensors[tensors_[step.inputs[0]]], &y = model_.tensors[output];
-        if (const auto* activation = dynamic_cast<const nn::ActivationLayer*>(&layer)) {
-          set_table(node, activation->activation(), x, y);
-        } else {
+        if (node.op == Op::kTable) {
+          const integer::Tensor &x = model_.tensors[tensors_[step.inputs[0]]], &y = model_.tensors[output];
           node.function = layer.type();
           node.table = ops::concat_table<uint8_t>(x.scale, x.zero_point, y.scale, {y.lo, y.hi, y.zero_point});
         }
@@ -195,14 +201,11 @@ class Lowering {
 
   static void set_table(integer::Node& node, const nn::Activation& f, const integer::Tensor& x,
                         const integer::Tensor& y) {
-    const bool leaky = f.kind == nn::Activation::Kind::kLeakyRelu;
-    const auto alpha = static_cast<float>(f.slope);
-    node.function = leaky ? "leaky_relu" : "sigmoid";
-    if (leaky) node.alpha = alpha;
-    const std::function<float(float)> value = [&](float v) {
-      return leaky ? ops::leaky_relu(v, alpha) : ops::sigmoid(v);
-    };
-    node.table = ops::function_table<uint8_t>(x.scale, x.zero_point, y.scale, {y.lo, y.hi, y.zero_point}, value);
+    const autograd::TableFunction function = *f.table();
+    node.function = function.name;
+    if (f.kind == nn::Activation::Kind::kLeakyRelu) node.alpha = static_cast<float>(f.slope);
+    node.table =
+        ops::function_table<uint8_t>(x.scale, x.zero_point, y.scale, {y.lo, y.hi, y.zero_point}, function.value);
   }
 
   void lower_weighted(int i, const nn::WeightedLayer& layer) {

@@ -4,7 +4,10 @@
 #include <ATen/core/Tensor.h>
 
 #include <limits>
+#include <optional>
 #include <string>
+
+#include "core/autograd/functions.h"
 
 namespace qat::nn {
 
@@ -30,6 +33,8 @@ struct Activation {
   bool is_relu() const { return *this == relu(); }
   /// Whether quantizing the output does the same: a clip around zero, whose limits are the range's or lie outside.
   bool folds_into_range() const { return kind == Kind::kNone || (kind == Kind::kClip && lowest <= 0 && highest > 0); }
+  /// The function as a table of all codes computes it: sigmoid, SiLU, leaky ReLU, hardsigmoid, hardswish.
+  std::optional<autograd::TableFunction> table() const;
   /// Whether no output is below zero.
   bool is_non_negative() const;
 

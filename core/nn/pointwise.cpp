@@ -43,16 +43,11 @@ std::string ActivationLayer::type() const {
   return name.substr(0, name.find('('));
 }
 
-bool ActivationLayer::is_table() const {
-  return activation_.kind == Activation::Kind::kSigmoid || activation_.kind == Activation::Kind::kLeakyRelu;
-}
-
 Value ActivationLayer::run_quantized(const std::vector<Value>& inputs) {
   if (!std::holds_alternative<QuantizedTensor>(inputs[0])) return QLayer::run_quantized(inputs);
   const QuantizedTensor& x = codes_of(inputs[0]);
   if (passes_through()) return autograd::relu(x);
-  if (activation_.kind == Activation::Kind::kSigmoid) return autograd::sigmoid(x, output_call());
-  return autograd::leaky_relu(x, activation_.slope, output_call());
+  return autograd::table(x, *activation_.table(), output_call());
 }
 
 at::Tensor QMaxPool2d::run_float(const std::vector<at::Tensor>& inputs) {

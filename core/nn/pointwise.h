@@ -72,8 +72,8 @@ class QRequantize final : public QLayer {
   bool has_integer_form() const override { return output_quantizer() != nullptr; }
 };
 
-/// An activation by itself. ReLU on codes: max(q, z) with the input's parameters. Sigmoid and leaky ReLU: a table of
-/// all codes. Others are islands of floats.
+/// An activation by itself. ReLU on codes: max(q, z) with the input's parameters. What Activation::table() has: a table
+/// of all codes. Others are islands of floats.
 class ActivationLayer : public QLayer {
  public:
   ActivationLayer(std::string label, Activation activation) : QLayer(std::move(label)), activation_(activation) {}
@@ -81,7 +81,7 @@ class ActivationLayer : public QLayer {
   std::string type() const override;
   const Activation& activation() const { return activation_; }
   bool passes_through() const override { return activation_.is_relu(); }
-  bool is_table() const;
+  bool is_table() const { return activation_.table().has_value(); }
 
  protected:
   at::Tensor run_float(const std::vector<at::Tensor>& inputs) override { return activation_(inputs[0]); }

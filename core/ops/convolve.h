@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "core/ops/types.h"
@@ -16,8 +17,50 @@ namespace qat::ops {
 template <class Code>
 void convolve_reference(const ConvGeometry& g, const Code* x, int32_t zero_point, const int16_t* w, int32_t* acc);
 
-/// The same integers, with the machine's vector instructions and threads. Throws qat::Error if sizes, strides or groups
-/// are not possible, the kernel is larger than the padded input, or zero_point is not a Code. An empty batch is fine.
+/// A convolution with its weights in the order that this machine's kernels read, packed once for any number of inputs.
+/// Which kernel runs follows from the values of the weights and the range of the input codes; all give the same
+/// integers:
+///   pairs      int16 multiply-add, always exact; x is widened to x - zero_point
+///   quads      four uint8 codes by four int8 weights (weights in [-128, 127]). With VNNI (vpdpbusd) exact; with
+///              vpmaddubsw where 2 * |x| * |w| stays below 2^15, added to int32 as often as the sums could reach it.
+///              Padding holds the zero point's code; the accumulators start at -zero_point * (sum of the weights)
+///   depthwise  one output an input channel, float32 multiply-add while every sum stays below 2^24
+/// Const calls may run on several threads at once.
+template <class Code>
+class PackedConvolution {
+ public:
+  /// g.batch is not read. `highest`: the largest input code (the smallest is 0 or -128); an input that exceeds it gives
+  /// undefined codes. The weights are not needed afterwards. Throws qat::Error if sizes, strides or groups are not
+  /// possible, the kernel is larger than the padded input, or zero_point is not a Code.
+  PackedConvolution(const ConvGeometry& g, const int16_t* w, int32_t zero_point, int32_t highest = kHighest);
+  PackedConvolution(const ConvGeometry& g, const int8_t* w, int32_t zero_point, int32_t highest = kHighest);
+  ~PackedConvolution();
+  PackedConvolution(PackedConvolution&&) noexcept;
+  PackedConvolution& operator=(PackedConvolution&&) noexcept;
+
+  /// The accumulators [rows][out_c] of `batch` images.
+  void accumulate(const Code* x, int64_t batch, int32_t* acc) const;
+
+  /// The codes that requantize() (requantize.h) makes of the accumulators, which never reach memory as a whole. bias
+  /// may be null. Throws qat::Error if the range is not one of Code.
+  void requantize(const Code* x, int64_t batch, const int32_t* bias, const float* multiplier, CodeRange range,
+                  Code* y) const;
+
+  /// "pairs", "quads" or "depthwise".
+  const char* kernel() const;
+
+ private:
+  static constexpr int32_t kHighest = std::is_signed_v<Code> ? 127 : 255;
+  struct Packed;
+  template <class Weight>
+  static std::unique_ptr<Packed> pack(const ConvGeometry& g, const Weight* w, int32_t zero_point, int32_t highest);
+  template <class Finish>
+  void run(const Code* x, int64_t batch, const Finish& finish) const;
+
+  std::unique_ptr<Packed> packed_;
+};
+
+/// Packs and accumulates at once. An empty batch is fine.
 template <class Code>
 void convolve(const ConvGeometry& g, const Code* x, int32_t zero_point, const int16_t* w, int32_t* acc);
 

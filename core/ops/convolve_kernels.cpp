@@ -9,23 +9,11 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "core/ops/pixels_inl.h"
+
 HWY_BEFORE_NAMESPACE();
 namespace qat::ops::kernels::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
-
-using I32 = hn::CappedTag<int32_t, kBlock>;
-using F32 = hn::Rebind<float, I32>;
-constexpr int64_t kLanes = hn::MaxLanes(I32());
-constexpr int64_t kVectors = kBlock / kLanes;  // of a block
-
-// Registers: pixels * vectors accumulators, the vectors' weights and one broadcast must fit (32 or 16 of them).
-#if HWY_TARGET <= HWY_AVX3
-constexpr int64_t kPixels = 12;
-constexpr int64_t kWide = 2 * kVectors;
-#else
-constexpr int64_t kPixels = kVectors >= 4 ? 3 : 6;
-constexpr int64_t kWide = kVectors;
-#endif
 
 template <class Code, class Out>
 HWY_INLINE void widen_row(const Code* HWY_RESTRICT x, int64_t n, int32_t zero_point, Out* HWY_RESTRICT out) {
@@ -35,33 +23,18 @@ void widen_u8_i16(const uint8_t* x, int64_t n, int32_t z, int16_t* out) { widen_
 void widen_s8_i16(const int8_t* x, int64_t n, int32_t z, int16_t* out) { widen_row(x, n, z, out); }
 void widen_u8_f32(const uint8_t* x, int64_t n, int32_t z, float* out) { widen_row(x, n, z, out); }
 void widen_s8_f32(const int8_t* x, int64_t n, int32_t z, float* out) { widen_row(x, n, z, out); }
-
-/// Calls run(pixels as a constant, first pixel) until all are covered; the last call may cover some a second time.
-template <int64_t kMost, class Run>
-HWY_INLINE void cover(int64_t pixel_count, const Run& run) {
-  const auto with = [&](auto size) {
-    for (int64_t p = 0; p < pixel_count; p += size) run(size, std::min<int64_t>(p, pixel_count - size));
-  };
-  constexpr int64_t kSmall = 4;
-  if (pixel_count >= kMost) {
-    with(std::integral_constant<int64_t, kMost>());
-  } else if (kSmall < kMost && pixel_count >= kSmall) {
-    with(std::integral_constant<int64_t, kSmall>());
-  } else {
-    with(std::integral_constant<int64_t, 1>());
-  }
-}
+void widen_s8_u8(const int8_t* x, int64_t n, uint8_t* out) { widen_row(x, n, -128, out); }
 
 #if HWY_TARGET == HWY_SCALAR
 // A machine without vectors of 16-bit pairs.
-void multiply_pixels(const PixelTask& t) {
+void multiply_pixels(const PairTask& t) {
   for (int64_t p = 0; p < t.pixel_count; ++p) {
     for (int64_t c = 0; c < t.channels; ++c) {
-      const int16_t* w = t.weights + c / kBlock * t.segments * t.pairs * kBlock * 2 + c % kBlock * 2;
+      const int16_t* w = t.weights + c / kBlock * t.segments * t.groups * kBlock * 2 + c % kBlock * 2;
       uint32_t sum = 0;
       for (int64_t s = 0; s < t.segments; ++s) {
         const int16_t* x = t.pixels[p] + t.base + t.segment_offset[s];
-        for (int64_t j = 0; j < t.pairs; ++j, w += kBlock * 2) {
+        for (int64_t j = 0; j < t.groups; ++j, w += kBlock * 2) {
           sum += static_cast<uint32_t>(x[2 * j] * w[0] + x[2 * j + 1] * w[1]);
         }
       }
@@ -74,7 +47,7 @@ using I16 = hn::Repartition<int16_t, I32>;
 
 /// kP pixels from `first` against kV vectors of outputs from output `channel` (a multiple of kLanes).
 template <int64_t kP, int64_t kV>
-HWY_INLINE void tile(const PixelTask& t, int64_t first, int64_t channel) {
+HWY_INLINE void tile(const PairTask& t, int64_t first, int64_t channel) {
   const I32 d32;
   const I16 d16;
   hn::Vec<I32> even[kP][kV], odd[kP][kV];  // odd stays unused on x86
@@ -85,11 +58,11 @@ HWY_INLINE void tile(const PixelTask& t, int64_t first, int64_t channel) {
 #pragma GCC unroll 4
     for (int64_t v = 0; v < kV; ++v) even[p][v] = odd[p][v] = hn::Zero(d32);
   }
-  const int64_t block_size = t.segments * t.pairs * kBlock * 2;
+  const int64_t block_size = t.segments * t.groups * kBlock * 2;
   const int16_t* w = t.weights + channel / kBlock * block_size + channel % kBlock * 2;
   for (int64_t s = 0; s < t.segments; ++s) {
     const int64_t offset = t.segment_offset[s];
-    for (int64_t j = 0; j < t.pairs; ++j) {
+    for (int64_t j = 0; j < t.groups; ++j) {
       hn::Vec<I16> weight[kV];
 #pragma GCC unroll 4
       for (int64_t v = 0; v < kV; ++v) {
@@ -129,11 +102,11 @@ HWY_INLINE void tile(const PixelTask& t, int64_t first, int64_t channel) {
 }
 
 template <int64_t kV>
-HWY_NOINLINE void column(const PixelTask& t, int64_t channel) {
+HWY_NOINLINE void column(const PairTask& t, int64_t channel) {
   cover<kPixels>(t.pixel_count, [&](auto size, int64_t first) { tile<size(), kV>(t, first, channel); });
 }
 
-void multiply_pixels(const PixelTask& t) {
+void multiply_pixels(const PairTask& t) {
   for (int64_t channel = 0; channel < t.channels;) {
     const int64_t left = t.channels - channel;
     if (left > (kWide - kVectors) * kLanes || kWide == 1) {
@@ -196,6 +169,7 @@ HWY_EXPORT(widen_u8_i16);
 HWY_EXPORT(widen_s8_i16);
 HWY_EXPORT(widen_u8_f32);
 HWY_EXPORT(widen_s8_f32);
+HWY_EXPORT(widen_s8_u8);
 HWY_EXPORT(multiply_pixels);
 HWY_EXPORT(multiply_depthwise_pixels);
 
@@ -203,7 +177,9 @@ void widen(const uint8_t* x, int64_t n, int32_t z, int16_t* out) { HWY_DYNAMIC_D
 void widen(const int8_t* x, int64_t n, int32_t z, int16_t* out) { HWY_DYNAMIC_DISPATCH(widen_s8_i16)(x, n, z, out); }
 void widen(const uint8_t* x, int64_t n, int32_t z, float* out) { HWY_DYNAMIC_DISPATCH(widen_u8_f32)(x, n, z, out); }
 void widen(const int8_t* x, int64_t n, int32_t z, float* out) { HWY_DYNAMIC_DISPATCH(widen_s8_f32)(x, n, z, out); }
-void multiply(const PixelTask& task) { HWY_DYNAMIC_DISPATCH(multiply_pixels)(task); }
+void widen(const uint8_t* x, int64_t n, int32_t, uint8_t* out) { std::memcpy(out, x, static_cast<size_t>(n)); }
+void widen(const int8_t* x, int64_t n, int32_t, uint8_t* out) { HWY_DYNAMIC_DISPATCH(widen_s8_u8)(x, n, out); }
+void multiply(const PairTask& task) { HWY_DYNAMIC_DISPATCH(multiply_pixels)(task); }
 void multiply_depthwise(const DepthwiseTask& task) { HWY_DYNAMIC_DISPATCH(multiply_depthwise_pixels)(task); }
 
 }  // namespace qat::ops::kernels

@@ -1,4 +1,4 @@
-// The vector loops of convolve(), chosen at run time for the machine. Internal to core/ops.
+// The vector loops of convolutions, chosen at run time for the machine. Internal to core/ops.
 #pragma once
 
 #include <cstdint>
@@ -10,27 +10,42 @@ inline constexpr int64_t kBlock = 16;
 /// Elements that may be read (not used) behind the last element of a buffer given to the kernels.
 inline constexpr int64_t kSlack = 32;
 
-/// out[i] = x[i] - zero_point.
+/// out[i] = x[i] - zero_point; as uint8_t the code itself, counted from the lowest one.
 void widen(const uint8_t* x, int64_t n, int32_t zero_point, int16_t* out);
 void widen(const int8_t* x, int64_t n, int32_t zero_point, int16_t* out);
 void widen(const uint8_t* x, int64_t n, int32_t zero_point, float* out);
 void widen(const int8_t* x, int64_t n, int32_t zero_point, float* out);
+void widen(const uint8_t* x, int64_t n, int32_t zero_point, uint8_t* out);
+void widen(const int8_t* x, int64_t n, int32_t zero_point, uint8_t* out);
 
 /// Some pixels of an output map against some output channels. The products of one output are `segments` runs of
-/// 2 * pairs consecutive values: run s of pixel p starts at pixels[p] + base + segment_offset[s].
+/// kGroup * groups consecutive values, kGroup = 2 (int16) or 4 (uint8): run s of pixel p starts at pixels[p] + base +
+/// segment_offset[s].
+template <class Input, class Weight>
 struct PixelTask {
-  const int16_t* const* pixels = nullptr;
+  const Input* const* pixels = nullptr;
   int64_t pixel_count = 0;
   int64_t base = 0;
   const int64_t* segment_offset = nullptr;
   int64_t segments = 0;
-  int64_t pairs = 0;
-  const int16_t* weights = nullptr;  // [blocks][segments][pairs][kBlock][2]; 0 where there is no weight
-  int64_t channels = 0;              // outputs to write
-  int32_t* out = nullptr;            // [pixel_count][out_stride]
+  int64_t groups = 0;
+  const Weight* weights = nullptr;  // [blocks][segments][groups][kBlock][kGroup]; 0 where there is no weight
+  int64_t channels = 0;             // outputs to write
+  int32_t* out = nullptr;           // [pixel_count][out_stride]
   int64_t out_stride = 0;
+  // Of quads:
+  const int32_t* start = nullptr;  // what sums begin with, [channels rounded up to a multiple of kBlock]
+  int64_t flush = 0;               // groups after which a sum of int16 could overflow, at least 1
 };
-void multiply(const PixelTask& task);
+using PairTask = PixelTask<int16_t, int16_t>;
+using QuadTask = PixelTask<uint8_t, int8_t>;
+
+void multiply(const PairTask& task);
+void multiply(const QuadTask& task);
+
+/// How many groups of four products a quad kernel may add before it must flush, for codes up to `code` and weights
+/// between -`weight` and `weight`; 0: none, the kernel can't be used.
+int64_t quad_flush(int64_t code, int64_t weight);
 
 /// One output channel an input channel. Sums of products must stay below 2^24: float32 then holds them exactly.
 struct DepthwiseTask {

@@ -1,6 +1,7 @@
 #include "core/ops/pool.h"
 
 #include <algorithm>
+#include <array>
 #include <limits>
 #include <vector>
 
@@ -37,6 +38,9 @@ struct Window {
       : rows(oh, g.stride_h, g.pad_top, g.kernel_h, g.dilation_h, g.in_h),
         columns(ow, g.stride_w, g.pad_left, g.kernel_w, g.dilation_w, g.in_w) {}
 };
+
+/// Channels whose sums are made at once, in memory of the stack.
+constexpr int64_t kChannels = 256;
 
 bool is_large(const PoolGeometry& g) {
   return g.batch * g.out_h() * g.out_w() * g.channels * g.kernel_h * g.kernel_w >= 16 * kPiece;
@@ -132,26 +136,26 @@ void average_pool(const PoolGeometry& g, bool count_include_pad, const Code* x, 
   const auto lo = static_cast<float>(range.lo), hi = static_cast<float>(range.hi);
   const auto zero_y = static_cast<float>(range.zero_point);
   std::vector<uint8_t> flags(inside == nullptr ? 0 : rows * out_w * channels);
-#pragma omp parallel if (is_large(g))
-  {
-    std::vector<float> sum(channels);
-#pragma omp for schedule(static)
-    for (int64_t row = 0; row < rows; ++row) {
-      const int64_t n = row / out_h, oh = row % out_h;
-      for (int64_t ow = 0; ow < out_w; ++ow) {
-        const Window w(g, oh, ow);
-        std::fill(sum.begin(), sum.end(), 0.0f);
+#pragma omp parallel for schedule(static) if (is_large(g))
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t n = row / out_h, oh = row % out_h;
+    for (int64_t ow = 0; ow < out_w; ++ow) {
+      const Window w(g, oh, ow);
+      const int64_t valid = (w.rows.end - w.rows.begin) * (w.columns.end - w.columns.begin);
+      const auto count = static_cast<float>(count_include_pad ? g.kernel_h * g.kernel_w : valid);
+      for (int64_t first = 0; first < channels; first += kChannels) {
+        const int64_t width = std::min(kChannels, channels - first);
+        std::array<float, kChannels> sum;
+        std::fill_n(sum.begin(), width, 0.0f);
         for (int64_t kh = w.rows.begin; kh < w.rows.end; ++kh) {
           for (int64_t kw = w.columns.begin; kw < w.columns.end; ++kw) {
             const int64_t ih = w.rows.origin + kh, iw = w.columns.origin + kw;
-            const Code* pixel = x + ((n * g.in_h + ih) * g.in_w + iw) * channels;
-            for (int64_t c = 0; c < channels; ++c) sum[c] += scale_x * static_cast<float>(pixel[c] - zero_x);
+            const Code* pixel = x + ((n * g.in_h + ih) * g.in_w + iw) * channels + first;
+            for (int64_t c = 0; c < width; ++c) sum[c] += scale_x * static_cast<float>(pixel[c] - zero_x);
           }
         }
-        const int64_t valid = (w.rows.end - w.rows.begin) * (w.columns.end - w.columns.begin);
-        const auto count = static_cast<float>(count_include_pad ? g.kernel_h * g.kernel_w : valid);
-        const int64_t at = (row * out_w + ow) * channels;
-        for (int64_t c = 0; c < channels; ++c) {
+        const int64_t at = (row * out_w + ow) * channels + first;
+        for (int64_t c = 0; c < width; ++c) {
           const float mean = sum[c] / count;
           const float scaled = mean / scale_y;
           store(scaled + zero_y, lo, hi, 0, y + at + c, inside == nullptr ? nullptr : &flags[at + c]);
@@ -169,22 +173,21 @@ void global_average_pool(const Code* x, int64_t batch, int64_t pixels, int64_t c
   const float multiplier = scale_x / scaled_pixels;
   const auto lo = static_cast<float>(range.lo - range.zero_point), hi = static_cast<float>(range.hi - range.zero_point);
   std::vector<uint8_t> flags(inside == nullptr ? 0 : batch * channels);
-#pragma omp parallel if (batch * pixels * channels >= 16 * kPiece)
-  {
-    std::vector<int32_t> sum(channels);
-#pragma omp for schedule(static)
-    for (int64_t n = 0; n < batch; ++n) {
-      std::fill(sum.begin(), sum.end(), 0);
-      for (int64_t p = 0; p < pixels; ++p) {
-        const Code* pixel = x + (n * pixels + p) * channels;
-        for (int64_t c = 0; c < channels; ++c) sum[c] += pixel[c] - zero_x;
-      }
-      for (int64_t c = 0; c < channels; ++c) {
-        const int64_t at = n * channels + c;
-        if (acc != nullptr) acc[at] = sum[c];
-        store(static_cast<float>(sum[c]) * multiplier, lo, hi, range.zero_point, y + at,
-              inside == nullptr ? nullptr : &flags[at]);
-      }
+  const int64_t parts = (channels + kChannels - 1) / kChannels;
+#pragma omp parallel for schedule(static) if (batch * pixels * channels >= 16 * kPiece)
+  for (int64_t part = 0; part < batch * parts; ++part) {
+    const int64_t n = part / parts, first = part % parts * kChannels, width = std::min(kChannels, channels - first);
+    std::array<int32_t, kChannels> sum;
+    std::fill_n(sum.begin(), width, 0);
+    for (int64_t p = 0; p < pixels; ++p) {
+      const Code* pixel = x + (n * pixels + p) * channels + first;
+      for (int64_t c = 0; c < width; ++c) sum[c] += pixel[c] - zero_x;
+    }
+    for (int64_t c = 0; c < width; ++c) {
+      const int64_t at = n * channels + first + c;
+      if (acc != nullptr) acc[at] = sum[c];
+      store(static_cast<float>(sum[c]) * multiplier, lo, hi, range.zero_point, y + at,
+            inside == nullptr ? nullptr : &flags[at]);
     }
   }
   if (inside != nullptr) pack_mask(flags.data(), batch * channels, inside);

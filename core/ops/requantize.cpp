@@ -5,7 +5,7 @@
 #include <limits>
 
 #include "core/base/error.h"
-#include "core/ops/periods.h"
+#include "core/ops/requantize_kernels.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "core/ops/requantize.cpp"
@@ -14,29 +14,11 @@
 
 #include "core/ops/vector_inl.h"
 
-#ifndef QAT_CORE_OPS_REQUANTIZE_CPP
-#define QAT_CORE_OPS_REQUANTIZE_CPP
-namespace qat::ops {
-namespace {
-
-/// What the loops below need; the per-channel pointers hold a whole period.
-struct Requantization {
-  const int32_t* bias = nullptr;
-  const float* multiplier = nullptr;
-  const float* offset = nullptr;  // of the affine form
-  float lo = 0, hi = 0;           // of t
-  int32_t zero_point = 0;
-  bool relu = false;
-  int64_t period = 0;
-};
-
-}  // namespace
-}  // namespace qat::ops
-#endif
-
 HWY_BEFORE_NAMESPACE();
 namespace qat::ops::HWY_NAMESPACE {
 namespace {
+
+using kernels::Requantization;
 
 using F32 = hn::CappedTag<float, kStep>;
 using I32 = hn::Rebind<int32_t, F32>;
@@ -184,14 +166,40 @@ HWY_EXPORT(compact_range);
 
 namespace {
 
+using kernels::Requantization;
+
 template <class Code>
-void requantize_matrix(const int32_t* acc, int64_t rows, int64_t channels, const int32_t* bias, const float* multiplier,
-                       const float* offset, CodeRange range, Code* codes, uint8_t* inside, bool relu) {
+void check_range(CodeRange range) {
   using Limits = std::numeric_limits<Code>;
   QAT_CHECK(range.lo <= range.hi && range.lo >= Limits::min() && range.hi <= Limits::max() &&
                 range.zero_point >= Limits::min() && range.zero_point <= Limits::max(),
             "requantize: codes [{}, {}] with zero point {} do not fit the storage type's [{}, {}]", range.lo, range.hi,
             range.zero_point, +Limits::min(), +Limits::max());
+}
+
+/// Elements [begin, end), begin at the start of a period.
+template <class Code>
+void quantize_elements(const Requantization& q, const int32_t* acc, int64_t begin, int64_t end, Code* codes,
+                       uint8_t* inside) {
+  if constexpr (std::is_same_v<Code, uint8_t>) {
+    if (q.offset != nullptr) {
+      HWY_DYNAMIC_DISPATCH(requantize_affine_u8)(q, acc, begin, end, codes, inside);
+    } else {
+      HWY_DYNAMIC_DISPATCH(requantize_u8)(q, acc, begin, end, codes, inside);
+    }
+  } else {
+    if (q.offset != nullptr) {
+      HWY_DYNAMIC_DISPATCH(requantize_affine_s8)(q, acc, begin, end, codes, inside);
+    } else {
+      HWY_DYNAMIC_DISPATCH(requantize_s8)(q, acc, begin, end, codes, inside);
+    }
+  }
+}
+
+template <class Code>
+void requantize_matrix(const int32_t* acc, int64_t rows, int64_t channels, const int32_t* bias, const float* multiplier,
+                       const float* offset, CodeRange range, Code* codes, uint8_t* inside, bool relu) {
+  check_range<Code>(range);
   const int64_t n = rows * channels;
   if (n == 0) return;
   const Periodic<int32_t> biases(bias, channels);
@@ -204,24 +212,45 @@ void requantize_matrix(const int32_t* acc, int64_t rows, int64_t channels, const
                          .zero_point = range.zero_point,
                          .relu = relu,
                          .period = period_of(channels)};
-  for_chunks(n, chunk_of(q.period), [&](int64_t, int64_t begin, int64_t end) {
-    if constexpr (std::is_same_v<Code, uint8_t>) {
-      if (offset != nullptr) {
-        HWY_DYNAMIC_DISPATCH(requantize_affine_u8)(q, acc, begin, end, codes, inside);
-      } else {
-        HWY_DYNAMIC_DISPATCH(requantize_u8)(q, acc, begin, end, codes, inside);
-      }
-    } else {
-      if (offset != nullptr) {
-        HWY_DYNAMIC_DISPATCH(requantize_affine_s8)(q, acc, begin, end, codes, inside);
-      } else {
-        HWY_DYNAMIC_DISPATCH(requantize_s8)(q, acc, begin, end, codes, inside);
-      }
-    }
-  });
+  for_chunks(n, chunk_of(q.period),
+             [&](int64_t, int64_t begin, int64_t end) { quantize_elements(q, acc, begin, end, codes, inside); });
 }
 
 }  // namespace
+
+namespace kernels {
+
+template <class Code>
+Requantizer<Code>::Requantizer(int64_t channels, const int32_t* bias, const float* multiplier, CodeRange range)
+    : channels_(channels),
+      bias_(bias, channels),
+      multiplier_(multiplier, channels),
+      q_{.bias = bias_.data(),
+         .multiplier = multiplier_.data(),
+         .lo = static_cast<float>(range.lo - range.zero_point),
+         .hi = static_cast<float>(range.hi - range.zero_point),
+         .zero_point = range.zero_point,
+         .period = period_of(channels)} {
+  check_range<Code>(range);
+}
+
+template <class Code>
+void Requantizer<Code>::rows(const int32_t* acc, int64_t rows, Code* codes) const {
+  quantize_elements(q_, acc, 0, rows * channels_, codes, nullptr);
+}
+
+template <class Code>
+void Requantizer<Code>::part(const int32_t* acc, int64_t channel, int64_t count, Code* codes) const {
+  Requantization q = q_;
+  if (q.bias != nullptr) q.bias += channel;
+  q.multiplier += channel;
+  quantize_elements(q, acc, 0, count, codes, nullptr);
+}
+
+template class Requantizer<uint8_t>;
+template class Requantizer<int8_t>;
+
+}  // namespace kernels
 
 template <class Code>
 void requantize(const int32_t* acc, int64_t rows, int64_t channels, const int32_t* bias, const float* multiplier,

@@ -45,6 +45,15 @@ std::vector<int16_t> concat_table(float scale_x, int32_t zero_x, float scale_y, 
 
 float sigmoid(float v) { return static_cast<float>(1.0 / (1.0 + std::exp(-static_cast<double>(v)))); }
 
+float silu(float v) {
+  const double x = v;
+  return static_cast<float>(x / (1.0 + std::exp(-x)));
+}
+
+float hardsigmoid(float v) { return static_cast<float>(std::clamp(v + 3.0, 0.0, 6.0) / 6.0); }
+
+float hardswish(float v) { return static_cast<float>(v * std::clamp(v + 3.0, 0.0, 6.0) / 6.0); }
+
 float leaky_relu(float v, float alpha) { return v < 0 ? v * alpha : v; }
 
 #define QAT_INSTANTIATE(Code)                                                             \

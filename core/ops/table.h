@@ -20,6 +20,9 @@ std::vector<int16_t> concat_table(float scale_x, int32_t zero_x, float scale_y, 
 
 /// Made in double, rounded once to float32.
 float sigmoid(float v);
+float silu(float v);         // v * sigmoid(v)
+float hardsigmoid(float v);  // clip(v + 3, 0, 6) / 6
+float hardswish(float v);    // v * clip(v + 3, 0, 6) / 6
 
 /// v < 0: fl32(v * alpha).
 float leaky_relu(float v, float alpha);

@@ -233,20 +233,41 @@ class RandomModel {
   int table(int index) {
     const Tensor& x = tensor(index);
     Node node = start(Op::kTable, {index});
-    node.function = pick<std::string>({"sigmoid", "leaky_relu", "hard_swish"});
+    node.function = pick<std::string>({"sigmoid", "leaky_relu", "hardswish", "silu", "hardsigmoid"});
     if (node.function == "leaky_relu") node.alpha = static_cast<double>(pick<float>({0.1f, 0.25f, 0.01f}));
     Tensor y = codes(x.shape, 1);
-    y.scale = node.function == "sigmoid" ? scale(1.0 / (y.hi - y.lo)) : scale_for(reach(index), y);
+    const bool is_gate = node.function == "sigmoid" || node.function == "hardsigmoid";
+    y.scale = is_gate ? scale(1.0 / (y.hi - y.lo)) : scale_for(reach(index), y);
     const auto alpha = static_cast<float>(node.alpha);
     const auto f = [&](float v) {
       if (node.function == "sigmoid") return ops::sigmoid(v);
       if (node.function == "leaky_relu") return ops::leaky_relu(v, alpha);
-      return v * std::clamp(v + 3.0f, 0.0f, 6.0f) / 6.0f;
+      if (node.function == "silu") return ops::silu(v);
+      return is_gate ? ops::hardsigmoid(v) : ops::hardswish(v);
     };
     const ops::CodeRange range{.lo = y.lo, .hi = y.hi, .zero_point = y.zero_point};
     node.table = y.type == CodeType::kInt8 ? ops::function_table<int8_t>(x.scale, x.zero_point, y.scale, range, f)
                                            : ops::function_table<uint8_t>(x.scale, x.zero_point, y.scale, range, f);
     return append(std::move(node), std::move(y));
+  }
+
+  int slice(int index) {
+    Tensor y = tensor(index);
+    Node node = start(Op::kChannelSlice, {index});
+    const int64_t channels = y.shape[0];
+    y.shape[0] = between(1, channels);
+    node.begin = between(0, channels - y.shape[0]);
+    return append(std::move(node), std::move(y));
+  }
+
+  int shuffle(int index) {
+    Node node = start(Op::kChannelShuffle, {index});
+    std::vector<int64_t> divisors;
+    for (int64_t d = 1; d <= tensor(index).shape[0]; ++d) {
+      if (tensor(index).shape[0] % d == 0) divisors.push_back(d);
+    }
+    node.groups = pick(divisors);
+    return append(std::move(node), tensor(index));
   }
 
   /// All maps of the shape of `index`.
@@ -260,7 +281,7 @@ class RandomModel {
 
   void grow() {
     const int x = chance(0.7) ? maps_.back() : pick(maps_);
-    switch (between(0, 10)) {
+    switch (between(0, 12)) {
       case 0:
       case 1:
         return maps_.push_back(conv(x));
@@ -288,6 +309,10 @@ class RandomModel {
         return maps_.push_back(table(x));
       case 9:
         return maps_.push_back(append(start(Op::kRelu, {x}), tensor(x)));
+      case 10:
+        return maps_.push_back(slice(x));
+      case 11:
+        return maps_.push_back(shuffle(x));
       default:
         return maps_.push_back(conv(x, true));
     }

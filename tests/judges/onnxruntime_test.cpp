@@ -134,15 +134,12 @@ TEST(RandomFilesCover, EveryOperatorTypeAndWidth) {
       if (!node.weight.codes.empty()) ++count[fmt::format("weight {}", to_string(node.weight.type))];
     }
   }
-  for (const char* feature : {"quantize",    "dequantize",   "conv",
-                              "linear",      "add",          "mul",
-                              "max_pool",    "average_pool", "global_average_pool",
-                              "concat",      "table",        "relu",
-                              "flatten",     "uint8 256",    "uint8 16",
-                              "uint8 4",     "int8 256",     "int8 16",
-                              "int8 4",      "sigmoid",      "leaky_relu",
-                              "hard_swish",  "groups",       "ceil",
-                              "weight int8", "weight uint8"}) {
+  for (const char* feature :
+       {"quantize",        "dequantize",          "conv",      "linear",  "add",         "mul",     "max_pool",
+        "average_pool",    "global_average_pool", "concat",    "table",   "relu",        "flatten", "channel_slice",
+        "channel_shuffle", "uint8 256",           "uint8 16",  "uint8 4", "int8 256",    "int8 16", "int8 4",
+        "sigmoid",         "leaky_relu",          "hardswish", "silu",    "hardsigmoid", "groups",  "ceil",
+        "weight int8",     "weight uint8"}) {
     EXPECT_GE(count[feature], 10) << feature;
   }
 }
@@ -206,10 +203,7 @@ constexpr Mutation kMutations[] = {
      }},
     {"largest code - 1",
      [](IntegerModel& model, Node& node) {
-       if (node.op == Op::kMaxPool || node.op == Op::kRelu || node.op == Op::kFlatten || node.op == Op::kTable ||
-           !has_codes(model, node)) {
-         return false;
-       }
+       if (integer::passes_codes(node.op) || node.op == Op::kTable || !has_codes(model, node)) return false;
        return --output(model, node).hi > output(model, node).zero_point;
      }},
 };
@@ -228,7 +222,7 @@ TEST(Mutations, AreCaught) {
         if (!mutation.apply(wrong, wrong.nodes[n])) continue;
         // What hands codes on hands on their range.
         for (Node& node : wrong.nodes) {
-          if (node.op != Op::kMaxPool && node.op != Op::kRelu && node.op != Op::kFlatten) continue;
+          if (!integer::passes_codes(node.op)) continue;
           output(wrong, node).hi = wrong.tensors[static_cast<size_t>(node.inputs[0])].hi;
         }
         Outcome by_engine;

@@ -18,6 +18,7 @@
 #include "core/base/error.h"
 #include "models/blocks.h"
 #include "models/model.h"
+#include "tests/support/formula.h"
 
 namespace qat::models {
 namespace {
@@ -36,49 +37,6 @@ void collect(torch::nn::Module& module, const std::string& prefix, std::vector<E
   for (const auto& item : module.named_parameters(false)) entries.push_back({prefix + item.key(), item.value(), true});
   for (const auto& item : module.named_buffers(false)) entries.push_back({prefix + item.key(), item.value(), false});
   for (const auto& item : module.named_children()) collect(*item.value(), prefix + item.key() + ".", entries);
-}
-
-uint64_t fnv(const std::string& name) {
-  uint64_t hash = 0xCBF29CE484222325u;
-  for (const unsigned char byte : name) hash = (hash ^ byte) * 0x100000001B3u;
-  return hash;
-}
-
-uint64_t mix(uint64_t z) {
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-  return z ^ (z >> 31);
-}
-
-/// The README's section 1.
-Tensor formula(const std::string& name, at::IntArrayRef shape, const std::string& rule, double weight_k) {
-  if (rule == "zero") return at::zeros(shape, at::kLong);
-  Tensor tensor = at::empty(shape, at::kFloat);
-  double slope = 0.0, start = 0.0;  // value = start + slope * (u or t)
-  bool centred = true;
-  if (rule == "weight") {
-    double fan_in = 1.0;
-    for (const int64_t size : shape.slice(1)) fan_in *= static_cast<double>(size);
-    slope = std::sqrt(weight_k / fan_in);
-  } else if (rule == "bias" || rule == "embed") {
-    slope = 0.1;
-  } else if (rule == "norm_bias" || rule == "mean") {
-    slope = 0.2;
-  } else if (rule == "norm_weight" || rule == "var" || rule == "scale") {
-    slope = 1.0, start = 0.5, centred = false;
-  } else if (rule == "input") {
-    slope = 2.0;
-  } else {
-    throw Error("unknown rule '" + rule + "' of " + name);
-  }
-  const uint64_t seed = fnv(name);
-  float* values = tensor.data_ptr<float>();
-  const auto count = static_cast<uint64_t>(tensor.numel());
-  for (uint64_t i = 0; i < count; ++i) {
-    const double u = static_cast<double>(mix(seed + i * 0x9E3779B97F4A7C15u) >> 40) * 0x1p-24;
-    values[i] = static_cast<float>(start + slope * (centred ? 2.0 * u - 1.0 : u));
-  }
-  return tensor;
 }
 
 /// Files of the folder in alphabetical order.
@@ -211,9 +169,10 @@ void check(const json& golden) {
 
   const double weight_k = golden["weight_k"];
   for (size_t i = 0; i < entries.size(); ++i) {
-    entries[i].tensor.set_data(formula(entries[i].name, entries[i].tensor.sizes(), golden["entries"][i][4], weight_k));
+    entries[i].tensor.set_data(
+        test::formula(entries[i].name, entries[i].tensor.sizes(), golden["entries"][i][4], weight_k));
   }
-  Tensor input = formula(golden["input_name"], input_shape, "input", weight_k);
+  Tensor input = test::formula(golden["input_name"], input_shape, "input", weight_k);
 
   const double std = golden["eval_logits_f64_std"];
   model.module->eval();
@@ -232,11 +191,11 @@ void check(const json& golden) {
 
 TEST(torchvision, FormulaGivesTheReadmesVectors) {
   EXPECT_EQ(fnv("conv1.weight"), 0x69a29a2cee47d254u);
-  const Tensor weight = formula("conv1.weight", {64, 3, 7, 7}, "weight", 3.0);
+  const Tensor weight = test::formula("conv1.weight", {64, 3, 7, 7}, "weight", 3.0);
   EXPECT_EQ(weight.flatten()[0].item<float>(), -0.0518500134f);
   EXPECT_NEAR(weight.to(at::kDouble).sum().item<double>(), -7.44895116202, 1e-11);
-  EXPECT_EQ(formula("input", {2, 3, 64, 64}, "input", 3.0).flatten()[4].item<float>(), -0.902221441f);
-  EXPECT_EQ(formula("bn1.weight", {64}, "norm_weight", 3.0)[0].item<float>(), 0.673241019f);
+  EXPECT_EQ(test::formula("input", {2, 3, 64, 64}, "input", 3.0).flatten()[4].item<float>(), -0.902221441f);
+  EXPECT_EQ(test::formula("bn1.weight", {64}, "norm_weight", 3.0)[0].item<float>(), 0.673241019f);
 }
 
 TEST(torchvision, EveryGoldenIsReproduced) {

@@ -3,12 +3,14 @@
 #include <gtest/gtest.h>
 #include <omp.h>
 
+#include <algorithm>
 #include <limits>
 #include <random>
 #include <type_traits>
 #include <vector>
 
 #include "core/base/error.h"
+#include "core/ops/requantize.h"
 #include "tests/ops/vector_targets.h"
 
 namespace qat::ops {
@@ -17,11 +19,12 @@ namespace {
 /// Codes, weights and both results of one geometry.
 template <class Code>
 struct Case {
-  Case(const ConvGeometry& geometry, uint64_t seed, int weight_limit = 255) : g(geometry) {
+  Case(const ConvGeometry& geometry, uint64_t seed, int weight_limit = 255, int code_limit = 255) : g(geometry) {
     std::mt19937_64 random(seed);
-    zero_point = std::is_signed_v<Code> ? -3 : 131;
-    std::uniform_int_distribution<int> code(std::numeric_limits<Code>::min(), std::numeric_limits<Code>::max());
-    std::uniform_int_distribution<int> weight(-weight_limit, weight_limit);
+    constexpr int kLowest = std::numeric_limits<Code>::min();
+    zero_point = kLowest + std::min(131, code_limit / 2);
+    std::uniform_int_distribution<int> code(kLowest, kLowest + code_limit);
+    std::uniform_int_distribution<int> weight(-weight_limit, weight_limit == 128 ? 127 : weight_limit);
     x.resize(g.batch * g.in_h * g.in_w * g.in_c);
     w.resize(g.out_c * g.depth());
     for (auto& v : x) v = static_cast<Code>(code(random));
@@ -31,6 +34,15 @@ struct Case {
   std::vector<int32_t> fast() const {
     std::vector<int32_t> acc(g.rows() * g.out_c + 1, kUntouched);
     convolve(g, x.data(), zero_point, w.data(), acc.data());
+    EXPECT_EQ(acc.back(), kUntouched) << "written behind the end";
+    acc.pop_back();
+    return acc;
+  }
+  /// With weights packed for codes up to the largest one that is there.
+  std::vector<int32_t> packed() const {
+    const int32_t highest = *std::max_element(x.begin(), x.end());
+    std::vector<int32_t> acc(g.rows() * g.out_c + 1, kUntouched);
+    PackedConvolution<Code>(g, w.data(), zero_point, highest).accumulate(x.data(), g.batch, acc.data());
     EXPECT_EQ(acc.back(), kUntouched) << "written behind the end";
     acc.pop_back();
     return acc;
@@ -63,6 +75,16 @@ void expect_equal(const ConvGeometry& g, uint64_t seed) {
     EXPECT_EQ(u.fast(), expected_u);
     EXPECT_EQ(s.fast(), expected_s);
   });
+  // Weights and codes of few bits have other kernels.
+  for (const auto& [weights, codes] : {std::pair(128, 255), std::pair(63, 255), std::pair(8, 15), std::pair(8, 255)}) {
+    const Case<uint8_t> narrow_u(g, seed, weights, codes);
+    const Case<int8_t> narrow_s(g, seed, weights, codes);
+    const auto narrow_expected_u = narrow_u.reference(), narrow_expected_s = narrow_s.reference();
+    on_every_target([&] {
+      EXPECT_EQ(narrow_u.packed(), narrow_expected_u) << weights << " " << codes;
+      EXPECT_EQ(narrow_s.packed(), narrow_expected_s) << weights << " " << codes;
+    });
+  }
 }
 
 TEST(Convolve, SmallSumByHand) {
@@ -170,6 +192,83 @@ TEST(Convolve, WrapsModulo2To32) {
     convolve(g, x.data(), 0, w.data(), acc.data());
     EXPECT_EQ(acc, std::vector<int32_t>(6, expected));
   });
+}
+
+/// All products at their extremes: sums of int16 halves come as near to overflow as they can.
+TEST(PackedConvolution, ExtremeCodesAndWeights) {
+  for (const auto& [weight, code] : {std::pair(127, 255), std::pair(-128, 255), std::pair(64, 255), std::pair(-64, 255),
+                                     std::pair(127, 127), std::pair(-8, 15), std::pair(7, 255), std::pair(-8, 255)}) {
+    const ConvGeometry g{.batch = 2,
+                         .in_h = 5,
+                         .in_w = 6,
+                         .in_c = 200,
+                         .out_c = 33,
+                         .kernel_h = 3,
+                         .kernel_w = 3,
+                         .pad_top = 1,
+                         .pad_left = 1,
+                         .pad_bottom = 1,
+                         .pad_right = 1};
+    const std::vector<uint8_t> x(g.batch * g.in_h * g.in_w * g.in_c, static_cast<uint8_t>(code));
+    const std::vector<int8_t> w(g.out_c * g.depth(), static_cast<int8_t>(weight));
+    const std::vector<int16_t> wide(w.begin(), w.end());
+    std::vector<int32_t> expected(g.rows() * g.out_c), acc(expected.size());
+    convolve_reference(g, x.data(), 0, wide.data(), expected.data());
+    on_every_target([&] {
+      PackedConvolution<uint8_t>(g, w.data(), 0, code).accumulate(x.data(), g.batch, acc.data());
+      EXPECT_EQ(acc, expected) << weight << " " << code;
+    });
+  }
+}
+
+TEST(PackedConvolution, QuadsAreChosenWhereTheyAreExact) {
+  if ((hwy::SupportedTargets() & HWY_AVX2) == 0) GTEST_SKIP() << "this machine has no AVX2";
+  const auto kernel = [](int weight, int code) {
+    const std::vector<int16_t> w(16 * 16, static_cast<int16_t>(weight));
+    return std::string(PackedConvolution<uint8_t>({.in_c = 16, .out_c = 16}, w.data(), 0, code).kernel());
+  };
+  hwy::GetChosenTarget().Update(HWY_AVX2);
+  EXPECT_EQ(kernel(64, 255), "quads");   // 2 * 255 * 64 = 32640
+  EXPECT_EQ(kernel(-65, 255), "pairs");  // 33150
+  EXPECT_EQ(kernel(127, 129), "quads");
+  EXPECT_EQ(kernel(127, 130), "pairs");
+  EXPECT_EQ(kernel(200, 1), "pairs");  // no int8
+  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+}
+
+TEST(PackedConvolution, CodesAreThoseOfRequantize) {
+  std::mt19937_64 random(21);
+  const auto draw = [&](int lo, int hi) { return std::uniform_int_distribution<int64_t>(lo, hi)(random); };
+  for (int i = 0; i < 60; ++i) {
+    ConvGeometry g{.batch = draw(1, 3), .in_h = draw(1, 9), .in_w = draw(1, 9)};
+    g.groups = draw(0, 2) == 0 ? draw(2, 4) : 1;
+    g.in_c = g.groups * draw(1, 19);
+    g.out_c = i % 7 == 0 ? g.in_c : g.groups * draw(1, 90);
+    if (i % 7 == 0) g.groups = g.in_c;
+    g.kernel_h = g.kernel_w = draw(1, 3);
+    g.pad_top = g.pad_left = g.pad_bottom = g.pad_right = 1;
+    SCOPED_TRACE(describe(g));
+    const Case<uint8_t> c(g, i, 127);
+    std::vector<int32_t> bias(g.out_c);
+    std::vector<float> multiplier(g.out_c);
+    for (auto& b : bias) b = static_cast<int32_t>(draw(-9000, 9000));
+    for (auto& m : multiplier) m = 1e-5f * static_cast<float>(draw(1, 900));
+    const CodeRange range{.lo = 3, .hi = 250, .zero_point = 100};
+    const std::vector<int32_t> acc = c.reference();
+    std::vector<uint8_t> expected(acc.size()), codes(acc.size());
+    const int before = omp_get_max_threads();
+    for (const int threads : {1, 3}) {
+      omp_set_num_threads(threads);
+      requantize(acc.data(), g.rows(), g.out_c, i % 2 ? bias.data() : nullptr, multiplier.data(), range,
+                 expected.data());
+      on_every_target([&] {
+        const PackedConvolution<uint8_t> packed(g, c.w.data(), c.zero_point);
+        packed.requantize(c.x.data(), g.batch, i % 2 ? bias.data() : nullptr, multiplier.data(), range, codes.data());
+        EXPECT_EQ(codes, expected);
+      });
+    }
+    omp_set_num_threads(before);
+  }
 }
 
 TEST(Convolve, DoesNotDependOnThreads) {

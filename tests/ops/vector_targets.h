@@ -1,6 +1,7 @@
 // Runs a test's body on every vector instruction set that this machine has and the kernels are compiled for.
 #pragma once
 
+#define HWY_WANT_AVX3_DL  // some kernels have it
 #include <gtest/gtest.h>
 #include <hwy/highway.h>
 

@@ -1,0 +1,77 @@
+#include "core/engine/network.h"
+
+#include <tuple>
+#include <utility>
+
+#include "core/ops/table.h"
+
+namespace qat::engine {
+namespace {
+
+using integer::CodeType;
+using integer::Node;
+using integer::Op;
+using integer::Tensor;
+
+/// OIHW codes -> [o][h][w][i], zero points subtracted.
+std::vector<int16_t> centred(const integer::Weight& w) {
+  const auto out = static_cast<size_t>(w.shape[0]), in = static_cast<size_t>(w.shape[1]);
+  const size_t taps = w.codes.size() / (out * in);
+  std::vector<int16_t> weights(w.codes.size());
+  for (size_t o = 0; o < out; ++o) {
+    const int32_t zero = w.zero_point[w.zero_point.size() == 1 ? 0 : o];
+    for (size_t i = 0; i < in; ++i) {
+      for (size_t k = 0; k < taps; ++k) {
+        weights[(o * taps + k) * in + i] = static_cast<int16_t>(w.codes[(o * in + i) * taps + k] - zero);
+      }
+    }
+  }
+  return weights;
+}
+
+template <class Code>
+void pack(const Node& node, const Tensor& x, const Tensor& y, Prepared& prepared) {
+  prepared.convolution<Code>().emplace(conv_geometry(node, x, y), centred(node.weight).data(), x.zero_point, x.hi);
+}
+
+/// Empty where codes are copied as they are.
+std::vector<int16_t> concat_table(const Tensor& x, const Tensor& y) {
+  const ops::CodeRange range{.lo = y.lo, .hi = y.hi, .zero_point = y.zero_point};
+  if (x.scale == y.scale && x.zero_point == y.zero_point && x.lo >= y.lo && x.hi <= y.hi) return {};
+  return y.type == CodeType::kInt8 ? ops::concat_table<int8_t>(x.scale, x.zero_point, y.scale, range)
+                                   : ops::concat_table<uint8_t>(x.scale, x.zero_point, y.scale, range);
+}
+
+}  // namespace
+
+ops::ConvGeometry conv_geometry(const Node& node, const Tensor& x, const Tensor& y) {
+  ops::ConvGeometry g;
+  g.in_c = x.shape[0];
+  g.out_c = y.shape[0];
+  if (node.op == Op::kLinear) return g;
+  g.in_h = x.shape[1];
+  g.in_w = x.shape[2];
+  std::tie(g.kernel_h, g.kernel_w) = std::pair(node.kernel[0], node.kernel[1]);
+  std::tie(g.stride_h, g.stride_w) = std::pair(node.stride[0], node.stride[1]);
+  std::tie(g.dilation_h, g.dilation_w) = std::pair(node.dilation[0], node.dilation[1]);
+  std::tie(g.pad_top, g.pad_left) = std::pair(node.pad[0], node.pad[1]);
+  std::tie(g.pad_bottom, g.pad_right) = std::pair(node.pad[2], node.pad[3]);
+  g.groups = node.groups;
+  return g;
+}
+
+Network::Network(integer::IntegerModel given) : model(std::move(given)), prepared(model.nodes.size()) {
+  model.check();
+  for (size_t n = 0; n < model.nodes.size(); ++n) {
+    const Node& node = model.nodes[n];
+    if (node.op == Op::kConv || node.op == Op::kLinear) {
+      const Tensor &x = tensor(node.inputs[0]), &y = tensor(node.output);
+      x.type == CodeType::kInt8 ? pack<int8_t>(node, x, y, prepared[n]) : pack<uint8_t>(node, x, y, prepared[n]);
+      prepared[n].multiplier = model.multipliers(node);
+    }
+    if (node.op != Op::kConcat) continue;
+    for (const int i : node.inputs) prepared[n].tables.push_back(concat_table(tensor(i), tensor(node.output)));
+  }
+}
+
+}  // namespace qat::engine

@@ -1,0 +1,46 @@
+// What all runners of one engine share. Internal to core/engine.
+#pragma once
+
+#include <optional>
+#include <type_traits>
+#include <vector>
+
+#include "core/integer/integer_model.h"
+#include "core/ops/convolve.h"
+
+namespace qat::engine {
+
+ops::ConvGeometry conv_geometry(const integer::Node& node, const integer::Tensor& x, const integer::Tensor& y);
+
+/// What a node needs beside the model's own fields.
+struct Prepared {
+  template <class Code>
+  auto& convolution() {
+    if constexpr (std::is_same_v<Code, uint8_t>) {
+      return convolution_u8;
+    } else {
+      return convolution_i8;
+    }
+  }
+  template <class Code>
+  const auto& convolution() const {
+    return const_cast<Prepared*>(this)->convolution<Code>();
+  }
+
+  std::optional<ops::PackedConvolution<uint8_t>> convolution_u8;  // of the input's type
+  std::optional<ops::PackedConvolution<int8_t>> convolution_i8;
+  std::vector<float> multiplier;             // per output channel
+  std::vector<std::vector<int16_t>> tables;  // kConcat: one for each input; empty: a copy
+};
+
+struct Network {
+  /// Checks the model. Throws qat::Error.
+  explicit Network(integer::IntegerModel given);
+
+  const integer::Tensor& tensor(int index) const { return model.tensors[static_cast<size_t>(index)]; }
+
+  integer::IntegerModel model;
+  std::vector<Prepared> prepared;  // by node
+};
+
+}  // namespace qat::engine

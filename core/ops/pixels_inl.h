@@ -1,0 +1,53 @@
+// Shared by the convolution kernels, which are compiled once per vector target; included after hwy/highway.h.
+#if defined(QAT_CORE_OPS_PIXELS_INL_H) == defined(HWY_TARGET_TOGGLE)
+#ifdef QAT_CORE_OPS_PIXELS_INL_H
+#undef QAT_CORE_OPS_PIXELS_INL_H
+#else
+#define QAT_CORE_OPS_PIXELS_INL_H
+#endif
+
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <type_traits>
+
+#include "core/ops/convolve_kernels.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace qat::ops::kernels::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using I32 = hn::CappedTag<int32_t, kBlock>;
+using F32 = hn::Rebind<float, I32>;
+constexpr int64_t kLanes = hn::MaxLanes(I32());
+constexpr int64_t kVectors = kBlock / kLanes;  // of a block
+
+// Registers: pixels * vectors accumulators, the vectors' weights and one broadcast must fit (32 or 16 of them).
+#if HWY_TARGET <= HWY_AVX3
+constexpr int64_t kPixels = 12;
+constexpr int64_t kWide = 2 * kVectors;
+#else
+constexpr int64_t kPixels = kVectors >= 4 ? 3 : 6;
+constexpr int64_t kWide = kVectors;
+#endif
+
+/// Calls run(pixels as a constant, first pixel) until all are covered; the last call may cover some a second time.
+template <int64_t kMost, class Run>
+HWY_INLINE void cover(int64_t pixel_count, const Run& run) {
+  const auto with = [&](auto size) {
+    for (int64_t p = 0; p < pixel_count; p += size) run(size, std::min<int64_t>(p, pixel_count - size));
+  };
+  constexpr int64_t kSmall = 4;
+  if (pixel_count >= kMost) {
+    with(std::integral_constant<int64_t, kMost>());
+  } else if (kSmall < kMost && pixel_count >= kSmall) {
+    with(std::integral_constant<int64_t, kSmall>());
+  } else {
+    with(std::integral_constant<int64_t, 1>());
+  }
+}
+
+}  // namespace qat::ops::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+#endif

@@ -1,0 +1,44 @@
+// `qat bench step`: what a quantized training step costs, beside the same step of the unmodified float network. Free of
+// LibTorch headers.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <vector>
+
+namespace qat::trainers {
+
+struct StepBenchRequest {
+  std::string config;
+  std::vector<std::string> overrides;
+  int64_t threads = 0;  // 0: the config's
+  int64_t steps = 20;   // timed steps of each side, after three that are not timed
+  std::string isa;      // "": the machine's best; "avx2" or "avx512": no better one (our kernels only; the libraries'
+                        // are chosen by environment variables before the program starts)
+  bool frozen = false;  // the phase after the freeze, not the live one
+};
+
+/// Float and quantized steps of one network in turn, in one process; both have the batch normalizations, loss and
+/// optimizer of the config's finetune stage, and the same batches.
+///
+/// The float side is the model's torch::nn module under stock LibTorch with torch::optim where the optimizer is sgd, in
+/// contiguous and in channels-last memory: the faster of both counts. The quantized side is a training step, with
+/// observers, scale gradients and projections.
+///
+/// {float_ms, quantized_ms, ratio: of minima; float_median_ms, quantized_median_ms, median_ratio;
+///  float_saved_bytes, quantized_saved_bytes, saved_ratio; parameter_bytes, steps, threads, ...;
+///  float: {layout, forward_ms, backward_ms, optimizer_ms, contiguous_ms, channels_last_ms}: minima;
+///  quantized: {forward_ms, backward_ms, optimizer_ms, passes: {name: ms of a step, minima}};
+///  data_ms: the wait for a batch of the loader; data_share: of data and quantized step}.
+///
+/// Saved bytes: what LibTorch's CPU allocator gave out between the batch's own copy and the end of forward and loss and
+/// did not get back once all names of the step's values but the loss are gone: the storages that autograd keeps,
+/// whichever node keeps them. Parameters existed before; weight codes that a node kept would count.
+nlohmann::ordered_json step_bench(const StepBenchRequest& request);
+
+/// {peak_rss_growth_bytes}: how far resident memory grows above what the built network takes, over three steps of one
+/// side ("float", "quantized"). For a process that did nothing else.
+nlohmann::ordered_json step_memory(const StepBenchRequest& request, const std::string& side);
+
+}  // namespace qat::trainers
