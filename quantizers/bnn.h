@@ -21,7 +21,10 @@ class Bnn final : public quant::Quantizer {
   Bnn(const quant::QuantSpec& spec, const quant::QuantizerOptions& options);
 
   std::string method() const override { return "bnn"; }
-  quant::Traits traits() const override { return {.integer_levels = false, .code_bits = 2}; }
+  /// A clip around [-1, 1] (hardtanh) changes no sign, and passes every gradient that bnn passes.
+  quant::Traits traits() const override {
+    return {.integer_levels = false, .code_bits = 2, .keeps_limits = spec().lowest <= -1 && spec().highest >= 1};
+  }
   void observe(const at::Tensor&) override {}
   void project_weight(at::Tensor& weight) override;
 

@@ -221,5 +221,36 @@ TEST(Insert, LevelsThatAreNoCodesMakeLayersComputeInFloat) {
   EXPECT_EQ(r.layer("layer1.1.conv1").values_reason(), "");
 }
 
+struct HardtanhNet : torch::nn::Module {
+  explicit HardtanhNet(double limit) : limit(limit) {}
+  torch::nn::Conv2d conv = register_module("conv", torch::nn::Conv2d(torch::nn::Conv2dOptions(3, 4, 3)));
+  torch::nn::Conv2d next = register_module("next", torch::nn::Conv2d(torch::nn::Conv2dOptions(4, 4, 3)));
+  at::Tensor forward(const at::Tensor& x) { return next(at::hardtanh(conv(x), -limit, limit)).mean({2, 3}); }
+  double limit;
+};
+
+TEST(Insert, SignsAreTheSameBehindAClipAroundThem) {
+  const auto quantized = [](double limit) {
+    HardtanhNet float_net(limit);
+    quant::QuantizationConfig config;
+    config.rules.push_back(config::load_text("{match: {name: conv}, activation: {quantizer: bnn}}", "r", {}).root());
+    return test::quantize(float_net, {3, 8, 8}, config, at::randn({2, 3, 8, 8}));
+  };
+  at::manual_seed(2);
+  const auto net = quantized(1);
+  const at::Tensor x = at::randn({2, 3, 8, 8});
+  net->eval();
+  net->forward(x, [](const nn::QLayer& layer, const nn::Value& value) {
+    if (layer.label() != "conv") return;
+    EXPECT_TRUE(nn::to_float(value).abs().eq(1).all().item<bool>());
+  });
+  try {
+    quantized(0.5);
+    FAIL() << "accepted";
+  } catch (const ConfigError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("the range of bnn cannot take the place of clip(-0.5, 0.5)"));
+  }
+}
+
 }  // namespace
 }  // namespace qat::graph
