@@ -32,29 +32,36 @@ void check_sizes(at::IntArrayRef x, at::IntArrayRef w, const ConvCall& call) {
             "{}: expected strides, paddings and dilations in {} dimensions", call.name, spatial);
 }
 
-/// Keeps accumulators for backward as the memory mode says.
-void keep(ConvBackward& saved, const Tensor& acc, const ops::ChannelStatistics& stats, Memory memory) {
-  const int64_t rows = acc.size(0), channels = acc.size(1);
+/// The accumulators' way to int16; without tensor where they are kept otherwise, or not.
+struct Compacting {
+  std::vector<int32_t> middle;
+  std::vector<float> gain;
+  ops::Compaction compaction() const { return {middle.data(), gain.data(), kept.mutable_data_ptr<int16_t>()}; }
+  Tensor kept;
+};
+
+/// Keeps accumulators for backward as the memory mode says; int16 is left to be written.
+Compacting keep(ConvBackward& saved, const Tensor& acc, const ops::ChannelStatistics& stats, Memory memory) {
+  Compacting result;
   if (memory == Memory::kRecompute) {
     saved.recompute = true;
   } else if (memory == Memory::kExact) {
     saved.kept = acc;
   } else {
-    std::vector<int32_t> middle(channels);
-    std::vector<float> gain(channels), step(channels);
+    const int64_t rows = acc.size(0), channels = acc.size(1);
+    result.middle.resize(channels), result.gain.resize(channels);
+    std::vector<float> step(channels);
     for (int64_t c = 0; c < channels; ++c) {
       const int64_t width = static_cast<int64_t>(stats.max[c]) - stats.min[c];
-      middle[c] = static_cast<int32_t>(stats.min[c] + width / 2);
-      gain[c] = width == 0 ? 0.0f : static_cast<float>(65000.0 / static_cast<double>(width));
+      result.middle[c] = static_cast<int32_t>(stats.min[c] + width / 2);
+      result.gain[c] = width == 0 ? 0.0f : static_cast<float>(65000.0 / static_cast<double>(width));
       step[c] = static_cast<float>(static_cast<double>(width) / 65000.0);
     }
-    saved.kept = at::empty({rows, channels}, at::kShort);
-    const PassTimer timer("accumulators kept");
-    ops::compact(acc.const_data_ptr<int32_t>(), rows, channels, middle.data(), gain.data(),
-                 saved.kept.mutable_data_ptr<int16_t>());
-    saved.middle = to_tensor(middle);
+    saved.kept = result.kept = at::empty({rows, channels}, at::kShort);
+    saved.middle = to_tensor(result.middle);
     saved.step = to_tensor(step);
   }
+  return result;
 }
 
 /// Smallest and largest of scale[c] * acc + offset[c] over all channels, after the ReLU.
@@ -208,7 +215,13 @@ ConvResult conv(const QuantizedTensor& x, const QuantizedWeight& w, const ConvCa
   }
   const auto& [acc, sizes] = made;
   const int64_t rows = acc.size(0);
-  if (keeping) keep(*saved, acc, stats, call.memory);
+  Compacting compacting;
+  if (keeping) compacting = keep(*saved, acc, stats, call.memory);
+  if (compacting.kept.defined() && !(live && call.output)) {
+    const PassTimer timer("accumulators kept");
+    ops::compact(acc.const_data_ptr<int32_t>(), rows, channels, compacting.middle.data(), compacting.gain.data(),
+                 compacting.kept.mutable_data_ptr<int16_t>());
+  }
 
   const float* folded_scale = saved->w_scale.const_data_ptr<float>();
   if (!call.output) {
@@ -246,8 +259,9 @@ ConvResult conv(const QuantizedTensor& x, const QuantizedWeight& w, const ConvCa
       multiplier[c] = static_cast<float>(real_scale[c] / y_scale);
       offset[c] = static_cast<float>(real_offset[c] / y_scale);
     }
+    const ops::Compaction compaction = compacting.kept.defined() ? compacting.compaction() : ops::Compaction{};
     ops::requantize_affine(accumulators, rows, channels, multiplier.data(), offset.data(), range,
-                           codes.mutable_data_ptr<uint8_t>(), inside, call.relu);
+                           codes.mutable_data_ptr<uint8_t>(), inside, call.relu, &compaction);
   } else {
     multiplier = ops::multipliers(std::vector<float>(folded_scale, folded_scale + channels), x.scale(), y_scale);
     ops::requantize(accumulators, rows, channels, bias.data(), multiplier.data(), range,

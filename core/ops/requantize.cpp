@@ -217,8 +217,13 @@ void requantize_matrix(const int32_t* acc, int64_t rows, int64_t channels, const
                          .zero_point = range.zero_point,
                          .relu = relu,
                          .period = period_of(channels)};
-  for_chunks(n, chunk_of(q.period),
-             [&](int64_t, int64_t begin, int64_t end) { quantize_elements(q, acc, begin, end, codes, inside); });
+  const Periodic<int32_t> middles(compaction.middle, channels);
+  const Periodic<float> gains(compaction.gain, channels);
+  const Compaction periodic{.middle = middles.data(), .gain = gains.data(), .kept = compaction.kept};
+  for_chunks(n, chunk_of(q.period), [&](int64_t, int64_t begin, int64_t end) {
+    if (periodic.kept != nullptr) compact_elements(periodic, acc, q.period, begin, end);
+    quantize_elements(q, acc, begin, end, codes, inside);
+  });
 }
 
 }  // namespace
@@ -288,9 +293,8 @@ void compact(const int32_t* acc, int64_t rows, int64_t channels, const int32_t* 
   const Periodic<float> gains(gain, channels);
   const int64_t period = period_of(channels);
   const Compaction periodic{.middle = middles.data(), .gain = gains.data(), .kept = kept};
-  for_chunks(rows * channels, chunk_of(period), [&](int64_t, int64_t begin, int64_t end) {
-    compact_elements(periodic, acc, period, begin, end);
-  });
+  for_chunks(rows * channels, chunk_of(period),
+             [&](int64_t, int64_t begin, int64_t end) { compact_elements(periodic, acc, period, begin, end); });
 }
 
 #define QAT_INSTANTIATE(Code)                                                                                      \

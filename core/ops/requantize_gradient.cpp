@@ -312,14 +312,15 @@ class ScaleSums {
 
 template <class Code>
 double sum_of(ScaleSums<Code> sums, int64_t n, int64_t period) {
-  for_chunks(n, chunk_of(period), [&](int64_t index, int64_t begin, int64_t end) { sums.add_chunk(index, begin, end); });
+  for_chunks(n, chunk_of(period),
+             [&](int64_t index, int64_t begin, int64_t end) { sums.add_chunk(index, begin, end); });
   return sums.total();
 }
 
 }  // namespace
 
-void reduce_gradient(const float* g, const uint8_t* inside, const KeptAccumulators& kept, int64_t rows, int64_t channels,
-                     double* s1, double* s2, const ScaleGradient* scale) {
+void reduce_gradient(const float* g, const uint8_t* inside, const KeptAccumulators& kept, int64_t rows,
+                     int64_t channels, double* s1, double* s2, const ScaleGradient* scale) {
   const bool products = s2 != nullptr && (kept.compact != nullptr || kept.exact != nullptr);
   std::fill(s1, s1 + channels, 0.0);
   if (products) std::fill(s2, s2 + channels, 0.0);
