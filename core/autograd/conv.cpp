@@ -1,45 +1,21 @@
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/convolution.h>
-#include <ATen/ops/convolution_backward.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/from_blob.h>
-#include <ATen/ops/mm.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
 
-#include "core/autograd/functions.h"
-#include "core/autograd/node.h"
+#include "core/autograd/conv_backward.h"
 #include "core/base/error.h"
 #include "core/base/pass_timer.h"
 #include "core/ops/convolve.h"
-#include "core/ops/encode.h"
 #include "core/ops/requantize.h"
 
 namespace qat::autograd {
 namespace {
 
 using at::Tensor;
-
-template <class T>
-Tensor to_tensor(const std::vector<T>& values) {
-  return at::from_blob(const_cast<T*>(values.data()), {static_cast<int64_t>(values.size())},
-                       at::TensorOptions(c10::CppTypeToScalarType<T>::value))
-      .clone();
-}
-
-Tensor to_float_tensor(const std::vector<double>& values) {
-  return to_tensor(std::vector<float>(values.begin(), values.end()));
-}
-
-/// [C] -> [C, 1, 1, 1] or [C, 1], to scale a weight's rows.
-Tensor per_row(const Tensor& v, int64_t dims) {
-  std::vector<int64_t> sizes(dims, 1);
-  sizes[0] = v.numel();
-  return v.view(sizes);
-}
 
 void check_sizes(at::IntArrayRef x, at::IntArrayRef w, const ConvCall& call) {
   QAT_CHECK(x.size() == w.size() && x.size() >= 2 && x.size() <= 5,
@@ -54,223 +30,36 @@ void check_sizes(at::IntArrayRef x, at::IntArrayRef w, const ConvCall& call) {
             "{}: expected strides, paddings and dilations in {} dimensions", call.name, spatial);
 }
 
-/// Whether the integer kernels run it; a one-dimensional convolution is a two-dimensional one of height 1.
-bool has_integer_kernel(size_t dims, const ConvCall& call) { return dims <= 4 && !call.geometry.transposed; }
-
-ops::ConvGeometry kernel_geometry(at::IntArrayRef x, at::IntArrayRef w, const ConvCall& call) {
-  ops::ConvGeometry g;
-  g.batch = x[0];
-  g.in_c = x[1];
-  g.out_c = w[0];
-  g.groups = call.geometry.groups;
-  if (x.size() == 2) return g;
-  const auto& [stride, padding, dilation, output_padding, groups, transposed] = call.geometry;
-  g.in_w = x.back(), g.kernel_w = w.back(), g.stride_w = stride.back(), g.dilation_w = dilation.back();
-  g.pad_left = g.pad_right = padding.back();
-  if (x.size() == 4) {
-    g.in_h = x[2], g.kernel_h = w[2], g.stride_h = stride[0], g.dilation_h = dilation[0];
-    g.pad_top = g.pad_bottom = padding[0];
-  }
-  QAT_CHECK(g.out_h() > 0 && g.out_w() > 0, "{}: a {}x{} input is too small for its kernel", call.name, g.in_h, g.in_w);
-  return g;
-}
-
-std::vector<int64_t> output_padding_of(const ConvCall& call) {
-  const ConvGeometry& g = call.geometry;
-  return g.output_padding.empty() ? std::vector<int64_t>(g.stride.size(), 0) : g.output_padding;
-}
-
-/// What backward keeps, and the gradient rules of the whole block.
-struct ConvBackward final : Backward {
-  std::string layer;
-  ConvCall call;  // without tensors, observers or output
-  at::Tensor x_codes;
-  float x_scale = 1;
-  ops::CodeRange x_range;
-  bool has_bias = false, has_norm = false;
-
-  // The weight that ran: raw codes in the live phase, folded ones otherwise.
-  at::Tensor w_codes, w_scale;
-  std::vector<double> k;              // folded: the gain of batch norm
-  std::vector<double> weight_factor;  // of the gradient at the weight's handle to that of the weight that ran; empty: 1
-
-  at::Tensor inside;  // bit mask; undefined: everywhere
-  at::Tensor kept;    // int16 (compact) or int32 accumulators; undefined: none, or recomputed
-  bool recompute = false;
-  at::Tensor middle, step;  // with int16
-
-  // Live batch norm: xhat = p * acc + q.
-  std::vector<double> p, q, gain;  // gain = gamma / sqrt(var + eps)
-  LiveStatistics statistics = LiveStatistics::kBatch;
-
-  // A learned output scale.
-  bool learn = false;
-  at::Tensor y_codes;
-  std::vector<float> multiplier, offset;
-  ops::CodeRange y_range;
-  double gradient_scale = 1;
-
-  std::string name() const override { return "qat::conv(" + layer + ")"; }
-
-  Tensor accumulators() const;
-  std::vector<Tensor> apply(const Tensor& grad, const std::vector<bool>& needed) override;
+/// The accumulators' way to int16; without tensor where they are kept otherwise, or not.
+struct Compacting {
+  std::vector<int32_t> middle;
+  std::vector<float> gain;
+  ops::Compaction compaction() const { return {middle.data(), gain.data(), kept.mutable_data_ptr<int16_t>()}; }
+  Tensor kept;
 };
 
-/// int32 [rows, C], and the sizes [N, C, spatial...] of the map that the rows are.
-struct Accumulators {
-  Tensor values;
-  std::vector<int64_t> sizes;
-};
-
-Accumulators run_convolution(const ConvCall& call, const Tensor& x_codes, const ops::CodeRange& x_range,
-                             const Tensor& w_codes) {
-  const int32_t zero_point = x_range.zero_point;
-  if (has_integer_kernel(x_codes.dim(), call)) {
-    const ops::ConvGeometry g = kernel_geometry(x_codes.sizes(), w_codes.sizes(), call);
-    Accumulators acc{at::empty({g.rows(), g.out_c}, at::kInt), {g.batch, g.out_c}};
-    if (x_codes.dim() == 4) acc.sizes.push_back(g.out_h());
-    if (x_codes.dim() >= 3) acc.sizes.push_back(g.out_w());
-    const PassTimer timer("convolution");
-    ops::PackedConvolution<uint8_t>(g, w_codes.const_data_ptr<int8_t>(), zero_point, x_range.hi)
-        .accumulate(x_codes.const_data_ptr<uint8_t>(), g.batch, acc.values.mutable_data_ptr<int32_t>());
-    return acc;
-  }
-  // float64 holds every sum of products of codes exactly.
-  const ConvGeometry& g = call.geometry;
-  const Tensor w = w_codes.to(at::kDouble);
-  const Tensor y =
-      at::convolution(x_codes.to(at::kDouble).sub_(zero_point), g.transposed ? output_first(w, g.groups) : w, Tensor(),
-                      g.stride, g.padding, g.dilation, g.transposed, output_padding_of(call), g.groups);
-  return {y.movedim(1, -1).reshape({-1, y.size(1)}).to(at::kInt), y.sizes().vec()};
-}
-
-Tensor ConvBackward::accumulators() const { return run_convolution(call, x_codes, x_range, w_codes).values; }
-
-std::vector<Tensor> ConvBackward::apply(const Tensor& grad, const std::vector<bool>& needed) {
-  const int64_t channels = w_codes.size(0);
-  const int64_t rows = channels == 0 ? 0 : grad.numel() / channels;
-  const float* g = grad.const_data_ptr<float>();
-  const uint8_t* bits = inside.defined() ? inside.const_data_ptr<uint8_t>() : nullptr;
-
-  ops::KeptAccumulators acc;
-  if (recompute) kept = accumulators();
-  if (kept.defined()) {
-    if (kept.scalar_type() == at::kShort) {
-      acc.compact = kept.const_data_ptr<int16_t>();
-      acc.middle = middle.const_data_ptr<int32_t>();
-      acc.step = step.const_data_ptr<float>();
-    } else {
-      acc.exact = kept.const_data_ptr<int32_t>();
-    }
-  }
-
-  // Inputs in order: x, w, [bias], [gamma, beta], [output scale].
-  std::vector<Tensor> result(needed.size());
-  size_t next = 2;
-  const size_t bias_at = has_bias ? next++ : 0, gamma_at = has_norm ? next : 0, beta_at = has_norm ? next + 1 : 0;
-  if (has_norm) next += 2;
-  if (learn && needed[next]) {
-    const PassTimer timer("gradient of the output scale");
-    const double ds = ops::scale_gradient(g, y_codes.const_data_ptr<uint8_t>(), bits, acc, multiplier.data(),
-                                          offset.empty() ? nullptr : offset.data(), y_range, rows, channels);
-    result[next] = to_tensor(std::vector<float>{static_cast<float>(ds * gradient_scale)});
-  }
-
-  const bool live = !p.empty();
-  std::vector<double> s1(channels), s2(channels);
-  {
-    const PassTimer timer("sums of gradients");
-    ops::reduce_gradient(g, bits, live ? acc : ops::KeptAccumulators{}, rows, channels, s1.data(),
-                         live ? s2.data() : nullptr);
-  }
-
-  Tensor dy = empty_kernel_layout(grad.sizes(), at::kFloat);
-  if (live) {
-    std::vector<float> a(channels), b(channels), c(channels);
-    std::vector<double> dgamma(channels);
-    for (int64_t i = 0; i < channels; ++i) {
-      dgamma[i] = p[i] * s2[i] + q[i] * s1[i];
-      a[i] = static_cast<float>(gain[i]);
-      if (statistics == LiveStatistics::kRunning) continue;  // constants
-      const double per_row_of = 1.0 / static_cast<double>(rows);
-      b[i] = static_cast<float>(-gain[i] * p[i] * dgamma[i] * per_row_of);
-      c[i] = static_cast<float>(-gain[i] * (s1[i] + q[i] * dgamma[i]) * per_row_of);
-    }
-    const PassTimer timer("batch norm's gradient");
-    ops::batch_norm_gradient(g, bits, acc, rows, channels, a.data(), b.data(), c.data(), dy.mutable_data_ptr<float>());
-    if (needed[gamma_at]) result[gamma_at] = to_float_tensor(dgamma);
-    if (needed[beta_at]) result[beta_at] = to_float_tensor(s1);
-    if (has_bias && needed[bias_at]) {
-      // The batch mean takes the bias away again.
-      const double through = statistics == LiveStatistics::kRunning ? 1.0 : 0.0;
-      for (int64_t i = 0; i < channels; ++i) s1[i] *= through * gain[i];
-      result[bias_at] = to_float_tensor(s1);
-    }
-  } else {
-    if (bits != nullptr) {
-      const PassTimer timer("masked gradient");
-      ops::mask_gradient(g, bits, grad.numel(), dy.mutable_data_ptr<float>());
-    } else {
-      dy = grad;
-    }
-    if (has_norm && needed[beta_at]) result[beta_at] = to_float_tensor(s1);
-    if (has_bias && needed[bias_at]) {
-      for (int64_t i = 0; i < channels; ++i) s1[i] *= k[i];
-      result[bias_at] = to_float_tensor(s1);
-    }
-  }
-
-  if (!needed[0] && !needed[1]) return result;
-  const PassTimer timer("gradients of convolutions");
-  const int64_t dims = w_codes.dim();
-  Tensor x, w;
-  if (needed[1]) {
-    x = empty_kernel_layout(x_codes.sizes(), at::kFloat);
-    ops::dequantize(x_codes.const_data_ptr<uint8_t>(), x_codes.numel(), x_scale, x_range.zero_point,
-                    x.mutable_data_ptr<float>());
-  } else {
-    x = empty_kernel_layout(x_codes.sizes(), at::kFloat);  // only its sizes are read
-  }
-  w = w_codes.to(at::kFloat) * per_row(w_scale, dims);
-  if (dims > 2) {
-    const ConvGeometry& geometry = call.geometry;
-    if (geometry.transposed) w = output_first(w, geometry.groups);
-    auto [dx, dw, db] = at::convolution_backward(dy, x, w, at::OptionalIntArrayRef(), geometry.stride, geometry.padding,
-                                                 geometry.dilation, geometry.transposed, output_padding_of(call),
-                                                 geometry.groups, {needed[0], needed[1], false});
-    if (needed[0]) result[0] = kernel_layout(dx);
-    if (needed[1]) result[1] = kernel_layout(geometry.transposed ? output_first(dw, geometry.groups) : dw);
-  } else {
-    if (needed[0]) result[0] = at::mm(dy, w);
-    if (needed[1]) result[1] = at::mm(dy.t(), x);
-  }
-  if (needed[1] && !weight_factor.empty()) result[1].mul_(per_row(to_float_tensor(weight_factor), dims));
-  return result;
-}
-
-/// Keeps accumulators for backward as the memory mode says.
-void keep(ConvBackward& saved, const Tensor& acc, const ops::ChannelStatistics& stats, Memory memory) {
-  const int64_t rows = acc.size(0), channels = acc.size(1);
+/// Keeps accumulators for backward as the memory mode says; int16 is left to be written.
+Compacting keep(ConvBackward& saved, const Tensor& acc, const ops::ChannelStatistics& stats, Memory memory) {
+  Compacting result;
   if (memory == Memory::kRecompute) {
     saved.recompute = true;
   } else if (memory == Memory::kExact) {
     saved.kept = acc;
   } else {
-    std::vector<int32_t> middle(channels);
-    std::vector<float> gain(channels), step(channels);
+    const int64_t rows = acc.size(0), channels = acc.size(1);
+    result.middle.resize(channels), result.gain.resize(channels);
+    std::vector<float> step(channels);
     for (int64_t c = 0; c < channels; ++c) {
       const int64_t width = static_cast<int64_t>(stats.max[c]) - stats.min[c];
-      middle[c] = static_cast<int32_t>(stats.min[c] + width / 2);
-      gain[c] = width == 0 ? 0.0f : static_cast<float>(65000.0 / static_cast<double>(width));
+      result.middle[c] = static_cast<int32_t>(stats.min[c] + width / 2);
+      result.gain[c] = width == 0 ? 0.0f : static_cast<float>(65000.0 / static_cast<double>(width));
       step[c] = static_cast<float>(static_cast<double>(width) / 65000.0);
     }
-    saved.kept = at::empty({rows, channels}, at::kShort);
-    const PassTimer timer("accumulators kept");
-    ops::compact(acc.const_data_ptr<int32_t>(), rows, channels, middle.data(), gain.data(),
-                 saved.kept.mutable_data_ptr<int16_t>());
-    saved.middle = to_tensor(middle);
+    saved.kept = result.kept = at::empty({rows, channels}, at::kShort);
+    saved.middle = to_tensor(result.middle);
     saved.step = to_tensor(step);
   }
+  return result;
 }
 
 /// Smallest and largest of scale[c] * acc + offset[c] over all channels, after the ReLU.
@@ -424,7 +213,13 @@ ConvResult conv(const QuantizedTensor& x, const QuantizedWeight& w, const ConvCa
   }
   const auto& [acc, sizes] = made;
   const int64_t rows = acc.size(0);
-  if (keeping) keep(*saved, acc, stats, call.memory);
+  Compacting compacting;
+  if (keeping) compacting = keep(*saved, acc, stats, call.memory);
+  if (compacting.kept.defined() && !(live && call.output)) {
+    const PassTimer timer("accumulators kept");
+    ops::compact(acc.const_data_ptr<int32_t>(), rows, channels, compacting.middle.data(), compacting.gain.data(),
+                 compacting.kept.mutable_data_ptr<int16_t>());
+  }
 
   const float* folded_scale = saved->w_scale.const_data_ptr<float>();
   if (!call.output) {
@@ -462,8 +257,9 @@ ConvResult conv(const QuantizedTensor& x, const QuantizedWeight& w, const ConvCa
       multiplier[c] = static_cast<float>(real_scale[c] / y_scale);
       offset[c] = static_cast<float>(real_offset[c] / y_scale);
     }
+    const ops::Compaction compaction = compacting.kept.defined() ? compacting.compaction() : ops::Compaction{};
     ops::requantize_affine(accumulators, rows, channels, multiplier.data(), offset.data(), range,
-                           codes.mutable_data_ptr<uint8_t>(), inside, call.relu);
+                           codes.mutable_data_ptr<uint8_t>(), inside, call.relu, &compaction);
   } else {
     multiplier = ops::multipliers(std::vector<float>(folded_scale, folded_scale + channels), x.scale(), y_scale);
     ops::requantize(accumulators, rows, channels, bias.data(), multiplier.data(), range,

@@ -241,12 +241,15 @@ QuantizedTensor add(const QuantizedTensor& a, const QuantizedTensor& b, const Ou
   const bool learn = output.learns();
   if (learn) inputs.push_back(output.scale);
   const bool record = needs_gradient(inputs);
-  if (output.observe) observe_values(output, real_values(a) + real_values(b), relu);
-
   auto saved = std::make_unique<AddBackward>();
   ops::BinaryParams& p = saved->params;
-  p.scale_a = a.scale(), p.scale_b = b.scale(), p.scale_y = output.scale_value();
+  p.scale_a = a.scale(), p.scale_b = b.scale();
   p.zero_a = a.zero_point(), p.zero_b = b.zero_point();
+  if (output.observe && a.codes().numel() > 0) {
+    const auto [lo, hi] = ops::add_range(codes_of(a.codes()), codes_of(b.codes()), a.codes().numel(), p);
+    output.observe(relu ? std::max(lo, 0.0f) : lo, relu ? std::max(hi, 0.0f) : hi);
+  }
+  p.scale_y = output.scale_value();
   p.range = output.range();
   QAT_CHECK(!relu || p.range.lo == p.range.zero_point, "a fused ReLU needs an output range that starts at zero");
   Tensor codes = empty_kernel_layout(a.sizes(), at::kByte);

@@ -9,6 +9,12 @@
 
 namespace qat::ops {
 
+/// A 1x1 convolution without stride, padding or groups: the matrix product of pixels and weights.
+inline bool is_pointwise(const ConvGeometry& g) {
+  return g.kernel_h == 1 && g.kernel_w == 1 && g.stride_h == 1 && g.stride_w == 1 && g.pad_top == 0 &&
+         g.pad_left == 0 && g.pad_bottom == 0 && g.pad_right == 0 && g.groups == 1;
+}
+
 /// acc[row][co] = sum over the kernel of (x - zero_point) * w; a padded pixel contributes 0.
 ///   x    NHWC codes (uint8_t or int8_t)
 ///   w    [co][kh][kw][ci / groups], centred: code - weight zero point, in [-255, 255]

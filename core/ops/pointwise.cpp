@@ -1,4 +1,4 @@
-// Compiled once for every vector target (Highway's foreach_target): the kernels are plain loops that the compiler
+// Compiled once for every vector target (Highway's foreach_target): most kernels are plain loops that the compiler
 // vectorizes. std::fma is one instruction on targets that have it and the C library's exact function on the others, so
 // that all targets give the same codes.
 #include "core/ops/pointwise.h"
@@ -8,7 +8,9 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <numeric>
 #include <type_traits>
@@ -16,8 +18,10 @@
 #include <vector>
 
 #include "core/ops/mask.h"
+#include "core/ops/periods.h"
 #include "core/ops/pieces.h"
 #include "core/ops/round.h"
+#include "core/ops/vector_inl.h"
 
 #ifndef QAT_OPS_POINTWISE_CONSTANTS  // not once per target
 #define QAT_OPS_POINTWISE_CONSTANTS
@@ -39,41 +43,119 @@ struct MulConstants {
 HWY_BEFORE_NAMESPACE();
 namespace qat::ops::HWY_NAMESPACE {
 
+using F32 = hn::CappedTag<float, kStep>;
+using I32 = hn::Rebind<int32_t, F32>;
+using F64 = hn::ScalableTag<double>;
+using Half = hn::Rebind<float, F64>;
+constexpr int64_t kLanes = hn::MaxLanes(F32());
+constexpr int64_t kDoubles = hn::MaxLanes(F64());
+
+template <class D, class Code>
+HWY_INLINE hn::Vec<D> floats(D d, const Code* codes) {
+  const hn::Rebind<int32_t, D> di;
+  return hn::ConvertTo(d, hn::PromoteTo(di, hn::LoadU(hn::Rebind<Code, D>(), codes)));
+}
+
+template <class D, class Code>
+HWY_INLINE hn::Vec<D> sum_of(D d, const Code* a, const Code* b, const AddConstants& k) {
+  const auto inner = fused(d, floats(d, b), hn::Set(d, k.rb), hn::Set(d, k.f));
+  return fused(d, floats(d, a), hn::Set(d, k.ra), inner);
+}
+
+/// kStep codes; returns their mask bits. y may be a or b.
 template <class Code>
-void add_piece(const Code* a, const Code* b, int64_t n, const AddConstants k, Code* y) {
-  for (int64_t i = 0; i < n; ++i) {
-    const float v = std::fma(static_cast<float>(a[i]), k.ra, std::fma(static_cast<float>(b[i]), k.rb, k.f));
-    y[i] = static_cast<Code>(static_cast<int32_t>(round_even(clip(v, k.lo, k.hi))));
+HWY_INLINE uint32_t add_step(const Code* a, const Code* b, const AddConstants& k, float above, Code* y) {
+  const F32 d;
+  const hn::Rebind<Code, F32> dc;
+  const auto lo = hn::Set(d, k.lo), hi = hn::Set(d, k.hi), limit = hn::Set(d, above);
+  const auto magic = hn::Set(d, 12582912.0f);  // round_even()
+  uint32_t inside = 0;
+#pragma GCC unroll 8
+  for (int64_t i = 0; i < kStep; i += kLanes) {
+    const auto v = sum_of(d, a + i, b + i, k);
+    inside |= bits_of(d, hn::And(hn::And(hn::Ge(v, lo), hn::Le(v, hi)), hn::Gt(v, limit))) << i;
+    const auto rounded = hn::Sub(hn::Add(hn::Min(hn::Max(v, lo), hi), magic), magic);
+    hn::StoreU(hn::DemoteTo(dc, hn::ConvertTo(I32(), rounded)), dc, y + i);
+  }
+  return inside;
+}
+
+/// n starts at a whole byte of the mask, which may be null.
+template <class Code>
+HWY_INLINE void add_piece(const Code* a, const Code* b, int64_t n, const AddConstants& k, float above, Code* y,
+                          uint8_t* inside) {
+  for (int64_t i = 0; i < n; i += kStep) {
+    const int64_t count = std::min(kStep, n - i);
+    uint32_t bits;
+    if (count == kStep) {
+      bits = add_step(a + i, b + i, k, above, y + i);
+    } else {
+      Code last_a[kStep] = {}, last_b[kStep] = {}, last_y[kStep];
+      std::memcpy(last_a, a + i, static_cast<size_t>(count));
+      std::memcpy(last_b, b + i, static_cast<size_t>(count));
+      bits = add_step(last_a, last_b, k, above, last_y) & ((1u << count) - 1);
+      std::memcpy(y + i, last_y, static_cast<size_t>(count));
+    }
+    if (inside == nullptr) continue;
+    for (int64_t bit = 0; bit < count; bit += 8) inside[(i + bit) / 8] = static_cast<uint8_t>(bits >> bit);
   }
 }
 
+/// Smallest and largest scale_a * (a - zero_a) + scale_b * (b - zero_b).
 template <class Code>
-void add_flags_piece(const Code* __restrict a, const Code* __restrict b, int64_t n, const AddConstants k, float above,
-                     uint8_t* __restrict flags) {
-  for (int64_t i = 0; i < n; ++i) {
-    const float v = std::fma(static_cast<float>(a[i]), k.ra, std::fma(static_cast<float>(b[i]), k.rb, k.f));
-    flags[i] = static_cast<uint8_t>((v >= k.lo) & (v <= k.hi) & (v > above));
-  }
+HWY_INLINE void range_piece(const Code* a, const Code* b, int64_t n, const BinaryParams& p, float* lowest,
+                            float* highest) {
+  const auto run = [&](auto d, int64_t begin, int64_t end) HWY_ATTR {
+    using D = decltype(d);
+    auto lo = hn::Set(d, *lowest), hi = hn::Set(d, *highest);
+    const auto zero_a = hn::Set(d, static_cast<float>(p.zero_a)), zero_b = hn::Set(d, static_cast<float>(p.zero_b));
+    const auto scale_a = hn::Set(d, p.scale_a), scale_b = hn::Set(d, p.scale_b);
+    for (int64_t i = begin; i < end; i += hn::MaxLanes(D())) {
+      const auto v = hn::Add(hn::Mul(scale_a, hn::Sub(floats(d, a + i), zero_a)),
+                             hn::Mul(scale_b, hn::Sub(floats(d, b + i), zero_b)));
+      lo = hn::Min(lo, v);
+      hi = hn::Max(hi, v);
+    }
+    *lowest = hn::GetLane(hn::MinOfLanes(d, lo));
+    *highest = hn::GetLane(hn::MaxOfLanes(d, hi));
+  };
+  const int64_t whole = n / kLanes * kLanes;
+  run(F32(), 0, whole);
+  run(hn::CappedTag<float, 1>(), whole, n);
 }
 
-/// Sum of g * (y - (inside ? value : z)) in 16 lanes.
+/// Sum of g * (y - (inside ? value : z)) in 16 lanes, which are added in their order.
 template <class Code>
-double add_gradient_piece(const float* __restrict g, const Code* __restrict a, const Code* __restrict b,
-                          const Code* __restrict y, const uint8_t* __restrict inside, int64_t n, const AddConstants k,
-                          float zero_y) {
-  constexpr int64_t kLanes = 16;
-  double lanes[kLanes] = {};
-  for (int64_t begin = 0; begin < n; begin += kLanes) {
-    const int64_t count = n - begin < kLanes ? n - begin : kLanes;
-    for (int64_t l = 0; l < count; ++l) {
-      const int64_t i = begin + l;
-      const float v = std::fma(static_cast<float>(a[i]), k.ra, std::fma(static_cast<float>(b[i]), k.rb, k.f));
-      const float t = mask_bit(inside, i) ? v : zero_y;
-      lanes[l] += static_cast<double>(g[i]) * static_cast<double>(static_cast<float>(y[i]) - t);
+HWY_INLINE double add_gradient_piece(const float* g, const Code* a, const Code* b, const Code* y, const uint8_t* inside,
+                                     int64_t n, const AddConstants& k, float zero_y) {
+  constexpr int64_t kSums = 16;
+  const Half d;
+  const F64 dd;
+  double lanes[kSums] = {};
+  hn::Vec<F64> sums[kSums / kDoubles];
+#pragma GCC unroll 16
+  for (auto& sum : sums) sum = hn::Zero(dd);
+  const int64_t whole = n / kSums * kSums;
+  for (int64_t i = 0; i < whole; i += kSums) {
+#pragma GCC unroll 16
+    for (int64_t v = 0; v < kSums / kDoubles; ++v) {
+      const int64_t at = i + v * kDoubles;
+      auto t = sum_of(d, a + at, b + at, k);
+      if (inside != nullptr) t = hn::IfThenElse(load_mask(d, inside, at), t, hn::Set(d, zero_y));
+      const auto difference = hn::PromoteTo(dd, hn::Sub(floats(d, y + at), t));
+      // The product of two floats is exact in double: fused or not, the sum is the same.
+      sums[v] = hn::MulAdd(hn::PromoteTo(dd, hn::LoadU(d, g + at)), difference, sums[v]);
     }
   }
+#pragma GCC unroll 16
+  for (int64_t v = 0; v < kSums / kDoubles; ++v) hn::StoreU(sums[v], dd, lanes + v * kDoubles);
+  for (int64_t i = whole; i < n; ++i) {
+    const float v = std::fma(static_cast<float>(a[i]), k.ra, std::fma(static_cast<float>(b[i]), k.rb, k.f));
+    const float t = mask_bit(inside, i) ? v : zero_y;
+    lanes[i - whole] += static_cast<double>(g[i]) * static_cast<double>(static_cast<float>(y[i]) - t);
+  }
   double sum = 0;
-  for (int64_t l = 0; l < kLanes; ++l) sum += lanes[l];
+  for (int64_t l = 0; l < kSums; ++l) sum += lanes[l];
   return sum;
 }
 
@@ -92,12 +174,15 @@ void relu_piece(const Code* x, int64_t n, Code zero_point, Code* y) {
 }
 
 #define QAT_KERNELS(suffix, Code)                                                                                   \
-  void add_##suffix(const Code* a, const Code* b, int64_t n, AddConstants k, Code* y) { add_piece(a, b, n, k, y); } \
-  void add_flags_##suffix(const Code* a, const Code* b, int64_t n, AddConstants k, float above, uint8_t* flags) {   \
-    add_flags_piece(a, b, n, k, above, flags);                                                                      \
+  void add_##suffix(const Code* a, const Code* b, int64_t n, const AddConstants& k, float above, Code* y,           \
+                    uint8_t* inside) {                                                                              \
+    add_piece(a, b, n, k, above, y, inside);                                                                        \
+  }                                                                                                                 \
+  void range_##suffix(const Code* a, const Code* b, int64_t n, const BinaryParams& p, float* lo, float* hi) {       \
+    range_piece(a, b, n, p, lo, hi);                                                                                \
   }                                                                                                                 \
   double add_gradient_##suffix(const float* g, const Code* a, const Code* b, const Code* y, const uint8_t* inside,  \
-                               int64_t n, AddConstants k, float zero_y) {                                           \
+                               int64_t n, const AddConstants& k, float zero_y) {                                    \
     return add_gradient_piece(g, a, b, y, inside, n, k, zero_y);                                                    \
   }                                                                                                                 \
   void mul_##suffix(const Code* a, const Code* b, int64_t n, MulConstants k, Code* y) { mul_piece(a, b, n, k, y); } \
@@ -117,7 +202,7 @@ namespace {
   HWY_EXPORT(name##_u8); \
   HWY_EXPORT(name##_i8);
 QAT_EXPORT(add)
-QAT_EXPORT(add_flags)
+QAT_EXPORT(range)
 QAT_EXPORT(add_gradient)
 QAT_EXPORT(mul)
 QAT_EXPORT(relu)
@@ -163,14 +248,20 @@ void add(const Code* a, const Code* b, int64_t n, const BinaryParams& p, Code* y
   const AddConstants k = add_constants(p);
   const float above = relu ? k.lo : -std::numeric_limits<float>::infinity();
   for_pieces(n, [&](int64_t, int64_t begin, int64_t count) {
-    // The mask first: y may be a or b.
-    uint8_t flags[kPiece];
-    if (inside != nullptr) {
-      QAT_KERNEL(add_flags)(a + begin, b + begin, count, k, above, flags);
-      pack_mask(flags, count, inside + begin / 8);
-    }
-    QAT_KERNEL(add)(a + begin, b + begin, count, k, y + begin);
+    QAT_KERNEL(add)(a + begin, b + begin, count, k, above, y + begin, inside == nullptr ? nullptr : inside + begin / 8);
   });
+}
+
+template <class Code>
+std::pair<float, float> add_range(const Code* a, const Code* b, int64_t n, const BinaryParams& p) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  std::vector<std::pair<float, float>> ranges((n + kPiece - 1) / kPiece, {kInfinity, -kInfinity});
+  for_pieces(n, [&](int64_t piece, int64_t begin, int64_t count) {
+    QAT_KERNEL(range)(a + begin, b + begin, count, p, &ranges[piece].first, &ranges[piece].second);
+  });
+  std::pair<float, float> all{kInfinity, -kInfinity};
+  for (const auto& [lo, hi] : ranges) all = {std::min(all.first, lo), std::max(all.second, hi)};
+  return all;
 }
 
 template <class Code>
@@ -185,7 +276,9 @@ void add_broadcast(const Code* a, bool broadcast_a, const Code* b, int64_t batch
   const AddConstants k = add_constants(order);
 #pragma omp parallel for schedule(static) if (batch * pixels * channels >= 16 * kPiece)
   for (int64_t row = 0; row < batch * pixels; ++row) {
-    QAT_KERNEL(add)(a + row * channels, b + row / pixels * channels, channels, k, y + row * channels);
+    QAT_KERNEL(add)
+    (a + row * channels, b + row / pixels * channels, channels, k, -std::numeric_limits<float>::infinity(),
+     y + row * channels, nullptr);
   }
 }
 
@@ -242,6 +335,7 @@ double add_scale_gradient(const float* g, const Code* a, const Code* b, const Co
 
 #define QAT_INSTANTIATE(Code)                                                                                         \
   template void add<Code>(const Code*, const Code*, int64_t, const BinaryParams&, Code*, uint8_t*, bool);             \
+  template std::pair<float, float> add_range<Code>(const Code*, const Code*, int64_t, const BinaryParams&);           \
   template void add_broadcast<Code>(const Code*, bool, const Code*, int64_t, int64_t, int64_t, const BinaryParams&,   \
                                     Code*);                                                                           \
   template void mul<Code>(const Code*, const Code*, int64_t, const BinaryParams&, Code*);                             \

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "core/ops/types.h"
@@ -22,7 +23,11 @@ template <class Code>
 void add(const Code* a, const Code* b, int64_t n, const BinaryParams& p, Code* y, uint8_t* inside = nullptr,
          bool relu = false);
 
-/// The same with one operand [batch][channels] broadcast over the pixels of the other [batch][pixels][channels].
+/// Smallest and largest real value fl32(fl32(s_a (q_a - z_a)) + fl32(s_b (q_b - z_b))) of a sum, n > 0.
+template <class Code>
+std::pair<float, float> add_range(const Code* a, const Code* b, int64_t n, const BinaryParams& p);
+
+/// add() with one operand [batch][channels] broadcast over the pixels of the other [batch][pixels][channels].
 /// A broadcast A (N,C,1,1) swaps the two operands in the formula, as the runtime does; a broadcast B does not.
 template <class Code>
 void add_broadcast(const Code* a, bool broadcast_a, const Code* b, int64_t batch, int64_t pixels, int64_t channels,

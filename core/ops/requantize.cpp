@@ -196,9 +196,14 @@ void quantize_elements(const Requantization& q, const int32_t* acc, int64_t begi
   }
 }
 
+void compact_elements(const Compaction& c, const int32_t* acc, int64_t period, int64_t begin, int64_t end) {
+  HWY_DYNAMIC_DISPATCH(compact_range)(acc, c.middle, c.gain, period, begin, end, c.kept);
+}
+
 template <class Code>
 void requantize_matrix(const int32_t* acc, int64_t rows, int64_t channels, const int32_t* bias, const float* multiplier,
-                       const float* offset, CodeRange range, Code* codes, uint8_t* inside, bool relu) {
+                       const float* offset, CodeRange range, Code* codes, uint8_t* inside, bool relu,
+                       const Compaction& compaction) {
   check_range<Code>(range);
   const int64_t n = rows * channels;
   if (n == 0) return;
@@ -212,8 +217,13 @@ void requantize_matrix(const int32_t* acc, int64_t rows, int64_t channels, const
                          .zero_point = range.zero_point,
                          .relu = relu,
                          .period = period_of(channels)};
-  for_chunks(n, chunk_of(q.period),
-             [&](int64_t, int64_t begin, int64_t end) { quantize_elements(q, acc, begin, end, codes, inside); });
+  const Periodic<int32_t> middles(compaction.middle, channels);
+  const Periodic<float> gains(compaction.gain, channels);
+  const Compaction periodic{.middle = middles.data(), .gain = gains.data(), .kept = compaction.kept};
+  for_chunks(n, chunk_of(q.period), [&](int64_t, int64_t begin, int64_t end) {
+    if (periodic.kept != nullptr) compact_elements(periodic, acc, q.period, begin, end);
+    quantize_elements(q, acc, begin, end, codes, inside);
+  });
 }
 
 }  // namespace
@@ -255,13 +265,14 @@ template class Requantizer<int8_t>;
 template <class Code>
 void requantize(const int32_t* acc, int64_t rows, int64_t channels, const int32_t* bias, const float* multiplier,
                 CodeRange range, Code* codes, uint8_t* inside, bool relu) {
-  requantize_matrix(acc, rows, channels, bias, multiplier, nullptr, range, codes, inside, relu);
+  requantize_matrix(acc, rows, channels, bias, multiplier, nullptr, range, codes, inside, relu, {});
 }
 
 template <class Code>
 void requantize_affine(const int32_t* acc, int64_t rows, int64_t channels, const float* multiplier, const float* offset,
-                       CodeRange range, Code* codes, uint8_t* inside, bool relu) {
-  requantize_matrix(acc, rows, channels, nullptr, multiplier, offset, range, codes, inside, relu);
+                       CodeRange range, Code* codes, uint8_t* inside, bool relu, const Compaction* compaction) {
+  requantize_matrix(acc, rows, channels, nullptr, multiplier, offset, range, codes, inside, relu,
+                    compaction == nullptr ? Compaction{} : *compaction);
 }
 
 void dequantize_accumulators(const int32_t* acc, int64_t rows, int64_t channels, const int32_t* bias,
@@ -281,16 +292,16 @@ void compact(const int32_t* acc, int64_t rows, int64_t channels, const int32_t* 
   const Periodic<int32_t> middles(middle, channels);
   const Periodic<float> gains(gain, channels);
   const int64_t period = period_of(channels);
-  for_chunks(rows * channels, chunk_of(period), [&](int64_t, int64_t begin, int64_t end) {
-    HWY_DYNAMIC_DISPATCH(compact_range)(acc, middles.data(), gains.data(), period, begin, end, kept);
-  });
+  const Compaction periodic{.middle = middles.data(), .gain = gains.data(), .kept = kept};
+  for_chunks(rows * channels, chunk_of(period),
+             [&](int64_t, int64_t begin, int64_t end) { compact_elements(periodic, acc, period, begin, end); });
 }
 
 #define QAT_INSTANTIATE(Code)                                                                                      \
   template void requantize<Code>(const int32_t*, int64_t, int64_t, const int32_t*, const float*, CodeRange, Code*, \
                                  uint8_t*, bool);                                                                  \
   template void requantize_affine<Code>(const int32_t*, int64_t, int64_t, const float*, const float*, CodeRange,   \
-                                        Code*, uint8_t*, bool);
+                                        Code*, uint8_t*, bool, const Compaction*);
 QAT_INSTANTIATE(uint8_t)
 QAT_INSTANTIATE(int8_t)
 #undef QAT_INSTANTIATE

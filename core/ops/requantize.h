@@ -21,10 +21,18 @@ template <class Code>
 void requantize(const int32_t* acc, int64_t rows, int64_t channels, const int32_t* bias, const float* multiplier,
                 CodeRange range, Code* codes, uint8_t* inside = nullptr, bool relu = false);
 
-/// Live batch norm (training): t = fma(float(acc), multiplier[c], offset[c]), then as above.
+/// What compact() makes of the accumulators, in the pass of another function.
+struct Compaction {
+  const int32_t* middle = nullptr;
+  const float* gain = nullptr;
+  int16_t* kept = nullptr;
+};
+
+/// Live batch norm (training): t = fma(float(acc), multiplier[c], offset[c]), then as above. compaction: optional.
 template <class Code>
 void requantize_affine(const int32_t* acc, int64_t rows, int64_t channels, const float* multiplier, const float* offset,
-                       CodeRange range, Code* codes, uint8_t* inside = nullptr, bool relu = false);
+                       CodeRange range, Code* codes, uint8_t* inside = nullptr, bool relu = false,
+                       const Compaction* compaction = nullptr);
 
 /// y = fl32(float(acc + bias[c]) * multiplier[c]): a linear layer without output quantizer. bias may be null.
 void dequantize_accumulators(const int32_t* acc, int64_t rows, int64_t channels, const int32_t* bias,
@@ -44,10 +52,20 @@ struct KeptAccumulators {
   const float* step = nullptr;      // with compact
 };
 
+/// What scale_gradient() below makes of the same gradient and accumulators, in the pass of another function.
+struct ScaleGradient {
+  const uint8_t* codes = nullptr;
+  const float* multiplier = nullptr;
+  const float* offset = nullptr;
+  CodeRange range;
+  double* sum = nullptr;
+};
+
 /// s1[c] = sum of g where inside, s2[c] = sum of g * a where inside; double sums in a fixed order, independent of the
 /// number of threads. inside null: everywhere. kept with no pointer set: s2 is not computed (may be null).
+/// scale: optional, with kept accumulators; those are then multiplied into s2 only if s2 is not null.
 void reduce_gradient(const float* g, const uint8_t* inside, const KeptAccumulators& kept, int64_t rows, int64_t channels,
-                     double* s1, double* s2);
+                     double* s1, double* s2, const ScaleGradient* scale = nullptr);
 
 /// dx = (inside ? a_g[c] * g : 0) + b_a[c] * a + c0[c]: batch norm's input gradient.
 void batch_norm_gradient(const float* g, const uint8_t* inside, const KeptAccumulators& kept, int64_t rows,

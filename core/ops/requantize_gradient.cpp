@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <optional>
+#include <type_traits>
 #include <vector>
 
 #include "core/base/error.h"
@@ -253,54 +255,89 @@ class PeriodicKept {
   Kept view_;
 };
 
-/// Sums g * (code - z - t) in kStep virtual lanes a chunk, lanes and chunks added in their order.
+/// Sums of g * (code - z - t) in kStep virtual lanes a chunk, lanes and chunks added in their order.
 template <class Code>
-double scale_sum(const float* g, const Code* codes, const uint8_t* inside, const Unrounded& u, int32_t zero_point,
-                 int64_t n, int64_t period) {
-  const int64_t chunk = chunk_of(period);
-  std::vector<std::array<double, kStep>> lanes(static_cast<size_t>((n + chunk - 1) / chunk));
-  for_chunks(n, chunk, [&](int64_t index, int64_t begin, int64_t end) {
-    double* sums = lanes[static_cast<size_t>(index)].data();
+class ScaleSums {
+ public:
+  ScaleSums(const float* g, const Code* codes, const uint8_t* inside, const Unrounded& u, int32_t zero_point, int64_t n,
+            int64_t period)
+      : g_(g),
+        codes_(codes),
+        inside_(inside),
+        u_(u),
+        zero_point_(zero_point),
+        period_(period),
+        lanes_(static_cast<size_t>((n + chunk_of(period) - 1) / chunk_of(period))) {}
+
+  void add_chunk(int64_t index, int64_t begin, int64_t end) {
+    double* sums = lanes_[static_cast<size_t>(index)].data();
     const int64_t whole = begin + (end - begin) / kStep * kStep;
     if constexpr (std::is_same_v<Code, uint8_t>) {
-      HWY_DYNAMIC_DISPATCH(scale_steps_u8)(g, codes, inside, u, zero_point, begin, whole, period, sums);
+      HWY_DYNAMIC_DISPATCH(scale_steps_u8)(g_, codes_, inside_, u_, zero_point_, begin, whole, period_, sums);
     } else {
-      HWY_DYNAMIC_DISPATCH(scale_steps_s8)(g, codes, inside, u, zero_point, begin, whole, period, sums);
+      HWY_DYNAMIC_DISPATCH(scale_steps_s8)(g_, codes_, inside_, u_, zero_point_, begin, whole, period_, sums);
     }
     for (int64_t i = whole; i < end; ++i) {
-      float value = static_cast<float>(codes[i] - zero_point);
-      if (mask_bit(inside, i)) {
-        const int64_t j = i % period;
-        if (u.x != nullptr) {
-          value -= u.x[i] / u.scale;
+      float value = static_cast<float>(codes_[i] - zero_point_);
+      if (mask_bit(inside_, i)) {
+        const int64_t j = i % period_;
+        if (u_.x != nullptr) {
+          value -= u_.x[i] / u_.scale;
         } else {
-          const float a = kept_value(u.kept, i, j);
-          value -= u.offset == nullptr ? a * u.multiplier[j] : std::fma(a, u.multiplier[j], u.offset[j]);
+          const float a = kept_value(u_.kept, i, j);
+          value -= u_.offset == nullptr ? a * u_.multiplier[j] : std::fma(a, u_.multiplier[j], u_.offset[j]);
         }
       }
-      sums[i - whole] += static_cast<double>(g[i]) * value;
+      sums[i - whole] += static_cast<double>(g_[i]) * value;
     }
-  });
-  double total = 0;
-  for (const auto& sums : lanes) {
-    for (const double sum : sums) total += sum;
   }
-  return total;
+
+  double total() const {
+    double total = 0;
+    for (const auto& sums : lanes_) {
+      for (const double sum : sums) total += sum;
+    }
+    return total;
+  }
+
+ private:
+  const float* g_;
+  const Code* codes_;
+  const uint8_t* inside_;
+  Unrounded u_;
+  int32_t zero_point_;
+  int64_t period_;
+  std::vector<std::array<double, kStep>> lanes_;
+};
+
+template <class Code>
+double sum_of(ScaleSums<Code> sums, int64_t n, int64_t period) {
+  for_chunks(n, chunk_of(period),
+             [&](int64_t index, int64_t begin, int64_t end) { sums.add_chunk(index, begin, end); });
+  return sums.total();
 }
 
 }  // namespace
 
 void reduce_gradient(const float* g, const uint8_t* inside, const KeptAccumulators& kept, int64_t rows,
-                     int64_t channels, double* s1, double* s2) {
-  const bool products = kept.compact != nullptr || kept.exact != nullptr;
+                     int64_t channels, double* s1, double* s2, const ScaleGradient* scale) {
+  const bool products = s2 != nullptr && (kept.compact != nullptr || kept.exact != nullptr);
   std::fill(s1, s1 + channels, 0.0);
   if (products) std::fill(s2, s2 + channels, 0.0);
+  if (scale != nullptr) *scale->sum = 0.0;
   const int64_t n = rows * channels;
   if (n == 0) return;
   const PeriodicKept expanded(kept, channels);
-  const Kept& k = expanded.view();
+  const Kept k = products ? expanded.view() : Kept{};
   const int64_t period = period_of(channels), chunk = chunk_of(period);
   const int64_t chunks = (n + chunk - 1) / chunk;
+  const Periodic<float> multipliers(scale == nullptr ? nullptr : scale->multiplier, channels),
+      offsets(scale == nullptr ? nullptr : scale->offset, channels);
+  std::optional<ScaleSums<uint8_t>> scale_sums;
+  if (scale != nullptr) {
+    const Unrounded u{.kept = expanded.view(), .multiplier = multipliers.data(), .offset = offsets.data()};
+    scale_sums.emplace(g, scale->codes, inside, u, scale->range.zero_point, n, period);
+  }
   std::vector<double> sums(static_cast<size_t>(2 * chunks * period));
   for_chunks(n, chunk, [&](int64_t index, int64_t begin, int64_t end) {
     double* first = sums.data() + 2 * index * period;
@@ -312,6 +349,7 @@ void reduce_gradient(const float* g, const uint8_t* inside, const KeptAccumulato
       first[j] += g[i];
       second[j] += static_cast<double>(g[i]) * kept_value(k, i, j);
     }
+    if (scale_sums) scale_sums->add_chunk(index, begin, end);
   });
   for (int64_t index = 0; index < chunks; ++index) {
     const double* first = sums.data() + 2 * index * period;
@@ -320,6 +358,7 @@ void reduce_gradient(const float* g, const uint8_t* inside, const KeptAccumulato
       if (products) s2[j % channels] += first[period + j];
     }
   }
+  if (scale != nullptr) *scale->sum = scale_sums->total();
 }
 
 void batch_norm_gradient(const float* g, const uint8_t* inside, const KeptAccumulators& kept, int64_t rows,
@@ -359,13 +398,13 @@ double scale_gradient(const float* g, const Code* codes, const uint8_t* inside, 
   const PeriodicKept expanded(kept, channels);
   const Periodic<float> multipliers(multiplier, channels), offsets(offset, channels);
   const Unrounded u{.kept = expanded.view(), .multiplier = multipliers.data(), .offset = offsets.data()};
-  return scale_sum(g, codes, inside, u, range.zero_point, n, period_of(channels));
+  return sum_of(ScaleSums<Code>(g, codes, inside, u, range.zero_point, n, period_of(channels)), n, period_of(channels));
 }
 
 template <class Code>
 double encode_scale_gradient(const float* g, const Code* codes, const uint8_t* inside, const float* x, float scale,
                              CodeRange range, int64_t n) {
-  return scale_sum(g, codes, inside, {.x = x, .scale = scale}, range.zero_point, n, kStep);
+  return sum_of(ScaleSums<Code>(g, codes, inside, {.x = x, .scale = scale}, range.zero_point, n, kStep), n, kStep);
 }
 
 #define QAT_INSTANTIATE(Code)                                                                                 \

@@ -9,6 +9,7 @@
 #include <memory>
 #include <vector>
 
+#include "core/ops/convolve.h"
 #include "core/ops/convolve_kernels.h"
 #include "core/ops/types.h"
 
@@ -18,12 +19,6 @@ namespace qat::ops {
 inline constexpr int64_t kParallelProducts = 1 << 18;
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-/// Whether an operator sees no map: its pixels may then be taken as one column.
-inline bool is_pointwise(const ConvGeometry& g) {
-  return g.kernel_h == 1 && g.kernel_w == 1 && g.stride_h == 1 && g.stride_w == 1 && g.pad_top == 0 &&
-         g.pad_left == 0 && g.pad_bottom == 0 && g.pad_right == 0;
-}
 
 /// A 1x1 convolution without padding and stride as one of a single column of pixels.
 inline ConvGeometry flattened(ConvGeometry g) {

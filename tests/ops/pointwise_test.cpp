@@ -89,6 +89,27 @@ TEST(add, the_output_may_be_an_operand) {
   EXPECT_THAT(a, ElementsAre(11, 22, 33, 44));
 }
 
+TEST(add_range, is_that_of_the_real_sums_on_every_target) {
+  std::mt19937 random(3);
+  for (const int64_t n : {1, 7, 31, 33, 5000}) {
+    std::vector<uint8_t> a(n), b(n);
+    for (auto& v : a) v = static_cast<uint8_t>(random());
+    for (auto& v : b) v = static_cast<uint8_t>(random());
+    const BinaryParams p = params(0.37f, 0.011f, 1, 100, 3, {0, 255, 0});
+    float lo = 1e9f, hi = -1e9f;
+    for (int64_t i = 0; i < n; ++i) {
+      const float left = 0.37f * static_cast<float>(a[i] - 100), right = 0.011f * static_cast<float>(b[i] - 3);
+      lo = std::min(lo, left + right);
+      hi = std::max(hi, left + right);
+    }
+    on_every_target([&] {
+      const auto range = add_range(a.data(), b.data(), n, p);
+      EXPECT_EQ(range.first, lo);
+      EXPECT_EQ(range.second, hi);
+    });
+  }
+}
+
 TEST(add_broadcast, swaps_the_operands_where_the_first_is_broadcast) {
   constexpr int64_t kBatch = 2, kPixels = 50, kChannels = 5, kSize = kBatch * kPixels * kChannels;
   const auto big = random_codes<int8_t>(kSize, 3), small = random_codes<int8_t>(kBatch * kChannels, 4);

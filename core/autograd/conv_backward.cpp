@@ -1,0 +1,207 @@
+#include "core/autograd/conv_backward.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/convolution.h>
+#include <ATen/ops/convolution_backward.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/mm.h>
+
+#include "core/base/error.h"
+#include "core/base/pass_timer.h"
+#include "core/ops/convolve.h"
+#include "core/ops/convolve_gradient.h"
+#include "core/ops/encode.h"
+#include "core/ops/requantize.h"
+
+namespace qat::autograd {
+namespace {
+
+using at::Tensor;
+
+/// [C] -> [C, 1, 1, 1] or [C, 1], to scale a weight's rows.
+Tensor per_row(const Tensor& v, int64_t dims) {
+  std::vector<int64_t> sizes(dims, 1);
+  sizes[0] = v.numel();
+  return v.view(sizes);
+}
+
+/// Whether the integer kernels run it; a one-dimensional convolution is a two-dimensional one of height 1.
+bool has_integer_kernel(size_t dims, const ConvCall& call) { return dims <= 4 && !call.geometry.transposed; }
+
+ops::ConvGeometry kernel_geometry(at::IntArrayRef x, at::IntArrayRef w, const ConvCall& call) {
+  ops::ConvGeometry g;
+  g.batch = x[0];
+  g.in_c = x[1];
+  g.out_c = w[0];
+  g.groups = call.geometry.groups;
+  if (x.size() == 2) return g;
+  const auto& [stride, padding, dilation, output_padding, groups, transposed] = call.geometry;
+  g.in_w = x.back(), g.kernel_w = w.back(), g.stride_w = stride.back(), g.dilation_w = dilation.back();
+  g.pad_left = g.pad_right = padding.back();
+  if (x.size() == 4) {
+    g.in_h = x[2], g.kernel_h = w[2], g.stride_h = stride[0], g.dilation_h = dilation[0];
+    g.pad_top = g.pad_bottom = padding[0];
+  }
+  QAT_CHECK(g.out_h() > 0 && g.out_w() > 0, "{}: a {}x{} input is too small for its kernel", call.name, g.in_h, g.in_w);
+  return g;
+}
+
+std::vector<int64_t> output_padding_of(const ConvCall& call) {
+  const ConvGeometry& g = call.geometry;
+  return g.output_padding.empty() ? std::vector<int64_t>(g.stride.size(), 0) : g.output_padding;
+}
+
+}  // namespace
+
+Accumulators run_convolution(const ConvCall& call, const Tensor& x_codes, const ops::CodeRange& x_range,
+                             const Tensor& w_codes) {
+  const int32_t zero_point = x_range.zero_point;
+  if (has_integer_kernel(x_codes.dim(), call)) {
+    const ops::ConvGeometry g = kernel_geometry(x_codes.sizes(), w_codes.sizes(), call);
+    Accumulators acc{at::empty({g.rows(), g.out_c}, at::kInt), {g.batch, g.out_c}};
+    if (x_codes.dim() == 4) acc.sizes.push_back(g.out_h());
+    if (x_codes.dim() >= 3) acc.sizes.push_back(g.out_w());
+    const PassTimer timer("convolution");
+    ops::PackedConvolution<uint8_t>(g, w_codes.const_data_ptr<int8_t>(), zero_point, x_range.hi)
+        .accumulate(x_codes.const_data_ptr<uint8_t>(), g.batch, acc.values.mutable_data_ptr<int32_t>());
+    return acc;
+  }
+  // float64 holds every sum of products of codes exactly.
+  const ConvGeometry& g = call.geometry;
+  const Tensor w = w_codes.to(at::kDouble);
+  const Tensor y =
+      at::convolution(x_codes.to(at::kDouble).sub_(zero_point), g.transposed ? output_first(w, g.groups) : w, Tensor(),
+                      g.stride, g.padding, g.dilation, g.transposed, output_padding_of(call), g.groups);
+  return {y.movedim(1, -1).reshape({-1, y.size(1)}).to(at::kInt), y.sizes().vec()};
+}
+
+Tensor ConvBackward::accumulators() const { return run_convolution(call, x_codes, x_range, w_codes).values; }
+
+std::vector<Tensor> ConvBackward::apply(const Tensor& grad, const std::vector<bool>& needed) {
+  const int64_t channels = w_codes.size(0);
+  const int64_t rows = channels == 0 ? 0 : grad.numel() / channels;
+  const float* g = grad.const_data_ptr<float>();
+  const uint8_t* bits = inside.defined() ? inside.const_data_ptr<uint8_t>() : nullptr;
+
+  ops::KeptAccumulators acc;
+  if (recompute) kept = accumulators();
+  if (kept.defined()) {
+    if (kept.scalar_type() == at::kShort) {
+      acc.compact = kept.const_data_ptr<int16_t>();
+      acc.middle = middle.const_data_ptr<int32_t>();
+      acc.step = step.const_data_ptr<float>();
+    } else {
+      acc.exact = kept.const_data_ptr<int32_t>();
+    }
+  }
+
+  // Inputs in order: x, w, [bias], [gamma, beta], [output scale].
+  std::vector<Tensor> result(needed.size());
+  size_t next = 2;
+  const size_t bias_at = has_bias ? next++ : 0, gamma_at = has_norm ? next : 0, beta_at = has_norm ? next + 1 : 0;
+  if (has_norm) next += 2;
+  const bool live = !p.empty(), learning = learn && needed[next];
+  std::vector<double> s1(channels), s2(channels);
+  double scale_sum = 0;
+  {
+    const PassTimer timer("sums of gradients");
+    const ops::ScaleGradient scale{.codes = learn ? y_codes.const_data_ptr<uint8_t>() : nullptr,
+                                   .multiplier = multiplier.data(),
+                                   .offset = offset.empty() ? nullptr : offset.data(),
+                                   .range = y_range,
+                                   .sum = &scale_sum};
+    ops::reduce_gradient(g, bits, acc, rows, channels, s1.data(), live ? s2.data() : nullptr,
+                         learning ? &scale : nullptr);
+  }
+  if (learning) result[next] = to_tensor(std::vector<float>{static_cast<float>(scale_sum * gradient_scale)});
+
+  Tensor dy = empty_kernel_layout(grad.sizes(), at::kFloat);
+  if (live) {
+    std::vector<float> a(channels), b(channels), c(channels);
+    std::vector<double> dgamma(channels);
+    for (int64_t i = 0; i < channels; ++i) {
+      dgamma[i] = p[i] * s2[i] + q[i] * s1[i];
+      a[i] = static_cast<float>(gain[i]);
+      if (statistics == LiveStatistics::kRunning) continue;  // constants
+      const double per_row_of = 1.0 / static_cast<double>(rows);
+      b[i] = static_cast<float>(-gain[i] * p[i] * dgamma[i] * per_row_of);
+      c[i] = static_cast<float>(-gain[i] * (s1[i] + q[i] * dgamma[i]) * per_row_of);
+    }
+    const PassTimer timer("batch norm's gradient");
+    ops::batch_norm_gradient(g, bits, acc, rows, channels, a.data(), b.data(), c.data(), dy.mutable_data_ptr<float>());
+    if (needed[gamma_at]) result[gamma_at] = to_float_tensor(dgamma);
+    if (needed[beta_at]) result[beta_at] = to_float_tensor(s1);
+    if (has_bias && needed[bias_at]) {
+      // The batch mean takes the bias away again.
+      const double through = statistics == LiveStatistics::kRunning ? 1.0 : 0.0;
+      for (int64_t i = 0; i < channels; ++i) s1[i] *= through * gain[i];
+      result[bias_at] = to_float_tensor(s1);
+    }
+  } else {
+    if (bits != nullptr) {
+      const PassTimer timer("masked gradient");
+      ops::mask_gradient(g, bits, grad.numel(), dy.mutable_data_ptr<float>());
+    } else {
+      dy = grad;
+    }
+    if (has_norm && needed[beta_at]) result[beta_at] = to_float_tensor(s1);
+    if (has_bias && needed[bias_at]) {
+      for (int64_t i = 0; i < channels; ++i) s1[i] *= k[i];
+      result[bias_at] = to_float_tensor(s1);
+    }
+  }
+
+  if (needed[0] || needed[1]) add_convolution_gradients(dy, needed, result);
+  return result;
+}
+
+void ConvBackward::add_convolution_gradients(const Tensor& dy, const std::vector<bool>& needed,
+                                             std::vector<Tensor>& result) const {
+  const int64_t dims = w_codes.dim(), channels = w_codes.size(0);
+  const bool own = has_integer_kernel(dims, call);
+  const ops::ConvGeometry g =
+      own ? kernel_geometry(x_codes.sizes(), w_codes.sizes(), call) : ops::ConvGeometry{.groups = -1};
+  if (own && ops::has_gradients(g)) {
+    const float* grad = dy.const_data_ptr<float>();
+    if (needed[1]) {
+      const PassTimer timer("gradients of weights");
+      std::vector<float> factor(channels, x_scale);
+      for (size_t c = 0; c < weight_factor.size(); ++c) factor[c] = static_cast<float>(x_scale * weight_factor[c]);
+      result[1] = empty_kernel_layout(w_codes.sizes(), at::kFloat);
+      ops::weight_gradient(g, x_codes.const_data_ptr<uint8_t>(), x_range.zero_point, grad, factor.data(),
+                           result[1].mutable_data_ptr<float>());
+    }
+    if (needed[0]) {
+      const PassTimer timer("gradients of inputs");
+      result[0] = empty_kernel_layout(x_codes.sizes(), at::kFloat);
+      if (ops::is_pointwise(g)) {
+        const Tensor w = (w_codes.to(at::kFloat) * per_row(w_scale, dims)).view({g.out_c, g.in_c});
+        Tensor dx = at::from_blob(result[0].mutable_data_ptr<float>(), {g.rows(), g.in_c});
+        at::mm_out(dx, at::from_blob(const_cast<float*>(grad), {g.rows(), g.out_c}), w);
+      } else {
+        ops::input_gradient(g, grad, w_codes.const_data_ptr<int8_t>(), w_scale.const_data_ptr<float>(),
+                            result[0].mutable_data_ptr<float>());
+      }
+    }
+    return;
+  }
+  const PassTimer timer("gradients of other convolutions");
+  Tensor x = empty_kernel_layout(x_codes.sizes(), at::kFloat);  // only its sizes are read for the input's gradient
+  if (needed[1]) {
+    ops::dequantize(x_codes.const_data_ptr<uint8_t>(), x_codes.numel(), x_scale, x_range.zero_point,
+                    x.mutable_data_ptr<float>());
+  }
+  Tensor w = w_codes.to(at::kFloat) * per_row(w_scale, dims);
+  const ConvGeometry& geometry = call.geometry;
+  if (geometry.transposed) w = output_first(w, geometry.groups);
+  auto [dx, dw, db] = at::convolution_backward(dy, x, w, at::OptionalIntArrayRef(), geometry.stride, geometry.padding,
+                                               geometry.dilation, geometry.transposed, output_padding_of(call),
+                                               geometry.groups, {needed[0], needed[1], false});
+  if (needed[0]) result[0] = kernel_layout(dx);
+  if (!needed[1]) return;
+  result[1] = kernel_layout(geometry.transposed ? output_first(dw, geometry.groups) : dw);
+  if (!weight_factor.empty()) result[1].mul_(per_row(to_float_tensor(weight_factor), dims));
+}
+
+}  // namespace qat::autograd

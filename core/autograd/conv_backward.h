@@ -1,0 +1,76 @@
+// What a convolution keeps for backward, and its gradients. Internal to core/autograd.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/from_blob.h>
+
+#include <string>
+#include <vector>
+
+#include "core/autograd/functions.h"
+#include "core/autograd/node.h"
+#include "core/ops/types.h"
+
+namespace qat::autograd {
+
+template <class T>
+at::Tensor to_tensor(const std::vector<T>& values) {
+  return at::from_blob(const_cast<T*>(values.data()), {static_cast<int64_t>(values.size())},
+                       at::TensorOptions(c10::CppTypeToScalarType<T>::value))
+      .clone();
+}
+
+inline at::Tensor to_float_tensor(const std::vector<double>& values) {
+  return to_tensor(std::vector<float>(values.begin(), values.end()));
+}
+
+/// int32 [rows, C], and the sizes [N, C, spatial...] of the map that the rows are.
+struct Accumulators {
+  at::Tensor values;
+  std::vector<int64_t> sizes;
+};
+
+/// The convolution of codes: by the integer kernels, or in float64 where they have no form (exact as well).
+Accumulators run_convolution(const ConvCall& call, const at::Tensor& x_codes, const ops::CodeRange& x_range,
+                             const at::Tensor& w_codes);
+
+/// What backward keeps, and the gradient rules of the whole block.
+struct ConvBackward final : Backward {
+  std::string layer;
+  ConvCall call;  // without tensors, observers or output
+  at::Tensor x_codes;
+  float x_scale = 1;
+  ops::CodeRange x_range;
+  bool has_bias = false, has_norm = false;
+
+  // The weight that ran: raw codes in the live phase, folded ones otherwise.
+  at::Tensor w_codes, w_scale;
+  std::vector<double> k;              // folded: the gain of batch norm
+  std::vector<double> weight_factor;  // of the gradient at the weight's handle to that of the weight that ran; empty: 1
+
+  at::Tensor inside;  // bit mask; undefined: everywhere
+  at::Tensor kept;    // int16 (compact) or int32 accumulators; undefined: none, or recomputed
+  bool recompute = false;
+  at::Tensor middle, step;  // with int16
+
+  // Live batch norm: xhat = p * acc + q.
+  std::vector<double> p, q, gain;  // gain = gamma / sqrt(var + eps)
+  LiveStatistics statistics = LiveStatistics::kBatch;
+
+  // A learned output scale.
+  bool learn = false;
+  at::Tensor y_codes;
+  std::vector<float> multiplier, offset;
+  ops::CodeRange y_range;
+  double gradient_scale = 1;
+
+  std::string name() const override { return "qat::conv(" + layer + ")"; }
+
+  at::Tensor accumulators() const;
+  /// result[0] and result[1] from the gradient of the convolution's own output.
+  void add_convolution_gradients(const at::Tensor& dy, const std::vector<bool>& needed,
+                                 std::vector<at::Tensor>& result) const;
+  std::vector<at::Tensor> apply(const at::Tensor& grad, const std::vector<bool>& needed) override;
+};
+
+}  // namespace qat::autograd
