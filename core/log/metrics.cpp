@@ -66,6 +66,7 @@ void MetricsWriter::write(const nlohmann::ordered_json& line) {
     written += static_cast<size_t>(count);
   }
   size_ += text.size();
+  if (listener_) listener_(line);
 }
 
 uint64_t MetricsWriter::offset() {

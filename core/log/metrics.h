@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
+#include <utility>
 
 namespace qat::log {
 
@@ -20,6 +22,9 @@ class MetricsWriter {
   /// The keys keep their order; a double that is not finite becomes null. Throws Error unless `line` is an object.
   void write(const nlohmann::ordered_json& line);
 
+  /// Also tells `listener` each further line, once it is written. One listener.
+  void tell(std::function<void(const nlohmann::ordered_json& line)> listener) { listener_ = std::move(listener); }
+
   /// Bytes of the file, forced to disk first: a checkpoint that names them finds them again after a power failure.
   uint64_t offset();
 
@@ -31,6 +36,7 @@ class MetricsWriter {
   std::string path_;
   int file_ = -1;
   uint64_t size_ = 0;
+  std::function<void(const nlohmann::ordered_json& line)> listener_;
 };
 
 }  // namespace qat::log
