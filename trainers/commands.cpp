@@ -165,10 +165,10 @@ Json verify_report(const std::string& run, const std::string& model, std::option
     judges.push_back({{"name", judge.name},
                       {"mismatches", judge.mismatches},
                       {"compared", judge.compared},
-                      {"tensors", std::move(tensors)}});
+                      {"tensors", std::move(tensors)},
+                      {"float_nodes", judge.float_nodes}});
     if (judge.name == "onnxruntime" && onnxruntime) {
       judges.back()["version"] = onnxruntime->version;
-      judges.back()["float_nodes"] = onnxruntime->float_nodes;
       judges.back()["default_session"] = {{"mismatches", onnxruntime->default_session.mismatches},
                                           {"compared", onnxruntime->default_session.compared}};
     }

@@ -21,9 +21,10 @@ nlohmann::ordered_json export_report(const std::string& run, const std::string& 
 
 /// Compares an exported file with the last checkpoint's network: {mismatches, compared, skipped, samples, passed,
 /// simulated_top1, integer_top1, judges: [{name, mismatches, compared, tensors: [{name, compared, mismatches,
-/// max_difference}]}]}; a tensor with mismatches has first: {index, expected, found, accumulator}; judge onnxruntime
-/// has version, float_nodes and default_session: {mismatches, compared}. `passed` is false for any mismatch, any
-/// skipped tensor, and any required judge that did not run (missing_judges lists those).
+/// max_difference}], float_nodes}]}; a tensor with mismatches has first: {index, expected, found, accumulator}; judge
+/// onnxruntime has version and default_session: {mismatches, compared}. `passed` is false for any mismatch, any skipped
+/// tensor, any node that a runtime computes in float, and any required judge that did not run (missing_judges lists
+/// those).
 nlohmann::ordered_json verify_report(const std::string& run, const std::string& model, std::optional<int64_t> samples,
                                      const std::vector<std::string>& required_judges);
 

@@ -59,7 +59,7 @@ Verification verify_model(Session& session, const std::string& path, std::option
     runtime.emplace(*library);
     bytes = read_file(path);
     auto judge = std::make_unique<judges::OnnxRuntimeJudge>(*runtime, bytes, model);
-    verification.onnxruntime = {.version = runtime->version(), .float_nodes = judge->float_nodes()};
+    verification.onnxruntime = {.version = runtime->version()};
     all.push_back(std::move(judge));
   }
 
@@ -105,6 +105,10 @@ std::string describe_failure(const judges::VerifyResult& result) {
   std::string text = fmt::format("{} of {} values differ", result.mismatches, result.compared);
   if (!tensors.empty()) text += ": " + join(tensors);
   if (!result.skipped.empty()) text += "; not compared: " + join(result.skipped);
+  for (const judges::JudgeResult& judge : result.judges) {
+    if (!judge.float_nodes.empty())
+      text += fmt::format("; {} computes in float: {}", judge.name, join(judge.float_nodes));
+  }
   return text;
 }
 

@@ -23,7 +23,6 @@ uint64_t export_golden(const Session& session, const std::string& folder, int64_
 /// What ONNX Runtime is and does on this machine.
 struct RuntimeReport {
   std::string version;
-  std::vector<std::string> float_nodes;    // that it computes in float; none if all of the network is integers
   judges::DefaultSession default_session;  // of a few samples
 };
 

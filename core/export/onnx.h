@@ -27,6 +27,10 @@ namespace qat::exporter {
 std::string onnx_qdq(const integer::IntegerModel& model);
 std::string onnx_qoperator(const integer::IntegerModel& model);
 
+/// The float32 network that a model stands for, with a batch of one: weights and biases dequantized, ReLU where codes
+/// begin at zero. For timing what runtimes do without quantization; no format. Throws ExportError.
+std::string onnx_float(const integer::IntegerModel& model);
+
 /// The model in a file of either form; `source` names it in errors. Throws FileError, with the node's name and the
 /// reason, for anything that the writers above do not write. Weight zero points that are all alike come back as one.
 integer::IntegerModel parse_onnx(const std::string& bytes, const std::string& source);

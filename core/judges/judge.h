@@ -15,6 +15,12 @@ class Judge {
   /// "engine", "onnxruntime".
   virtual const std::string& name() const = 0;
 
+  /// The nodes that the runtime computes in float: "conv1 (Conv)". Empty when all of the network is integers.
+  virtual const std::vector<std::string>& float_nodes() const {
+    static const std::vector<std::string> kNone;
+    return kNone;
+  }
+
   /// Runs a batch (one NHWC value for each input of the model) and calls `observe` with the index and value (NHWC) of
   /// each tensor that the runtime made. Throws qat::Error.
   virtual void run(const std::vector<engine::Value>& inputs, const engine::Engine::Observer& observe) const = 0;

@@ -175,12 +175,12 @@ OnnxRuntime::OnnxRuntime(const std::string& library) {
 }
 
 OnnxSession::OnnxSession(const OnnxRuntime& runtime, const std::string& bytes, SessionKind kind, bool int8_activations,
-                         std::string* optimized)
+                         std::string* optimized, int threads)
     : functions_(runtime.functions_), handle_(std::make_shared<OrtSessionHandle>(runtime.functions_)) {
   const OrtFunctions& ort = *functions_;
   Owned options(ort, kReleaseSessionOptions);
   ort.call(kCreateSessionOptions, options.out());
-  ort.call(kSetIntraOpNumThreads, options.get(), 1);
+  ort.call(kSetIntraOpNumThreads, options.get(), threads);
   if (kind == SessionKind::kExact) {
     ort.call(kSetSessionGraphOptimizationLevel, options.get(), kEnableAll);
     // Never both: a session with int8 activations and the first option fails to load.

@@ -41,13 +41,13 @@ enum class SessionKind {
   kDefault,  // as a program gets it that sets nothing
 };
 
-/// A model in one session, on one thread.
+/// A model in one session.
 class OnnxSession {
  public:
   /// `bytes` is the model's file; `int8_activations` chooses the options of an exact session. Throws qat::Error with
   /// ONNX Runtime's reason. optimized (optional) receives the bytes of the model as ONNX Runtime optimised it.
   OnnxSession(const OnnxRuntime& runtime, const std::string& bytes, SessionKind kind, bool int8_activations,
-              std::string* optimized = nullptr);
+              std::string* optimized = nullptr, int threads = 1);
 
   struct Input {
     std::string name;
@@ -80,8 +80,8 @@ class OnnxRuntimeJudge : public Judge {
   }
   void run(const std::vector<engine::Value>& inputs, const engine::Engine::Observer& observe) const override;
 
-  /// The nodes that ONNX Runtime computes in float: "conv1 (Conv)". Empty when all of the network is integers.
-  const std::vector<std::string>& float_nodes() const { return float_nodes_; }
+  /// Of the model as ONNX Runtime optimised it.
+  const std::vector<std::string>& float_nodes() const override { return float_nodes_; }
 
  private:
   integer::IntegerModel model_;

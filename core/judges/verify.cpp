@@ -55,6 +55,7 @@ class Comparison {
   void finish(VerifyResult& result) const {
     JudgeResult& judge = result.judges.emplace_back();
     judge.name = judge_.name();
+    judge.float_nodes = judge_.float_nodes();
     for (const integer::Node& node : model_.nodes) {
       const TensorResult& tensor = tensors_[static_cast<size_t>(node.output)];
       if (tensor.compared == 0) continue;
@@ -78,7 +79,8 @@ class Comparison {
 
 bool VerifyResult::passed() const {
   return mismatches == 0 && skipped.empty() && !judges.empty() &&
-         std::ranges::all_of(judges, [](const JudgeResult& judge) { return judge.compared > 0; });
+         std::ranges::all_of(judges,
+                             [](const JudgeResult& judge) { return judge.compared > 0 && judge.float_nodes.empty(); });
 }
 
 VerifyResult verify(const Simulation& simulate, const integer::IntegerModel& model,

@@ -17,7 +17,8 @@ struct JudgeResult {
   std::string name;  // "engine", "onnxruntime"
   int64_t compared = 0;
   int64_t mismatches = 0;
-  std::vector<TensorResult> tensors;  // in the order in which the file makes them
+  std::vector<TensorResult> tensors;     // in the order in which the file makes them
+  std::vector<std::string> float_nodes;  // that the runtime computes in float
 };
 
 struct VerifyResult {
@@ -28,7 +29,7 @@ struct VerifyResult {
   std::vector<JudgeResult> judges;
   int64_t simulated_top1 = 0, integer_top1 = 0;  // correct samples of the simulation and of the first judge
 
-  /// No difference, nothing left out, and every judge compared something.
+  /// No difference, nothing left out, nothing computed in float, and every judge compared something.
   bool passed() const;
 };
 

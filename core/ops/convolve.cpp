@@ -85,7 +85,7 @@ void pack_blocks(const Segments& segments, const From* w, int64_t channels, To* 
   }
 }
 
-enum class Kernel { kPairs, kQuads, kDepthwise };
+enum class Kernel { kPairs, kQuads, kDepthwise, kDepthwiseQuads };
 
 }  // namespace
 
@@ -108,6 +108,7 @@ struct PackedConvolution<Code>::Packed {
   std::vector<int32_t> start;  // of quads
   int64_t flush = 0;
   std::vector<float> taps;  // depthwise: [taps][channels rounded up]
+  int64_t quad_rows = 0;    // depthwise quads: groups of four rows of the kernel
 };
 
 template <class Code>
@@ -122,7 +123,28 @@ std::unique_ptr<typename PackedConvolution<Code>::Packed> PackedConvolution<Code
   auto packed = std::make_unique<Packed>(g, zero_point);
   const int64_t taps = g.kernel_h * g.kernel_w, weights = g.out_c * g.depth();
   const bool exact_in_float = taps * 255 * 255 < (1 << 24);
-  if (g.groups == g.in_c && g.groups == g.out_c && g.groups > 1 && exact_in_float) {
+  const bool is_depthwise = g.groups == g.in_c && g.groups == g.out_c && g.groups > 1;
+  const bool are_bytes = std::all_of(w, w + weights, [](Weight v) { return v >= -128 && v <= 127; });
+  if (is_depthwise && are_bytes && kernels::has_depthwise_quads()) {
+    packed->kernel = Kernel::kDepthwiseQuads;
+    packed->quad_rows = divide_up(g.kernel_h, 4);
+    const int64_t blocks = divide_up(g.in_c, kBlock);
+    packed->quads.assign(static_cast<size_t>(blocks * packed->quad_rows * g.kernel_w * kBlock * 4), 0);
+    packed->start.assign(static_cast<size_t>(blocks * kBlock), 0);
+    const auto zero = static_cast<uint32_t>(zero_point - std::numeric_limits<Code>::min());
+    for (int64_t c = 0; c < g.in_c; ++c) {
+      uint32_t sum = 0;
+      for (int64_t k = 0; k < taps; ++k) {
+        const int64_t row = k / g.kernel_w, column = k % g.kernel_w;
+        const int64_t at = (c / kBlock * packed->quad_rows + row / 4) * g.kernel_w + column;
+        packed->quads[(at * kBlock + c % kBlock) * 4 + row % 4] = static_cast<int8_t>(w[c * taps + k]);
+        sum += static_cast<uint32_t>(w[c * taps + k]);
+      }
+      packed->start[c] = static_cast<int32_t>(0u - zero * sum);
+    }
+    return packed;
+  }
+  if (is_depthwise && exact_in_float) {
     packed->kernel = Kernel::kDepthwise;
     const int64_t stride = divide_up(g.in_c, kBlock) * kBlock;
     packed->taps.assign(static_cast<size_t>(taps * stride), 0.0f);
@@ -180,7 +202,17 @@ PackedConvolution<Code>& PackedConvolution<Code>::operator=(PackedConvolution&&)
 
 template <class Code>
 const char* PackedConvolution<Code>::kernel() const {
-  return packed_->kernel == Kernel::kQuads ? "quads" : packed_->kernel == Kernel::kPairs ? "pairs" : "depthwise";
+  switch (packed_->kernel) {
+    case Kernel::kPairs:
+      return "pairs";
+    case Kernel::kQuads:
+      return "quads";
+    case Kernel::kDepthwise:
+      return "depthwise";
+    case Kernel::kDepthwiseQuads:
+      return "depthwise quads";
+  }
+  return "";
 }
 
 namespace {
@@ -193,7 +225,12 @@ struct Part {
 template <class Input, class Weight, class Packed, class Code, class Finish>
 void multiply_strips(const Packed& p, const Weight* weights, const ConvGeometry& g, const Code* x,
                      const Finish& finish) {
-  const Strips strips(g, sizeof(Input));
+  // The accumulators of a strip, too, should stay in the second cache; few products an output make them the larger
+  // part.
+  const int64_t bytes = g.kernel_h * g.kernel_w == 1 ? 64 * 1024 : 256 * 1024;
+  const int64_t input_bytes = g.in_c * g.stride_h * g.stride_w * static_cast<int64_t>(sizeof(Input));
+  const int64_t output_bytes = g.out_c * static_cast<int64_t>(sizeof(int32_t));
+  const Strips strips(g, sizeof(Input), bytes * input_bytes / std::max(input_bytes, output_bytes));
   const bool padded = g.pad_top + g.pad_left + g.pad_bottom + g.pad_right != 0;
   // Codes that need no padding are read where they are, unless the last group would read behind the end.
   const bool in_place = std::is_same_v<Input, Code> && !padded && p.segments.length % 4 == 0;
@@ -240,7 +277,7 @@ template <class Packed, class Code, class Finish>
 void multiply_depthwise_strips(const Packed& p, const ConvGeometry& g, const Code* x, const Finish& finish) {
   const Strips strips(g, sizeof(float));
   const int64_t taps = g.kernel_h * g.kernel_w;
-  std::vector<int64_t> offset(static_cast<size_t>(taps));
+  ScratchVector<int64_t> offset(static_cast<size_t>(taps));
   for (int64_t k = 0; k < taps; ++k) {
     offset[k] = (k / g.kernel_w * g.dilation_h * strips.padded_w() + k % g.kernel_w * g.dilation_w) * g.in_c;
   }
@@ -255,6 +292,30 @@ void multiply_depthwise_strips(const Packed& p, const ConvGeometry& g, const Cod
                                    .weights = p.taps.data(),
                                    .channels = g.in_c,
                                    .out = out});
+    });
+  });
+}
+
+template <class Packed, class Code, class Finish>
+void multiply_depthwise_quads(const Packed& p, const ConvGeometry& g, const Code* x, const Finish& finish) {
+  const Strips strips(g, sizeof(uint8_t), 32 * 1024);
+  const auto load = [&](StripInput<uint8_t>& in, int64_t strip) { in.load(strip, x, p.zero_point); };
+  for_strips<uint8_t>(strips, 1, load, [&](const StripInput<uint8_t>& in, int64_t) {
+    const Part whole{.first_pixel = in.first_pixel(), .pixels = in.pixel_count(), .channel = 0, .channels = g.out_c};
+    finish(whole, [&](int32_t* out, int64_t) {
+      kernels::multiply_depthwise(kernels::DepthwiseQuadTask{.pixels = in.pixels(),
+                                                             .pixel_count = in.pixel_count(),
+                                                             .row_pixels = g.out_w(),
+                                                             .column_step = g.in_c,
+                                                             .row_step = g.dilation_h * strips.padded_w() * g.in_c,
+                                                             .stride = g.stride_w,
+                                                             .dilation = g.dilation_w,
+                                                             .kernel_h = g.kernel_h,
+                                                             .kernel_w = g.kernel_w,
+                                                             .weights = p.quads.data(),
+                                                             .start = p.start.data(),
+                                                             .channels = g.in_c,
+                                                             .out = out});
     });
   });
 }
@@ -277,6 +338,8 @@ void PackedConvolution<Code>::run(const Code* x, int64_t batch, const Finish& fi
       return multiply_strips<uint8_t, int8_t>(p, p.quads.data(), g, x, finish);
     case Kernel::kDepthwise:
       return multiply_depthwise_strips(p, g, x, finish);
+    case Kernel::kDepthwiseQuads:
+      return multiply_depthwise_quads(p, g, x, finish);
   }
 }
 

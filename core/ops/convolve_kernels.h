@@ -59,4 +59,21 @@ struct DepthwiseTask {
 };
 void multiply_depthwise(const DepthwiseTask& task);
 
+/// The same on codes, four rows of the kernel at a time, exact for all codes. Pixels come in rows of the output map.
+struct DepthwiseQuadTask {
+  const uint8_t* const* pixels = nullptr;
+  int64_t pixel_count = 0;  // a multiple of row_pixels
+  int64_t row_pixels = 0;
+  int64_t column_step = 0, row_step = 0;  // of the input, between neighbours and between rows of the kernel
+  int64_t stride = 1, dilation = 1;       // of columns
+  int64_t kernel_h = 1, kernel_w = 1;
+  const int8_t* weights = nullptr;  // [blocks][kernel_h / 4 rounded up][kernel_w][kBlock][4]
+  const int32_t* start = nullptr;   // what sums begin with, [channels rounded up to a multiple of kBlock]
+  int64_t channels = 0;
+  int32_t* out = nullptr;  // [pixel_count][channels]
+};
+void multiply_depthwise(const DepthwiseQuadTask& task);
+/// Whether this machine has the instruction for it (VNNI).
+bool has_depthwise_quads();
+
 }  // namespace qat::ops::kernels

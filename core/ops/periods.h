@@ -6,7 +6,8 @@
 #include <cstdint>
 #include <numeric>
 #include <type_traits>
-#include <vector>
+
+#include "core/ops/scratch.h"
 
 namespace qat::ops {
 
@@ -41,7 +42,7 @@ class Periodic {
 
  private:
   const T* data_ = nullptr;
-  std::vector<T> repeated_;
+  ScratchVector<T> repeated_;
 };
 
 /// Elements handed to a thread at once: whole periods, about 128 KiB of floats. It does not depend on the machine, nor

@@ -6,11 +6,10 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <memory>
-#include <vector>
 
 #include "core/ops/convolve.h"
 #include "core/ops/convolve_kernels.h"
+#include "core/ops/scratch.h"
 #include "core/ops/types.h"
 
 namespace qat::ops {
@@ -65,10 +64,8 @@ template <class Element>
 class StripInput {
  public:
   explicit StripInput(const Strips& strips)
-      : s_(strips),
-        values_(std::make_unique_for_overwrite<Element[]>(static_cast<size_t>(strips.elements()))),
-        pixels_(std::make_unique_for_overwrite<const Element*[]>(static_cast<size_t>(strips.pixels()))) {
-    std::fill(values_.get() + strips.elements() - kernels::kSlack, values_.get() + strips.elements(), Element{0});
+      : s_(strips), values_(static_cast<size_t>(strips.elements())), pixels_(static_cast<size_t>(strips.pixels())) {
+    std::fill(values_.end() - kernels::kSlack, values_.end(), Element{0});
   }
 
   template <class Code>
@@ -77,7 +74,7 @@ class StripInput {
     const Place p = place(strip);
     const int64_t line = s_.padded_w() * g.in_c;
     for (int64_t n = p.n0; n < p.n1; ++n) {
-      Element* image = values_.get() + (n - p.n0) * s_.in_rows * line;
+      Element* image = values_.data() + (n - p.n0) * s_.in_rows * line;
       for (int64_t r = 0; r < s_.in_rows; ++r) {
         if (g.kernel_h == 1 && r % g.stride_h != 0) continue;  // read by no output
         load_line(x, n, p.y0 * g.stride_h + r - g.pad_top, zero_point, image + r * line);
@@ -96,7 +93,7 @@ class StripInput {
     }
   }
 
-  const Element* const* pixels() const { return pixels_.get(); }
+  const Element* const* pixels() const { return pixels_.data(); }
   int64_t pixel_count() const { return pixel_count_; }
   int64_t first_pixel() const { return first_pixel_; }
 
@@ -140,8 +137,8 @@ class StripInput {
   }
 
   const Strips& s_;
-  std::unique_ptr<Element[]> values_;
-  std::unique_ptr<const Element*[]> pixels_;
+  ScratchVector<Element> values_;
+  ScratchVector<const Element*> pixels_;
   int64_t pixel_count_ = 0;
   int64_t first_pixel_ = 0;
 };
@@ -153,7 +150,7 @@ void for_strips(const Strips& strips, int64_t parts, const Load& load, const Mul
   const int64_t tasks = strips.count() * parts;
   const bool parallel = strips.g.rows() * strips.g.out_c * strips.g.depth() >= kParallelProducts;
   const int threads = parallel ? static_cast<int>(std::min<int64_t>(omp_get_max_threads(), tasks)) : 1;
-  std::vector<StripInput<Element>> inputs;
+  ScratchVector<StripInput<Element>> inputs;
   inputs.reserve(static_cast<size_t>(threads));
   for (int t = 0; t < threads; ++t) inputs.emplace_back(strips);
 #pragma omp parallel for num_threads(threads) schedule(dynamic)

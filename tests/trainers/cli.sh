@@ -81,6 +81,36 @@ expect 1 'cannot' verify --run runs/good --model absent.safetensors
 head -c 1000 $model >cut.safetensors
 expect 1 'cut.safetensors: ' verify --run runs/good --model cut.safetensors
 
+# Exported files alone: images to labels, by the command and by a small program that links only the engine.
+mkdir images
+for i in 1 2; do
+  { printf 'P5\n28 28\n255\n'; head -c $((784 * i)) "$qat" | tail -c 784; } >images/$i.pgm
+done
+for file in $model onnx-qdq.onnx onnx-qoperator.onnx; do
+  succeed '^images/1.pgm: [0-9] 0\.[0-9]+, [0-9] 0\.[0-9]+' predict --model $file images --top 2
+  cp out.txt predicted.txt
+  cmp -s predicted.txt "${first:-predicted.txt}" || fail "predict: $file: $(cat out.txt)"
+  first=first.txt
+  cp predicted.txt first.txt
+done
+succeed '"label": [0-9]+' predict --model $model images/1.pgm images/2.pgm --json
+{ printf 'P5\n27 28\n255\n'; head -c 756 "$qat"; } >narrow.pgm
+expect 1 'narrow.pgm: ' predict --model $model narrow.pgm
+expect 1 'onnx-qdq.onnx: ' predict --model $model onnx-qdq.onnx
+classify=$(dirname "$qat")/classify
+for i in 1 2; do
+  label=$("$classify" $model images/$i.pgm) || fail "classify: no result"
+  grep -q "^images/$i.pgm: ${label% *} " first.txt || fail "classify: $label, predict: $(cat first.txt)"
+done
+libraries=$(ldd "$classify")
+grep -qiE 'torch|c10|opencv' <<<"$libraries" && fail "classify needs more than the engine: $libraries"
+bytes=$(stat -Lc %s "$classify" $(grep -oE '/[^ ]*libqat[^ ]*' <<<"$libraries") | awk '{ sum += $1 } END { print sum }')
+[ "$bytes" -lt 2000000 ] || fail "classify and its libraries take $bytes bytes"
+succeed '"engine_ms"' bench inference --model onnx-qdq.onnx --runs 2 --operators --json
+for side in onnxruntime onnxruntime_default onnxruntime_float; do
+  grep -q "\"${side}_ms\"" out.txt || fail "bench inference: no $side: $(cat out.txt)"
+done
+
 # A full disk: the checkpoint before it stays, and the run continues once there is room.
 long=(--set 'stages=[{float: {steps: 12}}]' --set checkpoint.every=4 --out runs/full)
 (ulimit -f 1000 && exec "$qat" train --config good.yaml "${long[@]}") >out.txt 2>err.txt

@@ -1,4 +1,4 @@
-// qat bench: what a training step costs on this machine.
+// qat bench: what a training step and inference cost on this machine.
 #include "trainers/bench.h"
 
 #include <fmt/format.h>
@@ -16,6 +16,7 @@
 #include "core/base/error.h"
 #include "core/base/text.h"
 #include "tools/qat/commands.h"
+#include "trainers/inference_bench.h"
 
 namespace qat::cli {
 namespace {
@@ -92,10 +93,33 @@ void print_step(const Json& r) {
   fmt::print("wait for data {:.2f} ms, {:.1f}% of a quantized step\n", number("data_ms"), 100 * number("data_share"));
 }
 
+Run add_inference(CLI::App& bench) {
+  CLI::App* app = bench.add_subcommand("inference", "The engine beside ONNX Runtime on an exported file, in turn");
+  const auto o = std::make_shared<trainers::InferenceBenchRequest>();
+  const auto json = std::make_shared<bool>(false);
+  app->add_option("--model", o->model, "Exported file")->required()->type_name("FILE");
+  app->add_option("--runs", o->runs, "Timed runs of each side")->type_name("N")->check(CLI::PositiveNumber);
+  app->add_option("--threads", o->threads, "Of each side")->type_name("N")->check(CLI::PositiveNumber);
+  app->add_option("--isa", o->isa, "Highest instruction set of the engine: avx2 or avx512")
+      ->check(CLI::IsMember({"avx2", "avx512"}));
+  app->add_flag("--operators", o->operators, "The engine's time by kind of operator too");
+  app->add_flag("--json", *json, "Print one JSON object and nothing else");
+  return [o, json] {
+    const Json r = trainers::inference_bench(*o);
+    if (*json) {
+      fmt::print("{}\n", r.dump(2));
+      return 0;
+    }
+    for (const auto& [key, value] : r.items()) fmt::print("{}: {}\n", key, value.dump());
+    return 0;
+  };
+}
+
 }  // namespace
 
 Run add_bench(CLI::App& app, char** argv) {
   app.require_subcommand(1);
+  const Run inference = add_inference(app);
   CLI::App* step = app.add_subcommand("step", "A quantized training step beside the float one, in turn");
   const auto o = std::make_shared<Options>();
   step->add_option("--config", o->request.config, "YAML file of the experiment")->required()->type_name("FILE");
@@ -113,7 +137,8 @@ Run add_bench(CLI::App& app, char** argv) {
   step->add_option("--memory-of", o->memory_of, "Only the resident memory of one side: float or quantized")
       ->check(CLI::IsMember({"float", "quantized"}));
   step->add_flag("--json", o->json, "Print one JSON object and nothing else");
-  return [o, argv] {
+  return [o, argv, inference, step] {
+    if (!step->parsed()) return inference();
     limit_libraries(o->request.isa, argv);
     Json r;
     if (!o->memory_of.empty()) {

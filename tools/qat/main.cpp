@@ -44,7 +44,7 @@ int run(int argc, char** argv) {
   add("verify", "Compare an exported file with the training's network, code by code", add_verify);
   add("inspect", "Show a network, its graph and its quantizers", add_inspect);
   add("predict", "Classify image files with an exported file", add_predict);
-  add("bench", "Measure this machine's training step", [&](CLI::App& a) { return add_bench(a, argv); });
+  add("bench", "Measure this machine's training step, or inference", [&](CLI::App& a) { return add_bench(a, argv); });
   add("list", "List what a config can name", add_list);
   add("config", "Check a config, write it out in full, or print the reference", add_config);
   add("version", "Print the versions of qat and LibTorch", add_version);

@@ -105,8 +105,8 @@ Run add_verify(CLI::App& app) {
                      tensor["mismatches"].get<int64_t>(), tensor["compared"].get<int64_t>(),
                      tensor["max_difference"].get<double>(), tensor.value("first", Json()).dump());
         }
+        print_lines(judge, "  computed in float", "float_nodes");
         if (judge.contains("default_session")) {
-          print_lines(judge, "  computed in float", "float_nodes");
           fmt::print("  on this CPU a session with default options gives {} of {} codes differently\n",
                      judge["default_session"]["mismatches"].get<int64_t>(),
                      judge["default_session"]["compared"].get<int64_t>());
