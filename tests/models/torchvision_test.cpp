@@ -190,7 +190,7 @@ void check(const json& golden) {
 }
 
 TEST(torchvision, FormulaGivesTheReadmesVectors) {
-  EXPECT_EQ(fnv("conv1.weight"), 0x69a29a2cee47d254u);
+  EXPECT_EQ(test::fnv("conv1.weight"), 0x69a29a2cee47d254u);
   const Tensor weight = test::formula("conv1.weight", {64, 3, 7, 7}, "weight", 3.0);
   EXPECT_EQ(weight.flatten()[0].item<float>(), -0.0518500134f);
   EXPECT_NEAR(weight.to(at::kDouble).sum().item<double>(), -7.44895116202, 1e-11);
