@@ -15,7 +15,7 @@ HWY_BEFORE_NAMESPACE();
 namespace qat::ops::kernels::HWY_NAMESPACE {
 namespace {
 
-constexpr bool kVnni = HWY_TARGET == HWY_AVX3_DL;
+[[maybe_unused]] constexpr bool kVnni = HWY_TARGET == HWY_AVX3_DL;
 
 #if HWY_TARGET == HWY_AVX2 || HWY_TARGET <= HWY_AVX3
 
