@@ -93,6 +93,8 @@ template <class Code>
 struct PackedConvolution<Code>::Packed {
   explicit Packed(const ConvGeometry& geometry, int32_t zero) : g(geometry), zero_point(zero), segments(geometry) {}
 
+  /// Whether the kernel makes codes of its accumulators itself.
+  bool fuses_codes() const { return kernel == Kernel::kQuads && g.groups == 1; }
   int64_t group_channels() const { return g.out_c / g.groups; }
   int64_t blocks() const { return divide_up(group_channels(), kBlock); }
   int64_t products() const { return kernel == Kernel::kQuads ? 4 : 2; }
@@ -225,11 +227,10 @@ struct Part {
 template <class Input, class Weight, class Packed, class Code, class Finish>
 void multiply_strips(const Packed& p, const Weight* weights, const ConvGeometry& g, const Code* x,
                      const Finish& finish) {
-  // The accumulators of a strip, too, should stay in the second cache; few products an output make them the larger
-  // part.
+  // A strip's accumulators, where they reach memory, should stay in the second cache too.
   const int64_t bytes = g.kernel_h * g.kernel_w == 1 ? 64 * 1024 : 256 * 1024;
   const int64_t input_bytes = g.in_c * g.stride_h * g.stride_w * static_cast<int64_t>(sizeof(Input));
-  const int64_t output_bytes = g.out_c * static_cast<int64_t>(sizeof(int32_t));
+  const int64_t output_bytes = p.fuses_codes() ? 0 : g.out_c * static_cast<int64_t>(sizeof(int32_t));
   const Strips strips(g, sizeof(Input), bytes * input_bytes / std::max(input_bytes, output_bytes));
   const bool padded = g.pad_top + g.pad_left + g.pad_bottom + g.pad_right != 0;
   // Codes that need no padding are read where they are, unless the last group would read behind the end.
@@ -253,7 +254,7 @@ void multiply_strips(const Packed& p, const Weight* weights, const ConvGeometry&
                      .pixels = in.pixel_count(),
                      .channel = first,
                      .channels = g.groups > 1 ? g.out_c : count};
-    finish(whole, [&](int32_t* out, int64_t out_stride) {
+    finish(whole, [&](int32_t* out, int64_t out_stride, const kernels::CodeOutput* codes = nullptr) {
       for (int64_t i = 0; i < g.groups; ++i) {
         kernels::multiply(kernels::PixelTask<Input, Weight>{
             .pixels = in.pixels(),
@@ -267,7 +268,8 @@ void multiply_strips(const Packed& p, const Weight* weights, const ConvGeometry&
             .out = out + i * channels,
             .out_stride = out_stride,
             .start = p.start.empty() ? nullptr : p.start.data() + i * blocks * kBlock + first,
-            .flush = p.flush});
+            .flush = p.flush,
+            .code_output = codes});
       }
     });
   });
@@ -284,7 +286,7 @@ void multiply_depthwise_strips(const Packed& p, const ConvGeometry& g, const Cod
   const auto load = [&](StripInput<float>& in, int64_t strip) { in.load(strip, x, p.zero_point); };
   for_strips<float>(strips, 1, load, [&](const StripInput<float>& in, int64_t) {
     const Part whole{.first_pixel = in.first_pixel(), .pixels = in.pixel_count(), .channel = 0, .channels = g.out_c};
-    finish(whole, [&](int32_t* out, int64_t) {
+    finish(whole, [&](int32_t* out, int64_t, const kernels::CodeOutput* = nullptr) {
       kernels::multiply_depthwise({.pixels = in.pixels(),
                                    .pixel_count = in.pixel_count(),
                                    .tap_offset = offset.data(),
@@ -302,7 +304,7 @@ void multiply_depthwise_quads(const Packed& p, const ConvGeometry& g, const Code
   const auto load = [&](StripInput<uint8_t>& in, int64_t strip) { in.load(strip, x, p.zero_point); };
   for_strips<uint8_t>(strips, 1, load, [&](const StripInput<uint8_t>& in, int64_t) {
     const Part whole{.first_pixel = in.first_pixel(), .pixels = in.pixel_count(), .channel = 0, .channels = g.out_c};
-    finish(whole, [&](int32_t* out, int64_t) {
+    finish(whole, [&](int32_t* out, int64_t, const kernels::CodeOutput* = nullptr) {
       kernels::multiply_depthwise(kernels::DepthwiseQuadTask{.pixels = in.pixels(),
                                                              .pixel_count = in.pixel_count(),
                                                              .row_pixels = g.out_w(),
@@ -355,7 +357,19 @@ void PackedConvolution<Code>::requantize(const Code* x, int64_t batch, const int
                                          CodeRange range, Code* y) const {
   const int64_t out_c = packed_->g.out_c;
   const kernels::Requantizer<Code> requantizer(out_c, bias, multiplier, range);
+  const kernels::Requantization& q = requantizer.parameters();
   run(x, batch, [&](const Part& part, const auto& multiply) {
+    if (packed_->fuses_codes()) {
+      const kernels::CodeOutput codes{.bias = q.bias == nullptr ? nullptr : q.bias + part.channel,
+                                      .multiplier = q.multiplier + part.channel,
+                                      .lo = q.lo,
+                                      .hi = q.hi,
+                                      .zero_point = q.zero_point,
+                                      .is_signed = std::is_signed_v<Code>,
+                                      .codes = reinterpret_cast<uint8_t*>(y + part.first_pixel * out_c + part.channel),
+                                      .stride = out_c};
+      return multiply(nullptr, 0, &codes);
+    }
     thread_local std::vector<int32_t> acc;
     acc.resize(static_cast<size_t>(part.pixels * part.channels));
     multiply(acc.data(), part.channels);

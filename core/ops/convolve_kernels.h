@@ -18,6 +18,18 @@ void widen(const int8_t* x, int64_t n, int32_t zero_point, float* out);
 void widen(const uint8_t* x, int64_t n, int32_t zero_point, uint8_t* out);
 void widen(const int8_t* x, int64_t n, int32_t zero_point, uint8_t* out);
 
+/// Codes instead of accumulators, as requantize() makes them (requantize.h). Per-channel values may be read up to two
+/// blocks beyond the last channel.
+struct CodeOutput {
+  const int32_t* bias = nullptr;  // of the task's first channel; null: none
+  const float* multiplier = nullptr;
+  float lo = 0, hi = 0;  // of the value before the zero point is added
+  int32_t zero_point = 0;
+  bool is_signed = false;
+  uint8_t* codes = nullptr;  // [pixel_count][stride]; int8 as its bit pattern
+  int64_t stride = 0;
+};
+
 /// Some pixels of an output map against some output channels. The products of one output are `segments` runs of
 /// kGroup * groups consecutive values, kGroup = 2 (int16) or 4 (uint8): run s of pixel p starts at pixels[p] + base +
 /// segment_offset[s].
@@ -34,8 +46,9 @@ struct PixelTask {
   int32_t* out = nullptr;           // [pixel_count][out_stride]
   int64_t out_stride = 0;
   // Of quads:
-  const int32_t* start = nullptr;  // what sums begin with, [channels rounded up to a multiple of kBlock]
-  int64_t flush = 0;               // groups after which a sum of int16 could overflow, at least 1
+  const int32_t* start = nullptr;           // what sums begin with, [channels rounded up to a multiple of kBlock]
+  int64_t flush = 0;                        // groups after which a sum of int16 could overflow, at least 1
+  const CodeOutput* code_output = nullptr;  // then `out` is not written
 };
 using PairTask = PixelTask<int16_t, int16_t>;
 using QuadTask = PixelTask<uint8_t, int8_t>;

@@ -30,6 +30,9 @@ class Requantizer {
   /// `count` channels of one row from `channel`, a multiple of kStep.
   void part(const int32_t* acc, int64_t channel, int64_t count, Code* codes) const;
 
+  /// The parameters themselves; the per-channel ones hold whole steps.
+  const Requantization& parameters() const { return q_; }
+
  private:
   int64_t channels_;
   Periodic<int32_t> bias_;
