@@ -1,11 +1,13 @@
 #include "quantizers/minmax.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/ones.h>
 #include <c10/core/GradMode.h>
 
 #include "core/base/error.h"
+#include "core/ops/weight_codes.h"
 
 namespace qat::quantizers {
 
@@ -23,7 +25,10 @@ namespace qat::quantizers {
 at::Tensor largest_scale(const at::Tensor& x, double levels) {
   const at::NoGradGuard no_grad;
   if (x.numel() == 0) return at::full({x.size(0)}, quant::kSmallestScale, at::kFloat);
-  at::Tensor scale = (x.detach().abs().amax(1) / levels).clamp_min(quant::kSmallestScale);
+  const at::Tensor values = x.detach().to(at::kFloat).contiguous();
+  const at::Tensor largest = at::empty({x.size(0)}, at::kFloat);
+  ops::largest_magnitudes(values.const_data_ptr<float>(), x.size(0), x.size(1), largest.mutable_data_ptr<float>());
+  at::Tensor scale = (largest / levels).clamp_min(quant::kSmallestScale);
   // The scale that the quantized values have in turn, so that quantizing them again changes no bit.
   for (int pass = 0; pass < 2; ++pass) scale = scale * levels / levels;
   QAT_CHECK(scale.isfinite().all().item<bool>(), "a weight is not finite: the network diverged");
@@ -48,7 +53,8 @@ void MinMax::observe(const at::Tensor& values) {
 }
 
 void MinMax::refresh(const at::Tensor& weight) {
-  if (!observer_) scale_.copy_(largest_scale(rows(weight), spec().hi()));
+  // Rows in the order of memory, which has channels last: their order within a row is of no matter.
+  if (!observer_) scale_.copy_(largest_scale(rows(weight.dim() > 2 ? weight.movedim(1, -1) : weight), spec().hi()));
 }
 
 void MinMax::observe_range(double min, double max) {

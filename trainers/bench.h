@@ -1,5 +1,5 @@
-// `qat bench step`: what a quantized training step costs, beside the same step of the unmodified float network. Free of
-// LibTorch headers.
+// `qat bench`: what a quantized training step costs beside the same step of the unmodified float network, and its
+// kernels one by one. Free of LibTorch headers.
 #pragma once
 
 #include <cstdint>
@@ -40,5 +40,11 @@ nlohmann::ordered_json step_bench(const StepBenchRequest& request);
 /// {peak_rss_growth_bytes}: how far resident memory grows above what the built network takes, over three steps of one
 /// side ("float", "quantized"). For a process that did nothing else.
 nlohmann::ordered_json step_memory(const StepBenchRequest& request, const std::string& side);
+
+/// `qat bench ops`: {copy_gb_s, peak_float_gmac_s, peak_int16_gmac_s (one thread, from registers),
+///  passes: [{name, ns_per_element, bytes_per_element, gb_s, of_copy}],
+///  convolutions: [{shape, float_gmac_s (LibTorch's), a8w8_gmac_s, a8w8_kernel, a4w4_gmac_s, a4w4_kernel,
+///                  and weight_gradient_gmac_s, input_gradient_gmac_s beside LibTorch's float_...}]}: shortest runs.
+nlohmann::ordered_json ops_bench(int64_t threads, const std::string& isa);
 
 }  // namespace qat::trainers

@@ -1,5 +1,6 @@
 // The optimizers that a config can name. Formulas: trainers/optimizer.h.
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros_like.h>
 
 #include <cmath>
@@ -7,6 +8,7 @@
 
 #include "core/base/error.h"
 #include "core/config/config.h"
+#include "core/ops/sgd.h"
 #include "trainers/optimizer.h"
 
 namespace qat::trainers {
@@ -124,6 +126,12 @@ at::Tensor decayed(const at::Tensor& gradient, const at::Tensor& parameter, doub
   return weight_decay != 0 ? gradient.add(parameter, weight_decay) : gradient;
 }
 
+/// Whether one loop over the memory of both goes through the same elements.
+bool lie_alike(const at::Tensor& a, const at::Tensor& b) {
+  return a.scalar_type() == at::kFloat && b.scalar_type() == at::kFloat && a.is_cpu() && b.is_cpu() &&
+         a.sizes() == b.sizes() && a.strides() == b.strides() && a.is_non_overlapping_and_dense();
+}
+
 class Sgd final : public Optimizer {
  public:
   Sgd(const SgdOptions& options, std::vector<NamedParameter> parameters)
@@ -132,6 +140,19 @@ class Sgd final : public Optimizer {
 
  private:
   void update(Entry& entry, const at::Tensor& gradient, const Rates& rates) override {
+    at::Tensor& p = entry.parameter;
+    const bool has_momentum = options_.momentum != 0, first = has_momentum && !entry.slots[0].defined();
+    if (lie_alike(p, gradient) && (!has_momentum || first || lie_alike(p, entry.slots[0]))) {
+      if (first) entry.slots[0] = at::empty_like(p);
+      ops::sgd_step({.learning_rate = static_cast<float>(rates.learning_rate),
+                     .momentum = static_cast<float>(options_.momentum),
+                     .weight_decay = static_cast<float>(rates.weight_decay),
+                     .nesterov = options_.nesterov},
+                    gradient.const_data_ptr<float>(), p.numel(), first,
+                    has_momentum ? entry.slots[0].mutable_data_ptr<float>() : nullptr, p.mutable_data_ptr<float>());
+      p.unsafeGetTensorImpl()->bump_version();  // as every write in place
+      return;
+    }
     at::Tensor g = decayed(gradient, entry.parameter, rates.weight_decay);
     if (options_.momentum != 0) {
       at::Tensor& v = entry.slots[0];

@@ -30,6 +30,18 @@ void check_sizes(at::IntArrayRef x, at::IntArrayRef w, const ConvCall& call) {
             "{}: expected strides, paddings and dilations in {} dimensions", call.name, spatial);
 }
 
+/// What fold() reads, without history.
+void keep_for_fold(const ConvCall& call, ConvCall& kept) {
+  kept.weight_gain = call.weight_gain;
+  if (call.bias.defined()) kept.bias = call.bias.detach();
+  kept.batch_norm = call.batch_norm;
+  if (!kept.batch_norm) return;
+  for (Tensor* t : {&kept.batch_norm->gamma, &kept.batch_norm->beta, &kept.batch_norm->running_mean,
+                    &kept.batch_norm->running_var}) {
+    *t = t->detach();
+  }
+}
+
 /// The accumulators' way to int16; without tensor where they are kept otherwise, or not.
 struct Compacting {
   std::vector<int32_t> middle;
@@ -142,6 +154,9 @@ ConvResult conv(const QuantizedTensor& x, const QuantizedWeight& w, const ConvCa
   saved->call.geometry = call.geometry, saved->call.name = call.name;
   saved->x_codes = x.codes(), saved->x_scale = x.scale(), saved->x_range = x.range();
   saved->has_bias = call.bias.defined(), saved->has_norm = call.batch_norm.has_value();
+  saved->w_sizes = w.codes.sizes().vec();
+  const bool remade = dynamic_cast<RemakesCodes*>(backward_of(w.handle)) != nullptr;
+  if (remade) saved->weight = w.handle, saved->raw_scale = w.scale;
 
   const at::NoGradGuard no_grad;
   const float* w_scale = w.scale.const_data_ptr<float>();
@@ -162,7 +177,8 @@ ConvResult conv(const QuantizedTensor& x, const QuantizedWeight& w, const ConvCa
       const PassTimer timer("statistics");
       stats = ops::channel_statistics(made.values.const_data_ptr<int32_t>(), rows, channels);
     }
-    saved->w_codes = w.codes, saved->w_scale = w.scale;
+    if (!remade) saved->w_codes = w.codes;
+    saved->w_scale = w.scale;
     const float *gamma = norm.gamma.const_data_ptr<float>(), *beta = norm.beta.const_data_ptr<float>();
     const float *running_mean = norm.running_mean.const_data_ptr<float>(),
                 *running_var = norm.running_var.const_data_ptr<float>();
@@ -196,13 +212,15 @@ ConvResult conv(const QuantizedTensor& x, const QuantizedWeight& w, const ConvCa
     update_running_statistics(norm, mean, var, rows);
   } else {
     ops::Folded folded = fold(w, call, x.scale());
-    saved->w_codes = empty_kernel_layout(w.codes.sizes(), at::kChar);
-    std::copy(folded.codes.begin(), folded.codes.end(), saved->w_codes.mutable_data_ptr<int8_t>());
+    const Tensor w_codes = empty_kernel_layout(w.codes.sizes(), at::kChar);
+    std::copy(folded.codes.begin(), folded.codes.end(), w_codes.mutable_data_ptr<int8_t>());
+    if (!remade) saved->w_codes = w_codes;
+    if (remade) keep_for_fold(call, saved->call);
     saved->w_scale = to_tensor(folded.scale);
     saved->k = std::move(folded.k);
     if (call.batch_norm && call.weight_gain.empty()) saved->weight_factor = saved->k;
     bias = std::move(folded.bias);
-    made = run_convolution(call, x.codes(), x.range(), saved->w_codes);
+    made = run_convolution(call, x.codes(), x.range(), w_codes);
     for (int64_t c = 0; c < channels; ++c) {
       real_scale[c] = static_cast<double>(x.scale()) * folded.scale[c];
       real_offset[c] = real_scale[c] * bias[c];

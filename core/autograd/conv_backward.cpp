@@ -76,16 +76,29 @@ Accumulators run_convolution(const ConvCall& call, const Tensor& x_codes, const 
   return {y.movedim(1, -1).reshape({-1, y.size(1)}).to(at::kInt), y.sizes().vec()};
 }
 
-Tensor ConvBackward::accumulators() const { return run_convolution(call, x_codes, x_range, w_codes).values; }
+Tensor ConvBackward::weight_codes() const {
+  if (w_codes.defined()) return w_codes;
+  const auto* source = dynamic_cast<const RemakesCodes*>(backward_of(weight));
+  QAT_CHECK(source != nullptr, "{}: the weight's part of the graph was freed before this layer's", name());
+  const Tensor raw = source->codes();
+  if (!p.empty()) return raw;
+  const ops::Folded folded = fold({raw, raw_scale, Tensor()}, call, x_scale);
+  Tensor codes = empty_kernel_layout(w_sizes, at::kChar);
+  std::copy(folded.codes.begin(), folded.codes.end(), codes.mutable_data_ptr<int8_t>());
+  return codes;
+}
 
 std::vector<Tensor> ConvBackward::apply(const Tensor& grad, const std::vector<bool>& needed) {
-  const int64_t channels = w_codes.size(0);
+  const int64_t channels = w_sizes[0];
   const int64_t rows = channels == 0 ? 0 : grad.numel() / channels;
   const float* g = grad.const_data_ptr<float>();
   const uint8_t* bits = inside.defined() ? inside.const_data_ptr<uint8_t>() : nullptr;
 
   ops::KeptAccumulators acc;
-  if (recompute) kept = accumulators();
+  // The gradient of the weight alone needs no codes of it.
+  const bool own = has_integer_kernel(w_sizes.size(), call);
+  const Tensor codes = recompute || needed[0] || !own ? weight_codes() : Tensor();
+  if (recompute) kept = run_convolution(call, x_codes, x_range, codes).values;
   if (kept.defined()) {
     if (kept.scalar_type() == at::kShort) {
       acc.compact = kept.const_data_ptr<int16_t>();
@@ -152,23 +165,25 @@ std::vector<Tensor> ConvBackward::apply(const Tensor& grad, const std::vector<bo
     }
   }
 
-  if (needed[0] || needed[1]) add_convolution_gradients(dy, needed, result);
+  if (needed[0] || needed[1]) add_convolution_gradients(dy, codes, needed, result);
   return result;
 }
 
-void ConvBackward::add_convolution_gradients(const Tensor& dy, const std::vector<bool>& needed,
-                                             std::vector<Tensor>& result) const {
-  const int64_t dims = w_codes.dim(), channels = w_codes.size(0);
+void ConvBackward::add_convolution_gradients(const Tensor& dy, const Tensor& kept_codes,
+                                             const std::vector<bool>& needed, std::vector<Tensor>& result) const {
+  const auto dims = static_cast<int64_t>(w_sizes.size());
+  const int64_t channels = w_sizes[0];
   const bool own = has_integer_kernel(dims, call);
-  const ops::ConvGeometry g =
-      own ? kernel_geometry(x_codes.sizes(), w_codes.sizes(), call) : ops::ConvGeometry{.groups = -1};
+  const ops::ConvGeometry g = own ? kernel_geometry(x_codes.sizes(), w_sizes, call) : ops::ConvGeometry{.groups = -1};
+  // Grouped convolutions have no kernels of ours: LibTorch's takes the weight whatever is asked for.
+  const Tensor codes = kept_codes.defined() || (own && ops::has_gradients(g)) ? kept_codes : weight_codes();
   if (own && ops::has_gradients(g)) {
     const float* grad = dy.const_data_ptr<float>();
     if (needed[1]) {
       const PassTimer timer("gradients of weights");
       std::vector<float> factor(channels, x_scale);
       for (size_t c = 0; c < weight_factor.size(); ++c) factor[c] = static_cast<float>(x_scale * weight_factor[c]);
-      result[1] = empty_kernel_layout(w_codes.sizes(), at::kFloat);
+      result[1] = empty_kernel_layout(w_sizes, at::kFloat);
       ops::weight_gradient(g, x_codes.const_data_ptr<uint8_t>(), x_range.zero_point, grad, factor.data(),
                            result[1].mutable_data_ptr<float>());
     }
@@ -176,11 +191,11 @@ void ConvBackward::add_convolution_gradients(const Tensor& dy, const std::vector
       const PassTimer timer("gradients of inputs");
       result[0] = empty_kernel_layout(x_codes.sizes(), at::kFloat);
       if (ops::is_pointwise(g)) {
-        const Tensor w = (w_codes.to(at::kFloat) * per_row(w_scale, dims)).view({g.out_c, g.in_c});
+        const Tensor w = (codes.to(at::kFloat) * per_row(w_scale, dims)).view({g.out_c, g.in_c});
         Tensor dx = at::from_blob(result[0].mutable_data_ptr<float>(), {g.rows(), g.in_c});
         at::mm_out(dx, at::from_blob(const_cast<float*>(grad), {g.rows(), g.out_c}), w);
       } else {
-        ops::input_gradient(g, grad, w_codes.const_data_ptr<int8_t>(), w_scale.const_data_ptr<float>(),
+        ops::input_gradient(g, grad, codes.const_data_ptr<int8_t>(), w_scale.const_data_ptr<float>(),
                             result[0].mutable_data_ptr<float>());
       }
     }
@@ -192,7 +207,7 @@ void ConvBackward::add_convolution_gradients(const Tensor& dy, const std::vector
     ops::dequantize(x_codes.const_data_ptr<uint8_t>(), x_codes.numel(), x_scale, x_range.zero_point,
                     x.mutable_data_ptr<float>());
   }
-  Tensor w = w_codes.to(at::kFloat) * per_row(w_scale, dims);
+  Tensor w = codes.to(at::kFloat) * per_row(w_scale, dims);
   const ConvGeometry& geometry = call.geometry;
   if (geometry.transposed) w = output_first(w, geometry.groups);
   auto [dx, dw, db] = at::convolution_backward(dy, x, w, at::OptionalIntArrayRef(), geometry.stride, geometry.padding,

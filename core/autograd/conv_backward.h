@@ -34,17 +34,29 @@ struct Accumulators {
 Accumulators run_convolution(const ConvCall& call, const at::Tensor& x_codes, const ops::CodeRange& x_range,
                              const at::Tensor& w_codes);
 
+/// A node behind a weight's handle that can make the weight's codes again, so that no one need keep them.
+class RemakesCodes {
+ public:
+  virtual ~RemakesCodes() = default;
+  virtual at::Tensor codes() const = 0;
+};
+
+/// The node of ours that made a tensor, while its graph has not been freed; null if there is none.
+Backward* backward_of(const at::Tensor& output);
+
 /// What backward keeps, and the gradient rules of the whole block.
 struct ConvBackward final : Backward {
   std::string layer;
-  ConvCall call;  // without tensors, observers or output
+  ConvCall call;  // without observers or output; with tensors only where the folded codes are made again
   at::Tensor x_codes;
   float x_scale = 1;
   ops::CodeRange x_range;
   bool has_bias = false, has_norm = false;
 
-  // The weight that ran: raw codes in the live phase, folded ones otherwise.
+  // The weight that ran: raw codes in the live phase, folded ones otherwise. Undefined where `weight` remakes them.
   at::Tensor w_codes, w_scale;
+  std::vector<int64_t> w_sizes;
+  at::Tensor weight, raw_scale;       // the weight's handle, and the scale of its raw codes
   std::vector<double> k;              // folded: the gain of batch norm
   std::vector<double> weight_factor;  // of the gradient at the weight's handle to that of the weight that ran; empty: 1
 
@@ -66,9 +78,10 @@ struct ConvBackward final : Backward {
 
   std::string name() const override { return "qat::conv(" + layer + ")"; }
 
-  at::Tensor accumulators() const;
+  /// The weight's codes, kept or made again.
+  at::Tensor weight_codes() const;
   /// result[0] and result[1] from the gradient of the convolution's own output.
-  void add_convolution_gradients(const at::Tensor& dy, const std::vector<bool>& needed,
+  void add_convolution_gradients(const at::Tensor& dy, const at::Tensor& codes, const std::vector<bool>& needed,
                                  std::vector<at::Tensor>& result) const;
   std::vector<at::Tensor> apply(const at::Tensor& grad, const std::vector<bool>& needed) override;
 };

@@ -4,6 +4,7 @@
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/variable.h>
 
+#include "core/autograd/conv_backward.h"
 #include "core/autograd/quantized_tensor.h"
 #include "core/base/error.h"
 
@@ -17,6 +18,8 @@ class BackwardNode final : public torch::autograd::Node {
   std::string name() const override { return backward_ ? backward_->name() : "released"; }
 
   void release_variables() override { backward_.reset(); }
+
+  Backward* backward() const { return backward_.get(); }
 
  private:
   torch::autograd::variable_list apply(torch::autograd::variable_list&& grads) override {
@@ -35,6 +38,11 @@ class BackwardNode final : public torch::autograd::Node {
 };
 
 }  // namespace
+
+Backward* backward_of(const at::Tensor& output) {
+  const auto* node = output.defined() ? dynamic_cast<BackwardNode*>(output.grad_fn().get()) : nullptr;
+  return node == nullptr ? nullptr : node->backward();
+}
 
 bool needs_gradient(const std::vector<at::Tensor>& inputs) {
   if (!at::GradMode::is_enabled()) return false;

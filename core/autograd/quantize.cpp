@@ -5,14 +5,15 @@
 
 #include <algorithm>
 
+#include "core/autograd/conv_backward.h"
 #include "core/autograd/functions.h"
 #include "core/autograd/node.h"
 #include "core/autograd/watched.h"
 #include "core/base/error.h"
 #include "core/base/pass_timer.h"
 #include "core/ops/encode.h"
-#include "core/ops/fake_quantize.h"
 #include "core/ops/requantize.h"
+#include "core/ops/weight_codes.h"
 
 namespace qat::autograd {
 namespace {
@@ -47,38 +48,50 @@ struct EncodeBackward final : Backward {
   }
 };
 
+int64_t depth_of(const Tensor& values, int64_t rows) { return rows == 0 ? 0 : values.numel() / rows; }
+
 /// The weight itself is kept (it is a parameter); its codes and masks are made again.
-struct WeightBackward final : Backward {
+struct WeightBackward final : Backward, RemakesCodes {
   Watched kept;
   Tensor scale;
   int32_t lo = 0, hi = 0;
   GradientRule rule = GradientRule::kStraightThrough;
   double gradient_scale = 1;
+  bool clipped = true;
 
   std::string name() const override { return "qat::quantize_weight"; }
+
+  Tensor codes() const override {
+    const PassTimer timer("codes of weights, again");
+    const Tensor values = kernel_layout(kept.get(name()));
+    const int64_t rows = values.size(0);
+    const Tensor per_row = scale.repeat_interleave(rows / scale.numel());
+    Tensor codes = empty_kernel_layout(values.sizes(), at::kChar);
+    ops::encode_weights(values.const_data_ptr<float>(), rows, depth_of(values, rows), per_row.const_data_ptr<float>(),
+                        lo, hi, codes.mutable_data_ptr<int8_t>());
+    return codes;
+  }
 
   std::vector<Tensor> apply(const Tensor& grad, const std::vector<bool>& needed) override {
     const PassTimer timer("gradients of weights' quantizers");
     std::vector<Tensor> result(needed.size());
-    const Tensor weight = kernel_layout(kept.get(name()));
-    const int64_t scales = scale.numel();
-    const std::vector<int32_t> zero(scales, 0);
-    const ops::Grid grid{.channels = scales,
-                         .inner = scales == 0 ? 0 : weight.numel() / scales,
-                         .scale = scale.const_data_ptr<float>(),
-                         .zero_point = zero.data(),
-                         .lo = lo,
-                         .hi = hi};
     // The observed range covers the data: the rounded code decides, so that the largest weight, which may lie a last
     // bit above hi, learns too.
-    const ops::GridGradient gradient{.mask = rule == GradientRule::kStraightThrough ? ops::GridGradient::Mask::kCode
-                                                                                    : ops::GridGradient::Mask::kValue};
+    const bool by_code = rule == GradientRule::kStraightThrough,
+               learn = needed[1] && rule == GradientRule::kLearnedStep;
+    if (by_code && !clipped) {
+      result[0] = grad;
+      return result;
+    }
+    const Tensor weight = kernel_layout(kept.get(name()));
+    const int64_t scales = scale.numel();
+    std::vector<double> ds(learn ? scales : 0);
     if (needed[0]) result[0] = empty_kernel_layout(weight.sizes(), at::kFloat);
-    std::vector<double> ds(scales);
-    ops::fake_quantize_gradient(weight.const_data_ptr<float>(), grad.const_data_ptr<float>(), grid, gradient,
-                                needed[0] ? result[0].mutable_data_ptr<float>() : nullptr,
-                                needed[1] ? ds.data() : nullptr, nullptr);
-    if (needed[1] && rule == GradientRule::kLearnedStep) {
+    ops::encode_weights_gradient(weight.const_data_ptr<float>(), grad.const_data_ptr<float>(), scales,
+                                 depth_of(weight, scales), scale.const_data_ptr<float>(), lo, hi, by_code,
+                                 needed[0] ? result[0].mutable_data_ptr<float>() : nullptr,
+                                 learn ? ds.data() : nullptr);
+    if (learn) {
       result[1] = at::empty({scales}, at::kFloat);
       for (int64_t i = 0; i < scales; ++i) {
         result[1].mutable_data_ptr<float>()[i] = static_cast<float>(ds[i] * gradient_scale);
@@ -139,13 +152,15 @@ QuantizedWeight quantize_weight(const Tensor& weight, const Tensor& scale, int32
   QAT_CHECK(scale.numel() > 0 && channels % scale.numel() == 0, "{} scales do not divide a weight's {} output channels",
             scale.numel(), channels);
   QuantizedWeight result;
+  bool clipped = true;
   {
     const PassTimer timer("codes of weights");
     const at::NoGradGuard no_grad;
     const Tensor values = kernel_layout(weight.detach());
     result.scale = scale.detach().repeat_interleave(channels / scale.numel());
     result.codes = empty_kernel_layout(weight.sizes(), at::kChar);
-    ops::encode_per_channel(values.const_data_ptr<float>(), channels, channels == 0 ? 0 : values.numel() / channels,
+    clipped =
+        ops::encode_weights(values.const_data_ptr<float>(), channels, depth_of(values, channels),
                             result.scale.const_data_ptr<float>(), lo, hi, result.codes.mutable_data_ptr<int8_t>());
   }
   auto saved = std::make_unique<WeightBackward>();
@@ -153,6 +168,7 @@ QuantizedWeight quantize_weight(const Tensor& weight, const Tensor& scale, int32
   saved->scale = scale.detach().clone();
   saved->lo = lo, saved->hi = hi;
   saved->rule = rule, saved->gradient_scale = gradient_scale;
+  saved->clipped = clipped;
   result.handle = connect(make_handle(weight.sizes()), {weight, scale}, std::move(saved));
   return result;
 }

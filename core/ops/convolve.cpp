@@ -289,6 +289,8 @@ void multiply_depthwise_strips(const Packed& p, const ConvGeometry& g, const Cod
     finish(whole, [&](int32_t* out, int64_t, const kernels::CodeOutput* = nullptr) {
       kernels::multiply_depthwise({.pixels = in.pixels(),
                                    .pixel_count = in.pixel_count(),
+                                   .cols = g.out_w(),
+                                   .step = g.stride_w * g.in_c,
                                    .tap_offset = offset.data(),
                                    .taps = taps,
                                    .weights = p.taps.data(),

@@ -9,6 +9,7 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "core/ops/depthwise_inl.h"
 #include "core/ops/pixels_inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -121,42 +122,23 @@ void multiply_pixels(const PairTask& t) {
 
 #endif  // HWY_SCALAR
 
-template <int64_t kP>
-HWY_INLINE void depthwise_tile(const DepthwiseTask& t, int64_t first) {
-  const F32 df;
-  const I32 di;
-  const int64_t stride = (t.channels + kBlock - 1) / kBlock * kBlock;
-  const float* pixel[kP];
-#pragma GCC unroll 8
-  for (int64_t p = 0; p < kP; ++p) pixel[p] = t.pixels[first + p];
-  for (int64_t c = 0; c < t.channels; c += kLanes) {
-    hn::Vec<F32> sum[kP];
-#pragma GCC unroll 8
-    for (int64_t p = 0; p < kP; ++p) sum[p] = hn::Zero(df);
-    for (int64_t k = 0; k < t.taps; ++k) {
-      const auto w = hn::LoadU(df, t.weights + k * stride + c);
-      const int64_t offset = t.tap_offset[k] + c;
-#pragma GCC unroll 8
-      for (int64_t p = 0; p < kP; ++p) sum[p] = hn::MulAdd(hn::LoadU(df, pixel[p] + offset), w, sum[p]);
-    }
-    const int64_t count = std::min<int64_t>(kLanes, t.channels - c);
-#pragma GCC unroll 8
-    for (int64_t p = 0; p < kP; ++p) {
-      int32_t* out = t.out + (first + p) * t.channels + c;
-      const auto whole = hn::ConvertTo(di, sum[p]);
-      if (count == kLanes) {
-        hn::StoreU(whole, di, out);
-      } else {
-        int32_t lanes[kLanes];
-        hn::StoreU(whole, di, lanes);
-        std::memcpy(out, lanes, static_cast<size_t>(count) * sizeof(int32_t));
-      }
-    }
-  }
-}
-
 void multiply_depthwise_pixels(const DepthwiseTask& t) {
-  cover<8>(t.pixel_count, [&](auto size, int64_t first) { depthwise_tile<size()>(t, first); });
+  const int64_t stride = (t.channels + kBlock - 1) / kBlock * kBlock;
+  for (int64_t first = 0; first < t.pixel_count; first += t.cols) {
+    int32_t* row = t.out + first * t.channels;
+    const auto run = [&](auto df, int64_t begin, int64_t end) HWY_ATTR {
+      using D = decltype(df);
+      const hn::Rebind<int32_t, D> di;
+      for (int64_t c = begin; c < end; c += hn::MaxLanes(D())) {
+        depthwise_row(df, t.pixels[first], t.cols, t.step, t.tap_offset, t.taps, t.weights, stride, c,
+                      [&](int64_t col, auto sum)
+                          HWY_ATTR { hn::StoreU(hn::ConvertTo(di, sum), di, row + col * t.channels + c); });
+      }
+    };
+    const int64_t whole = t.channels / kLanes * kLanes;
+    run(F32(), 0, whole);
+    run(hn::CappedTag<float, 1>(), whole, t.channels);
+  }
 }
 
 }  // namespace qat::ops::kernels::HWY_NAMESPACE

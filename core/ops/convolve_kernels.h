@@ -62,8 +62,9 @@ int64_t quad_flush(int64_t code, int64_t weight);
 
 /// One output channel an input channel. Sums of products must stay below 2^24: float32 then holds them exactly.
 struct DepthwiseTask {
-  const float* const* pixels = nullptr;
+  const float* const* pixels = nullptr;  // in rows of `cols` pixels, `step` apart within a row
   int64_t pixel_count = 0;
+  int64_t cols = 0, step = 0;
   const int64_t* tap_offset = nullptr;
   int64_t taps = 0;
   const float* weights = nullptr;  // [taps][channels rounded up to a multiple of kBlock]

@@ -8,6 +8,7 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "core/ops/depthwise_inl.h"
 #include "core/ops/pixels_inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -97,11 +98,16 @@ HWY_INLINE void weight_tile(const WeightTile& t, const Column* columns, int64_t 
     for (int64_t v = 0; v < kT; ++v) {
       float* to = row + columns[v].dw;
       if (columns[v].count == kLanes) {
-        hn::StoreU(hn::Add(hn::LoadU(d, to), sum[m][v]), d, to);
-      } else {
-        float values[kLanes];
-        hn::StoreU(sum[m][v], d, values);
-        for (int64_t i = 0; i < columns[v].count; ++i) to[i] += values[i];
+        auto value = t.first ? sum[m][v] : hn::Add(hn::LoadU(d, to), sum[m][v]);
+        if (t.factor != nullptr) value = hn::Mul(value, hn::Set(d, t.factor[channel + m]));
+        hn::StoreU(value, d, to);
+        continue;
+      }
+      float values[kLanes];
+      hn::StoreU(sum[m][v], d, values);
+      for (int64_t i = 0; i < columns[v].count; ++i) {
+        const float value = t.first ? values[i] : to[i] + values[i];
+        to[i] = t.factor != nullptr ? value * t.factor[channel + m] : value;
       }
     }
   }
@@ -184,38 +190,16 @@ void inputs(const InputTask& t) {
   }
 }
 
-template <int64_t kP>
-HWY_INLINE void depthwise_input_tile(const InputTask& t, int64_t first) {
-  const F32 d;
-  int64_t c = 0;
-  for (; c + kLanes <= t.channels; c += kLanes) {
-    Floats sum[kP];
-#pragma GCC unroll 8
-    for (int64_t p = 0; p < kP; ++p) sum[p] = hn::Zero(d);
-    for (int64_t k = 0; k < t.taps; ++k) {
-      const auto w = hn::LoadU(d, t.weights + k * t.channels + c);
-      const int64_t offset = t.tap_offset[k] + c;
-#pragma GCC unroll 8
-      for (int64_t p = 0; p < kP; ++p) sum[p] = hn::MulAdd(hn::LoadU(d, t.pixels[first + p] + offset), w, sum[p]);
+void depthwise_input_row(const DepthwiseInputRow& r) {
+  const auto run = [&](auto d, int64_t begin, int64_t end) HWY_ATTR {
+    for (int64_t c = begin; c < end; c += hn::MaxLanes(decltype(d)())) {
+      depthwise_row(d, r.g, r.cols, r.channels, r.tap_offset, r.taps, r.weights, r.channels, c,
+                    [&](int64_t col, auto sum) HWY_ATTR { hn::StoreU(sum, d, r.out + col * r.out_step + c); });
     }
-#pragma GCC unroll 8
-    for (int64_t p = 0; p < kP; ++p) hn::StoreU(sum[p], d, t.out[first + p] + c);
-  }
-  const hn::CappedTag<float, 1> one;
-  for (; c < t.channels; ++c) {
-    for (int64_t p = first; p < first + kP; ++p) {
-      auto sum = hn::Zero(one);
-      for (int64_t k = 0; k < t.taps; ++k) {
-        sum = hn::MulAdd(hn::Set(one, t.pixels[p][t.tap_offset[k] + c]), hn::Set(one, t.weights[k * t.channels + c]),
-                         sum);
-      }
-      t.out[p][c] = hn::GetLane(sum);
-    }
-  }
-}
-
-void depthwise_inputs(const InputTask& t) {
-  cover<8>(t.pixel_count, [&](auto size, int64_t first) { depthwise_input_tile<size()>(t, first); });
+  };
+  const int64_t whole = r.channels / kLanes * kLanes;
+  run(F32(), 0, whole);
+  run(hn::CappedTag<float, 1>(), whole, r.channels);
 }
 
 /// kT taps from `tap`.
@@ -276,7 +260,7 @@ HWY_EXPORT(spread_s8);
 HWY_EXPORT(quads);
 HWY_EXPORT(weights);
 HWY_EXPORT(inputs);
-HWY_EXPORT(depthwise_inputs);
+HWY_EXPORT(depthwise_input_row);
 HWY_EXPORT(depthwise);
 
 int64_t gradient_lanes() { return HWY_DYNAMIC_DISPATCH(lanes)(); }
@@ -291,7 +275,7 @@ void pack_quads(const float* g, int64_t pixels, int64_t stride, int64_t channels
 }
 void add_weight_tile(const WeightTile& tile) { HWY_DYNAMIC_DISPATCH(weights)(tile); }
 void multiply_inputs(const InputTask& task) { HWY_DYNAMIC_DISPATCH(inputs)(task); }
-void multiply_depthwise_inputs(const InputTask& task) { HWY_DYNAMIC_DISPATCH(depthwise_inputs)(task); }
+void multiply_depthwise_row(const DepthwiseInputRow& row) { HWY_DYNAMIC_DISPATCH(depthwise_input_row)(row); }
 void add_depthwise_row(const DepthwiseRow& row) { HWY_DYNAMIC_DISPATCH(depthwise)(row); }
 
 }  // namespace qat::ops::kernels

@@ -25,7 +25,8 @@ struct Column {
   int64_t count = 0;  // lanes that are used
 };
 
-/// dw[co][column] += sum over the pixels of a tile of g[co] * x[column].
+/// dw[co][column] += sum over the pixels of a tile of g[co] * x[column]. first: dw is not read; factor: the new sum is
+/// multiplied by factor[co].
 struct WeightTile {
   const float* x = nullptr;  // the first pixel
   int64_t images = 1, rows = 1, cols = 1;
@@ -36,6 +37,8 @@ struct WeightTile {
   int64_t channels = 0;
   float* dw = nullptr;
   int64_t dw_stride = 0;
+  bool first = false;
+  const float* factor = nullptr;
 };
 void add_weight_tile(const WeightTile& tile);
 
@@ -51,8 +54,18 @@ struct InputTask {
   float* const* out = nullptr;  // of each pixel
 };
 void multiply_inputs(const InputTask& task);
-/// The same of a depthwise convolution: weights [taps][channels].
-void multiply_depthwise_inputs(const InputTask& task);
+/// A row of dx of a depthwise convolution: out[col * out_step + c] = sum over taps of
+/// g[col * channels + tap offset + c] * weights[tap][c].
+struct DepthwiseInputRow {
+  const float* g = nullptr;
+  int64_t cols = 0, channels = 0;
+  const int64_t* tap_offset = nullptr;
+  int64_t taps = 0;
+  const float* weights = nullptr;
+  float* out = nullptr;
+  int64_t out_step = 0;
+};
+void multiply_depthwise_row(const DepthwiseInputRow& row);
 
 /// Depthwise: sums[tap][c] += sum over cols of g[col][c] * x[col * step + tap offset + c].
 struct DepthwiseRow {

@@ -162,6 +162,21 @@ void input_gradient(const ConvGeometry& geometry, const float* grad, const int8_
         for (const int64_t r : part.rows->offsets) {
           for (const int64_t c : part.cols->offsets) offset.push_back((r * padded.width() + c) * g.out_c);
         }
+        if (depthwise) {
+          for (int64_t y = 0; y < images * part.rows->count; ++y) {
+            const int64_t image = y / part.rows->count, row = y % part.rows->count;
+            const int64_t to = (n + image) * g.in_h + part.rows->first + row * g.stride_h;
+            kernels::multiply_depthwise_row({.g = padded.at(image, row, 0),
+                                             .cols = part.cols->count,
+                                             .channels = g.in_c,
+                                             .tap_offset = offset.data(),
+                                             .taps = static_cast<int64_t>(offset.size()),
+                                             .weights = part.weights.data(),
+                                             .out = dx + (to * g.in_w + part.cols->first) * g.in_c,
+                                             .out_step = g.stride_w * g.in_c});
+          }
+          continue;
+        }
         pixels.clear();
         out.clear();
         for (int64_t image = 0; image < images; ++image) {
@@ -173,19 +188,14 @@ void input_gradient(const ConvGeometry& geometry, const float* grad, const int8_
             }
           }
         }
-        const kernels::InputTask task{.pixels = pixels.data(),
-                                      .pixel_count = static_cast<int64_t>(pixels.size()),
-                                      .tap_offset = offset.data(),
-                                      .taps = static_cast<int64_t>(offset.size()),
-                                      .depth = depthwise ? 1 : g.out_c,
-                                      .weights = part.weights.data(),
-                                      .channels = g.in_c,
-                                      .out = out.data()};
-        if (depthwise) {
-          kernels::multiply_depthwise_inputs(task);
-        } else {
-          kernels::multiply_inputs(task);
-        }
+        kernels::multiply_inputs({.pixels = pixels.data(),
+                                  .pixel_count = static_cast<int64_t>(pixels.size()),
+                                  .tap_offset = offset.data(),
+                                  .taps = static_cast<int64_t>(offset.size()),
+                                  .depth = g.out_c,
+                                  .weights = part.weights.data(),
+                                  .channels = g.in_c,
+                                  .out = out.data()});
       }
     }
   }

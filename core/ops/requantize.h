@@ -52,18 +52,20 @@ struct KeptAccumulators {
   const float* step = nullptr;      // with compact
 };
 
-/// What scale_gradient() below makes of the same gradient and accumulators, in the pass of another function.
+/// What scale_gradient() below makes of the same gradient and accumulators, in the pass of another function. The codes
+/// are the forward's: rounding the kept accumulators again would put one of a few thousand on the other side of a tie,
+/// with an error of a whole step where the rule counts rounding errors.
 struct ScaleGradient {
   const uint8_t* codes = nullptr;
   const float* multiplier = nullptr;
-  const float* offset = nullptr;
+  const float* offset = nullptr;  // may be null
   CodeRange range;
   double* sum = nullptr;
 };
 
 /// s1[c] = sum of g where inside, s2[c] = sum of g * a where inside; double sums in a fixed order, independent of the
 /// number of threads. inside null: everywhere. kept with no pointer set: s2 is not computed (may be null).
-/// scale: optional, with kept accumulators; those are then multiplied into s2 only if s2 is not null.
+/// scale: optional, with kept accumulators; then s2 is computed if it is not null.
 void reduce_gradient(const float* g, const uint8_t* inside, const KeptAccumulators& kept, int64_t rows, int64_t channels,
                      double* s1, double* s2, const ScaleGradient* scale = nullptr);
 

@@ -38,6 +38,14 @@ inline float kept_value(const Kept& kept, int64_t i, int64_t j) {
   return kept.exact != nullptr ? static_cast<float>(kept.exact[i]) : 0.0f;
 }
 
+/// Codes, and t = a * multiplier + offset over a whole period.
+struct Steps {
+  const uint8_t* codes = nullptr;
+  const float* multiplier = nullptr;
+  const float* offset = nullptr;
+  int32_t zero_point = 0;
+};
+
 struct AffineGradient {
   const float* a_g = nullptr;
   const float* b_a = nullptr;
@@ -88,19 +96,23 @@ HWY_INLINE hn::Vec<D> masked(D d, const float* g, const uint8_t* inside, int64_t
   return inside == nullptr ? value : hn::IfThenElseZero(load_mask(d, inside, i), value);
 }
 
-/// Adds whole periods [begin, begin + periods) to s1 and s2 [period]: each place sums its own rows, one after another.
-template <Keeping kKeeping>
-HWY_INLINE void reduce_periods(const float* g, const uint8_t* inside, const Kept& kept, int64_t begin, int64_t periods,
-                               int64_t period, double* s1, double* s2) {
+/// Adds whole periods [begin, begin + periods) to s1, s2 and, with kScale, s3 [period]: each place sums its own rows,
+/// one after another. s3: g * (code - t).
+template <Keeping kKeeping, bool kScale>
+HWY_INLINE void reduce_periods(const float* g, const uint8_t* inside, const Kept& kept, const Steps& steps,
+                               int64_t begin, int64_t periods, int64_t period, double* s1, double* s2, double* s3) {
   const Half df;
   const F64 dd;
-  constexpr int64_t kColumns = 4;  // vectors side by side: whole cache lines
+  constexpr int64_t kColumns = kScale ? 2 : 4;  // vectors side by side
   constexpr int64_t kWidth = kColumns * kDoubles;
   static_assert(kStep % kWidth == 0);
+  const hn::Rebind<int32_t, Half> di;
+  const hn::Rebind<uint8_t, Half> dc;
+  const auto zero = hn::Set(di, steps.zero_point);
   for (int64_t j = 0; j < period; j += kWidth) {
-    hn::Vec<F64> sum[kColumns], product[kColumns];
+    hn::Vec<F64> sum[kColumns], product[kColumns], error[kColumns];
 #pragma GCC unroll 4
-    for (int64_t v = 0; v < kColumns; ++v) sum[v] = product[v] = hn::Zero(dd);
+    for (int64_t v = 0; v < kColumns; ++v) sum[v] = product[v] = error[v] = hn::Zero(dd);
     for (int64_t r = 0, i = begin + j; r < periods; ++r, i += period) {
 #pragma GCC unroll 4
       for (int64_t v = 0; v < kColumns; ++v) {
@@ -109,8 +121,18 @@ HWY_INLINE void reduce_periods(const float* g, const uint8_t* inside, const Kept
         sum[v] = hn::Add(sum[v], value);
         if constexpr (kKeeping != Keeping::kNothing) {
           // The product of two floats is exact in double: fused or not, the sum is the same.
-          const auto a = hn::PromoteTo(dd, kept_values<kKeeping>(df, kept, i + at, j + at));
-          product[v] = hn::MulAdd(value, a, product[v]);
+          const auto whole = kept_values<kKeeping>(df, kept, i + at, j + at);
+          product[v] = hn::MulAdd(value, hn::PromoteTo(dd, whole), product[v]);
+          if constexpr (kScale) {
+            const auto m = hn::LoadU(df, steps.multiplier + j + at);
+            const auto t =
+                steps.offset == nullptr ? hn::Mul(whole, m) : fused(df, whole, m, hn::LoadU(df, steps.offset + j + at));
+            const auto code = hn::ConvertTo(df, hn::Sub(hn::PromoteTo(di, hn::LoadU(dc, steps.codes + i + at)), zero));
+            auto difference = hn::Sub(code, t);
+            if (inside != nullptr) difference = hn::IfThenElse(load_mask(df, inside, i + at), difference, code);
+            error[v] =
+                hn::MulAdd(hn::PromoteTo(dd, hn::LoadU(df, g + i + at)), hn::PromoteTo(dd, difference), error[v]);
+          }
         }
       }
     }
@@ -118,18 +140,30 @@ HWY_INLINE void reduce_periods(const float* g, const uint8_t* inside, const Kept
     for (int64_t v = 0; v < kColumns; ++v) {
       hn::StoreU(sum[v], dd, s1 + j + v * kDoubles);
       if constexpr (kKeeping != Keeping::kNothing) hn::StoreU(product[v], dd, s2 + j + v * kDoubles);
+      if constexpr (kScale) hn::StoreU(error[v], dd, s3 + j + v * kDoubles);
     }
   }
 }
 
-void reduce_chunk(const float* g, const uint8_t* inside, const Kept& kept, int64_t begin, int64_t periods,
-                  int64_t period, double* s1, double* s2) {
+/// steps null: no s3.
+void reduce_chunk(const float* g, const uint8_t* inside, const Kept& kept, const Steps* steps, int64_t begin,
+                  int64_t periods, int64_t period, double* s1, double* s2, double* s3) {
+  const auto run = [&](auto keeping) HWY_ATTR {
+    constexpr Keeping kKeeping = decltype(keeping)::value;
+    if constexpr (kKeeping != Keeping::kNothing) {
+      if (steps != nullptr) {
+        reduce_periods<kKeeping, true>(g, inside, kept, *steps, begin, periods, period, s1, s2, s3);
+        return;
+      }
+    }
+    reduce_periods<kKeeping, false>(g, inside, kept, Steps{}, begin, periods, period, s1, s2, s3);
+  };
   if (kept.compact != nullptr) {
-    reduce_periods<Keeping::kCompact>(g, inside, kept, begin, periods, period, s1, s2);
+    run(std::integral_constant<Keeping, Keeping::kCompact>());
   } else if (kept.exact != nullptr) {
-    reduce_periods<Keeping::kExact>(g, inside, kept, begin, periods, period, s1, s2);
+    run(std::integral_constant<Keeping, Keeping::kExact>());
   } else {
-    reduce_periods<Keeping::kNothing>(g, inside, kept, begin, periods, period, s1, s2);
+    run(std::integral_constant<Keeping, Keeping::kNothing>());
   }
 }
 
@@ -321,44 +355,54 @@ double sum_of(ScaleSums<Code> sums, int64_t n, int64_t period) {
 
 void reduce_gradient(const float* g, const uint8_t* inside, const KeptAccumulators& kept, int64_t rows,
                      int64_t channels, double* s1, double* s2, const ScaleGradient* scale) {
-  const bool products = s2 != nullptr && (kept.compact != nullptr || kept.exact != nullptr);
+  const bool kept_any = kept.compact != nullptr || kept.exact != nullptr;
+  QAT_CHECK(scale == nullptr || kept_any, "the gradient of a scale needs the kept accumulators");
+  const bool products = s2 != nullptr && kept_any;
   std::fill(s1, s1 + channels, 0.0);
   if (products) std::fill(s2, s2 + channels, 0.0);
   if (scale != nullptr) *scale->sum = 0.0;
   const int64_t n = rows * channels;
   if (n == 0) return;
   const PeriodicKept expanded(kept, channels);
-  const Kept k = products ? expanded.view() : Kept{};
+  const Kept k = products || scale != nullptr ? expanded.view() : Kept{};
   const int64_t period = period_of(channels), chunk = chunk_of(period);
   const int64_t chunks = (n + chunk - 1) / chunk;
   const Periodic<float> multipliers(scale == nullptr ? nullptr : scale->multiplier, channels),
       offsets(scale == nullptr ? nullptr : scale->offset, channels);
-  std::optional<ScaleSums<uint8_t>> scale_sums;
+  std::optional<Steps> steps;
   if (scale != nullptr) {
-    const Unrounded u{.kept = expanded.view(), .multiplier = multipliers.data(), .offset = offsets.data()};
-    scale_sums.emplace(g, scale->codes, inside, u, scale->range.zero_point, n, period);
+    steps = Steps{.codes = scale->codes,
+                  .multiplier = multipliers.data(),
+                  .offset = offsets.data(),
+                  .zero_point = scale->range.zero_point};
   }
-  std::vector<double> sums(static_cast<size_t>(2 * chunks * period));
+  std::vector<double> sums(static_cast<size_t>(3 * chunks * period));
   for_chunks(n, chunk, [&](int64_t index, int64_t begin, int64_t end) {
-    double* first = sums.data() + 2 * index * period;
-    double* second = first + period;
+    double* first = sums.data() + 3 * index * period;
+    double *second = first + period, *third = second + period;
     const int64_t periods = (end - begin) / period;
-    HWY_DYNAMIC_DISPATCH(reduce_chunk)(g, inside, k, begin, periods, period, first, second);
+    HWY_DYNAMIC_DISPATCH(reduce_chunk)
+    (g, inside, k, steps ? &*steps : nullptr, begin, periods, period, first, second, third);
     for (int64_t i = begin + periods * period, j = 0; i < end; ++i, ++j) {
-      if (!mask_bit(inside, i)) continue;
-      first[j] += g[i];
-      second[j] += static_cast<double>(g[i]) * kept_value(k, i, j);
+      const bool in = mask_bit(inside, i);
+      const float a = kept_value(k, i, j);
+      if (in) first[j] += g[i];
+      if (in) second[j] += static_cast<double>(g[i]) * a;
+      if (!steps) continue;
+      const float t =
+          steps->offset == nullptr ? a * steps->multiplier[j] : std::fma(a, steps->multiplier[j], steps->offset[j]);
+      const auto code = static_cast<float>(steps->codes[i] - steps->zero_point);
+      third[j] += static_cast<double>(g[i]) * (in ? code - t : code);
     }
-    if (scale_sums) scale_sums->add_chunk(index, begin, end);
   });
   for (int64_t index = 0; index < chunks; ++index) {
-    const double* first = sums.data() + 2 * index * period;
+    const double* first = sums.data() + 3 * index * period;
     for (int64_t j = 0; j < period; ++j) {
       s1[j % channels] += first[j];
       if (products) s2[j % channels] += first[period + j];
+      if (scale != nullptr) *scale->sum += first[2 * period + j];
     }
   }
-  if (scale != nullptr) *scale->sum = scale_sums->total();
 }
 
 void batch_norm_gradient(const float* g, const uint8_t* inside, const KeptAccumulators& kept, int64_t rows,

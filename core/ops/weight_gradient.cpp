@@ -144,14 +144,16 @@ class TileInput {
   std::vector<float> values_;
 };
 
-/// Adds the sums over images [first, last) to rows [channel, channel + channels) of dw.
+/// The sums over images [first, last), times factor where that is not null, in rows [channel, channel + channels) of
+/// dw.
 template <class Code>
 void add_images(const ConvGeometry& g, const Code* x, int32_t zero_point, const float* grad, int64_t first,
-                int64_t last, int64_t channel, int64_t channels, float* dw) {
+                int64_t last, int64_t channel, int64_t channels, const float* factor, float* dw) {
   TileInput<Code> input(g, x, zero_point);
   std::vector<float> packed;
   std::vector<Column> columns;
-  for (const Tile& t : tiles_of(g, first, last)) {
+  const std::vector<Tile> tiles = tiles_of(g, first, last);
+  for (const Tile& t : tiles) {
     input.load(t);
     input.list_columns(columns);
     packed.resize(static_cast<size_t>(divide_up(channels, kQuad) * kQuad * t.pixels()));
@@ -165,6 +167,8 @@ void add_images(const ConvGeometry& g, const Code* x, int32_t zero_point, const 
     tile.channels = channels;
     tile.dw = dw + channel * g.depth();
     tile.dw_stride = g.depth();
+    tile.first = &t == &tiles.front();
+    tile.factor = &t == &tiles.back() && factor != nullptr ? factor + channel : nullptr;
     kernels::add_weight_tile(tile);
   }
 }
@@ -224,12 +228,18 @@ void weight_gradient(const ConvGeometry& geometry, const Code* x, int32_t zero_p
                                    : std::clamp<int64_t>(divide_up(omp_get_max_threads(), parts), 1,
                                                          divide_up(g.out_c, 2 * kernels::kBlock));
   const int64_t range = divide_up(divide_up(g.out_c, ranges), kernels::kBlock) * kernels::kBlock;
-  std::vector<float> sums(static_cast<size_t>(parts * size), 0.0f);
+  if (images == 0) {
+    std::fill_n(dw, size, 0.0f);
+    return;
+  }
+  const bool direct = parts == 1 && !depthwise;  // into dw
+  std::vector<float> sums(direct ? 0 : static_cast<size_t>(parts * size), 0.0f);
 #pragma omp parallel for schedule(dynamic) if (g.rows() * g.out_c * g.depth() >= kParallelProducts)
   for (int64_t task = 0; task < parts * ranges; ++task) {
     const int64_t part = task / ranges, channel = task % ranges * range;
     const int64_t first = images * part / parts, last = images * (part + 1) / parts;
-    float* into = sums.data() + part * size;
+    float* into = direct ? dw : sums.data() + part * size;
+    const float* times = direct ? factor : nullptr;
     if (depthwise) {
       add_depthwise_images(g, x, zero_point, grad, first, last, into);
     } else if (channel < g.out_c) {
@@ -238,12 +248,13 @@ void weight_gradient(const ConvGeometry& geometry, const Code* x, int32_t zero_p
         ConvGeometry run = g;
         const int64_t begin = first * kTilePixels;
         run.in_w = std::min(g.in_w, last * kTilePixels) - begin;
-        add_images(run, x + begin * g.in_c, zero_point, grad + begin * g.out_c, 0, 1, channel, channels, into);
+        add_images(run, x + begin * g.in_c, zero_point, grad + begin * g.out_c, 0, 1, channel, channels, times, into);
       } else {
-        add_images(g, x, zero_point, grad, first, last, channel, channels, into);
+        add_images(g, x, zero_point, grad, first, last, channel, channels, times, into);
       }
     }
   }
+  if (direct) return;
   const int64_t taps = g.kernel_h * g.kernel_w;
 #pragma omp parallel for if (size * parts >= kParallelProducts)
   for (int64_t c = 0; c < g.out_c; ++c) {

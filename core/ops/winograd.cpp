@@ -3,6 +3,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <memory>
 #include <vector>
 
 #include "core/ops/gradient_kernels.h"
@@ -152,10 +153,10 @@ void for_tiles(const Tiling& tiling, const Batch& b, int64_t height, int64_t wid
 void input_gradient(const ConvGeometry& g, const float* grad, const int8_t* w, const float* scale, float* dx) {
   const Tiling tiling(g);
   const int64_t blocks = g.in_c / kBlock, block_size = g.out_c * kBlock, plane = blocks * block_size;
-  std::vector<float> weights(static_cast<size_t>(kFrequencies * plane));
+  const auto weights = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(kFrequencies * plane));
 #pragma omp parallel for if (plane >= (1 << 14))
   for (int64_t co = 0; co < g.out_c; ++co) {
-    kernels::transform_weights(w + co * 9 * g.in_c, scale[co], g.in_c, plane, block_size, weights.data() + co * kBlock);
+    kernels::transform_weights(w + co * 9 * g.in_c, scale[co], g.in_c, plane, block_size, weights.get() + co * kBlock);
   }
   const std::vector<Batch> batches = tiling.batches(0, g.batch);
 #pragma omp parallel if (g.rows() * g.out_c * g.depth() >= kParallelProducts)
@@ -182,7 +183,7 @@ void input_gradient(const ConvGeometry& g, const float* grad, const int8_t* w, c
                                   .tap_offset = &offset,
                                   .taps = 1,
                                   .depth = g.out_c,
-                                  .weights = weights.data() + f * plane,
+                                  .weights = weights.get() + f * plane,
                                   .channels = g.in_c,
                                   .out = to.data()});
       }
@@ -204,7 +205,7 @@ void weight_gradient(const ConvGeometry& g, const Code* x, int32_t zero_point, c
   const int64_t ranges =
       std::clamp<int64_t>(divide_up(omp_get_max_threads(), parts), 1, divide_up(g.out_c, 2 * kBlock));
   const int64_t range = divide_up(divide_up(g.out_c, ranges), kBlock) * kBlock;
-  std::vector<float> sums(static_cast<size_t>(parts * size), 0.0f);
+  const auto sums = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(parts * size));
   const int64_t groups = divide_up(g.batch, tiling.images);
 #pragma omp parallel for schedule(dynamic) if (g.rows() * g.out_c * g.depth() >= kParallelProducts)
   for (int64_t task = 0; task < parts * ranges; ++task) {
@@ -220,7 +221,8 @@ void weight_gradient(const ConvGeometry& g, const Code* x, int32_t zero_point, c
     const std::vector<float> outside(static_cast<size_t>(g.out_c), 0.0f);
     const int64_t first = groups * part / parts * tiling.images;
     const int64_t last = std::min(g.batch, groups * (part + 1) / parts * tiling.images);
-    for (const Batch& b : tiling.batches(first, last)) {
+    const std::vector<Batch> batches = tiling.batches(first, last);
+    for (const Batch& b : batches) {
       const int64_t tiles = b.images * b.rows * tiling.cols;
       data.transform(b, x, zero_point);
       for_tiles(tiling, b, g.in_h, g.in_w, g.out_c, grad + channel, outside.data(),
@@ -235,20 +237,21 @@ void weight_gradient(const ConvGeometry& g, const Code* x, int32_t zero_point, c
                                   .column_count = static_cast<int64_t>(columns.size()),
                                   .g = outputs.data() + f * out_plane,
                                   .channels = channels,
-                                  .dw = sums.data() + part * size + f * plane + channel * g.in_c,
-                                  .dw_stride = g.in_c});
+                                  .dw = sums.get() + part * size + f * plane + channel * g.in_c,
+                                  .dw_stride = g.in_c,
+                                  .first = &b == &batches.front()});
       }
     }
   }
 #pragma omp parallel for if (size * parts >= kParallelProducts)
   for (int64_t c = 0; c < g.out_c; ++c) {
     for (int64_t f = 0; f < kFrequencies; ++f) {
-      float* sum = sums.data() + f * plane + c * g.in_c;
+      float* sum = sums.get() + f * plane + c * g.in_c;
       for (int64_t p = 1; p < parts; ++p) {
         for (int64_t i = 0; i < g.in_c; ++i) sum[i] += sum[p * size + i];
       }
     }
-    kernels::restore_weights(sums.data() + c * g.in_c, plane, g.in_c, factor[c], dw + c * 9 * g.in_c);
+    kernels::restore_weights(sums.get() + c * g.in_c, plane, g.in_c, factor[c], dw + c * 9 * g.in_c);
   }
 }
 

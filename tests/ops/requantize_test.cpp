@@ -322,6 +322,37 @@ TEST(RequantizeGradient, ScaleGradientsEqualTheRuleOnEveryTarget) {
   });
 }
 
+TEST(RequantizeGradient, ReduceGivesTheScaleGradientToo) {
+  std::vector<double> bits;
+  on_every_target([&] {
+    std::vector<double> now;
+    for (const int64_t channels : kChannels) {
+      const Matrix m(channels == 100 ? 700 : 53, channels, channels + 4);
+      const CodeRange range{10, 200, 120};
+      std::vector<float> multiplier(channels, 0.01f), offset(channels, 3.3f);
+      std::vector<uint8_t> codes(m.acc.size()), mask((m.acc.size() + 7) / 8);
+      requantize_affine(m.acc.data(), m.rows, channels, multiplier.data(), offset.data(), range, codes.data(),
+                        mask.data());
+      const KeptAccumulators kept{.exact = m.acc.data()};
+      const double expected = scale_gradient(m.g.data(), codes.data(), mask.data(), kept, multiplier.data(),
+                                             offset.data(), range, m.rows, channels);
+      std::vector<double> s1(channels), s2(channels), plain1(channels), plain2(channels);
+      double sum = -1;
+      const ScaleGradient request{codes.data(), multiplier.data(), offset.data(), range, &sum};
+      reduce_gradient(m.g.data(), mask.data(), kept, m.rows, channels, plain1.data(), plain2.data());
+      reduce_gradient(m.g.data(), mask.data(), kept, m.rows, channels, s1.data(), s2.data(), &request);
+      EXPECT_EQ(s1, plain1);
+      EXPECT_EQ(s2, plain2);
+      EXPECT_NEAR(sum, expected, 1e-9 * std::abs(expected) + 1e-9);
+      reduce_gradient(m.g.data(), mask.data(), kept, m.rows, channels, s1.data(), nullptr, &request);
+      EXPECT_EQ(s1, plain1);
+      now.push_back(sum);
+    }
+    if (bits.empty()) bits = now;
+    EXPECT_EQ(now, bits) << "the sums depend on the vector width";
+  });
+}
+
 TEST(RequantizeGradient, ReluZerosAddNothing) {
   // t <= 0 under a ReLU has code z: c0 is 0 there and the mask is clear.
   const float g[] = {3.0f, 5.0f}, multiplier = 1.0f;

@@ -3,9 +3,15 @@
 #include <omp.h>
 
 #include <cstdint>
+#include <cstdio>
+#include <functional>
+#include <map>
+#include <string>
 #include <vector>
 
 #include "core/ops/convolve.h"
+#include "core/ops/convolve_gradient.h"
+#include "core/ops/pointwise.h"
 #include "core/ops/requantize.h"
 
 namespace qat::ops {
@@ -124,7 +130,86 @@ QAT_CONVOLVE(linear1024_512_b128, square(128, 1, 1024, 512, 1, 0));
 QAT_CONVOLVE(linear512_1000_b1, square(1, 1, 512, 1000, 1, 0));
 #undef QAT_CONVOLVE
 
+/// Kernels that run once for `--count NAME`, whose instructions tools/bench/instructions counts.
+const std::map<std::string, std::function<void()>>& counted() {
+  const auto convolution = [](const ConvGeometry& g, int weight, int code) {
+    return [=] {
+      const std::vector<uint8_t> x(static_cast<size_t>(g.batch * g.in_h * g.in_w * g.in_c), 1);
+      const std::vector<int16_t> w(static_cast<size_t>(g.out_c * g.depth()), static_cast<int16_t>(weight));
+      std::vector<int32_t> acc(static_cast<size_t>(g.rows() * g.out_c));
+      PackedConvolution<uint8_t>(g, w.data(), 0, code).accumulate(x.data(), g.batch, acc.data());
+    };
+  };
+  const auto gradients = [](const ConvGeometry& g) {
+    return [=] {
+      const std::vector<uint8_t> x(static_cast<size_t>(g.batch * g.in_h * g.in_w * g.in_c), 1);
+      const std::vector<int8_t> w(static_cast<size_t>(g.out_c * g.depth()), 3);
+      const std::vector<float> grad(static_cast<size_t>(g.rows() * g.out_c), 0.5f), scale(g.out_c, 0.1f);
+      std::vector<float> dw(w.size()), dx(x.size());
+      weight_gradient(g, x.data(), 0, grad.data(), scale.data(), dw.data());
+      input_gradient(g, grad.data(), w.data(), scale.data(), dx.data());
+    };
+  };
+  static const std::map<std::string, std::function<void()>> all{
+      {"nothing", [] {}},
+      {"convolution_pairs", convolution(square(1, 28, 64, 64, 3, 1), 127, 255)},
+      {"convolution_quads", convolution(square(1, 28, 64, 64, 3, 1), 63, 255)},
+      {"convolution_quads_flushed", convolution(square(1, 28, 64, 64, 3, 1), 7, 15)},
+      {"convolution_pointwise", convolution(square(1, 28, 24, 144, 1, 0), 127, 255)},
+      {"convolution_depthwise", convolution(square(1, 28, 144, 144, 3, 1, 144), 127, 255)},
+      {"gradients_direct", gradients(square(4, 32, 16, 16, 3, 1))},
+      {"gradients_minimal_filtering", gradients(square(1, 28, 64, 64, 3, 1))},
+      {"gradients_stem", gradients(square(1, 32, 3, 16, 3, 1))},
+      {"gradients_depthwise", gradients(square(1, 28, 144, 144, 3, 1, 144))},
+      {"pass_forward",
+       [] {
+         Passes p(8 * 28 * 28, 64);
+         const Compaction kept{p.middle.data(), p.multiplier.data(), p.kept.data()};
+         requantize_affine(p.acc.data(), p.rows, p.channels, p.multiplier.data(), p.offset.data(), {}, p.codes.data(),
+                           p.mask.data(), true, &kept);
+       }},
+      {"pass_backward",
+       [] {
+         Passes p(8 * 28 * 28, 64);
+         double sum = 0;
+         const ScaleGradient scale{p.codes.data(), p.multiplier.data(), p.offset.data(), {}, &sum};
+         reduce_gradient(p.g.data(), p.mask.data(), p.compacted(), p.rows, p.channels, p.s1.data(), p.s2.data(),
+                         &scale);
+         batch_norm_gradient(p.g.data(), p.mask.data(), p.compacted(), p.rows, p.channels, p.multiplier.data(),
+                             p.offset.data(), p.offset.data(), p.dx.data());
+       }},
+      {"pass_add",
+       [] {
+         Passes p(8 * 28 * 28, 64);
+         add(p.codes.data(), p.codes.data(), p.rows * p.channels, {}, p.codes.data(), p.mask.data(), true);
+       }},
+      {"pass_statistics",
+       [] {
+         Passes p(8 * 28 * 28, 64);
+         channel_statistics(p.acc.data(), p.rows, p.channels);
+       }},
+  };
+  return all;
+}
+
 }  // namespace
 }  // namespace qat::ops
 
-BENCHMARK_MAIN();
+int main(int argc, char** argv) {
+  using qat::ops::counted;
+  if (argc == 2 && std::string(argv[1]) == "--list") {
+    for (const auto& [name, run] : counted()) {
+      if (name != "nothing") std::puts(name.c_str());
+    }
+    return 0;
+  }
+  if (argc == 3 && std::string(argv[1]) == "--count") {
+    omp_set_num_threads(1);
+    const auto found = counted().find(argv[2]);
+    if (found == counted().end()) return 2;
+    found->second();
+    return 0;
+  }
+  benchmark::Initialize(&argc, argv);
+  benchmark::RunSpecifiedBenchmarks();
+}

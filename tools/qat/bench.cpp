@@ -1,10 +1,11 @@
-// qat bench: what a training step and inference cost on this machine.
+// qat bench: what training steps, their kernels and inference cost on this machine.
 #include "trainers/bench.h"
 
 #include <fmt/format.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -115,6 +116,27 @@ Run add_inference(CLI::App& bench) {
   };
 }
 
+void print_ops(const Json& r) {
+  fmt::print("{} (LibTorch {}), threads {}: copy {:.1f} GB/s, peak float {:.1f}, int16 {:.1f} GMAC/s\n",
+             r["vector_target"].get<std::string>(), r["libtorch_capability"].get<std::string>(),
+             r["threads"].get<int64_t>(), r["copy_gb_s"].get<double>(), r["peak_float_gmac_s"].get<double>(),
+             r["peak_int16_gmac_s"].get<double>());
+  fmt::print("{:<40}{:>12}{:>8}{:>9}\n", "pass", "ns/element", "GB/s", "of copy");
+  for (const Json& p : r["passes"]) {
+    fmt::print("{:<40}{:>12.3f}{:>8.1f}{:>9.2f}\n", p["name"].get<std::string>(), p["ns_per_element"].get<double>(),
+               p["gb_s"].get<double>(), p["of_copy"].get<double>());
+  }
+  fmt::print("{:<42}{:>9}{:>9}{:>9}{:>15}{:>15}\n", "convolution, GMAC/s", "float", "a8w8", "a4w4", "dw (float)",
+             "dx (float)");
+  for (const Json& c : r["convolutions"]) {
+    const auto number = [&](const char* key) { return c[key].get<double>(); };
+    fmt::print("{:<42}{:>9.1f}{:>9.1f}{:>9.1f}{:>7.1f} ({:5.1f}){:>7.1f} ({:5.1f})\n", c["shape"].get<std::string>(),
+               number("float_gmac_s"), number("a8w8_gmac_s"), number("a4w4_gmac_s"), number("weight_gradient_gmac_s"),
+               number("float_weight_gradient_gmac_s"), number("input_gradient_gmac_s"),
+               number("float_input_gradient_gmac_s"));
+  }
+}
+
 }  // namespace
 
 Run add_bench(CLI::App& app, char** argv) {
@@ -137,7 +159,23 @@ Run add_bench(CLI::App& app, char** argv) {
   step->add_option("--memory-of", o->memory_of, "Only the resident memory of one side: float or quantized")
       ->check(CLI::IsMember({"float", "quantized"}));
   step->add_flag("--json", o->json, "Print one JSON object and nothing else");
-  return [o, argv, inference, step] {
+  CLI::App* kernels =
+      app.add_subcommand("ops", "The kernels of a training step, beside a copy, the peak and LibTorch's");
+  kernels->add_option("--threads", o->request.threads, "Default: 1")->type_name("N")->check(CLI::PositiveNumber);
+  kernels->add_option("--isa", o->request.isa, "Highest instruction set of all kernels, LibTorch's too: avx2 or avx512")
+      ->check(CLI::IsMember({"avx2", "avx512"}));
+  kernels->add_flag("--json", o->json, "Print one JSON object and nothing else");
+  return [o, argv, inference, step, kernels] {
+    if (kernels->parsed()) {
+      limit_libraries(o->request.isa, argv);
+      const Json r = trainers::ops_bench(std::max<int64_t>(1, o->request.threads), o->request.isa);
+      if (o->json) {
+        fmt::print("{}\n", r.dump(2));
+      } else {
+        print_ops(r);
+      }
+      return 0;
+    }
     if (!step->parsed()) return inference();
     limit_libraries(o->request.isa, argv);
     Json r;

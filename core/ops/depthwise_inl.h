@@ -1,0 +1,61 @@
+// One row of a depthwise convolution in float32; included after hwy/highway.h.
+#if defined(QAT_CORE_OPS_DEPTHWISE_INL_H) == defined(HWY_TARGET_TOGGLE)
+#ifdef QAT_CORE_OPS_DEPTHWISE_INL_H
+#undef QAT_CORE_OPS_DEPTHWISE_INL_H
+#else
+#define QAT_CORE_OPS_DEPTHWISE_INL_H
+#endif
+
+#include "core/ops/pixels_inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace qat::ops::kernels::HWY_NAMESPACE {
+
+/// The same as depthwise_row() for a number of taps that fit in registers.
+template <int64_t kTaps, class D, class Store>
+HWY_INLINE void few_taps(D d, const float* x, int64_t cols, int64_t step, const int64_t* tap_offset,
+                         const float* weights, int64_t weight_stride, int64_t c, const Store& store) {
+  hn::Vec<D> w[kTaps];
+  const float* tap[kTaps];
+#pragma GCC unroll 9
+  for (int64_t k = 0; k < kTaps; ++k) {
+    w[k] = hn::LoadU(d, weights + k * weight_stride + c);
+    tap[k] = x + tap_offset[k] + c;
+  }
+  for (int64_t col = 0, at = 0; col < cols; ++col, at += step) {
+    hn::Vec<D> sum[3] = {hn::Zero(d), hn::Zero(d), hn::Zero(d)};
+#pragma GCC unroll 9
+    for (int64_t k = 0; k < kTaps; ++k) sum[k % 3] = hn::MulAdd(hn::LoadU(d, tap[k] + at), w[k], sum[k % 3]);
+    store(col, hn::Add(hn::Add(sum[0], sum[1]), sum[2]));
+  }
+}
+
+/// Calls store(column, sum) for channels [c, c + lanes of D) of every pixel of a row: the sum over taps of
+/// x[column * step + tap_offset[tap] + c] * weights[tap * weight_stride + c], in three interleaved sums that are added
+/// from the first to the last.
+template <class D, class Store>
+HWY_INLINE void depthwise_row(D d, const float* x, int64_t cols, int64_t step, const int64_t* tap_offset, int64_t taps,
+                              const float* weights, int64_t weight_stride, int64_t c, const Store& store) {
+  switch (taps) {
+    case 1:
+      return few_taps<1>(d, x, cols, step, tap_offset, weights, weight_stride, c, store);
+    case 2:
+      return few_taps<2>(d, x, cols, step, tap_offset, weights, weight_stride, c, store);
+    case 4:
+      return few_taps<4>(d, x, cols, step, tap_offset, weights, weight_stride, c, store);
+    case 9:
+      return few_taps<9>(d, x, cols, step, tap_offset, weights, weight_stride, c, store);
+  }
+  for (int64_t col = 0; col < cols; ++col, x += step) {
+    hn::Vec<D> sum[3] = {hn::Zero(d), hn::Zero(d), hn::Zero(d)};
+    for (int64_t k = 0; k < taps; ++k) {
+      sum[k % 3] = hn::MulAdd(hn::LoadU(d, x + tap_offset[k] + c), hn::LoadU(d, weights + k * weight_stride + c),
+                              sum[k % 3]);
+    }
+    store(col, hn::Add(hn::Add(sum[0], sum[1]), sum[2]));
+  }
+}
+
+}  // namespace qat::ops::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+#endif
