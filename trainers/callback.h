@@ -27,6 +27,8 @@ class Callback {
   /// The gradients of a step are there.
   virtual void before_update() {}
   virtual void after_update() {}
+  /// The quantizers are others now.
+  virtual void requantized() {}
   /// Ranges and batch norm have just been frozen.
   virtual void frozen() {}
 

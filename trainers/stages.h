@@ -33,10 +33,19 @@ struct RunContext {
 /// The network's phase as state.phase says.
 void apply_phase(Session& session, const std::string& phase);
 
+/// Puts the session where the checkpoint, from the file `path`, was written. Throws CheckpointError.
+void restore(Session& session, const RunCheckpoint& checkpoint, const std::string& path);
+
+/// Gives all quantizers their first values on batches of an epoch of the training images; returns how many.
+int64_t calibrate(RunContext& run, uint64_t epoch);
+
 /// Continues at state.step until the stage's last epoch is evaluated. `from`: optimizer and callbacks at that step;
 /// empty at a stage's start. Throws Interrupted, and Error for a loss or gradient that is not finite: the network is
 /// then as the last checkpoint has it on disk.
 void run_training(RunContext& run, const Stage& stage, const RunCheckpoint& from);
+
+/// AdaRound on training images.
+void run_adaptive_rounding(RunContext& run, const AdaptiveRoundingStage& options);
 
 /// Observes training batches with the float network, initializes all quantizers and switches them on.
 void run_calibration(RunContext& run);

@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cmath>
 #include <filesystem>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <utility>
@@ -20,6 +21,7 @@
 #include "datasets/mix.h"
 #include "trainers/distillation.h"
 #include "trainers/early_stopping.h"
+#include "trainers/frozen_parameters.h"
 #include "trainers/non_finite.h"
 #include "trainers/optimizer.h"
 #include "trainers/schedule.h"
@@ -44,54 +46,19 @@ std::unique_ptr<Optimizer> make_optimizer(const Session& session, const config::
 
 /// The number of the random numbers' use, beside those of LibTorch's layers.
 constexpr uint64_t kMixing = 1;
+constexpr uint64_t kNoise = 2;
 
-/// Keeps parameters from training during a stage.
-class FrozenParameters {
- public:
-  /// Throws ConfigError for a pattern that matches none.
-  FrozenParameters(const Session& session, const std::vector<std::string>& patterns) {
-    const auto parameters = session.parameters();
-    for (const std::string& pattern : patterns) {
-      size_t matched = 0;
-      std::vector<std::string> names;
-      for (const auto& [name, parameter] : parameters) {
-        names.push_back(name);
-        if (!glob_match(pattern, name)) continue;
-        ++matched;
-        frozen_.push_back(parameter);
-      }
-      QAT_CHECK_AS(ConfigError, matched > 0, "freeze: {} matches no parameter{}", in_quotes(pattern),
-                   did_you_mean(pattern, names));
-    }
-    set(false);
-  }
-  ~FrozenParameters() { set(true); }
-  FrozenParameters(const FrozenParameters&) = delete;
-  FrozenParameters& operator=(const FrozenParameters&) = delete;
-
-  /// A float network in training mode, with the batch norms among the frozen parameters left in evaluation.
-  void train(torch::nn::Module& module) const {
-    module.train();
-    if (frozen_.empty()) return;
-    for (const auto& child : module.modules()) {
-      const std::vector<at::Tensor> own = child->parameters(/*recurse=*/false);
-      const bool is_norm = child->named_buffers(/*recurse=*/false).contains("running_mean");
-      if (is_norm && !own.empty() && !own[0].requires_grad()) child->eval();
-    }
-  }
-
- private:
-  void set(bool trainable) {
-    for (at::Tensor& parameter : frozen_) parameter.set_requires_grad(trainable);
-  }
-
-  std::vector<at::Tensor> frozen_;
-};
+int64_t first_finetune(const Experiment& experiment) {
+  const std::vector<Stage> stages = experiment.parsed_stages();
+  const auto found =
+      std::find_if(stages.begin(), stages.end(), [](const Stage& s) { return s.kind == StageKind::kFinetune; });
+  return found - stages.begin();
+}
 
 /// Turns the layers' autocast on for a stage.
 class AutocastLayers {
  public:
-  AutocastLayers(graph::GraphModule* net, bool on) : net_(net) {
+  AutocastLayers(std::shared_ptr<graph::GraphModule> net, bool on) : net_(std::move(net)) {
     if (net_) net_->set_autocast(on);
   }
   ~AutocastLayers() {
@@ -101,7 +68,7 @@ class AutocastLayers {
   AutocastLayers& operator=(const AutocastLayers&) = delete;
 
  private:
-  graph::GraphModule* net_;
+  std::shared_ptr<graph::GraphModule> net_;
 };
 
 /// One `float` or `finetune` stage.
@@ -113,19 +80,16 @@ class Training {
         quantized_(stage.kind == StageKind::kFinetune),
         kind_(to_string(stage.kind)),
         config_(stage.train),
-        frozen_parameters_(run.session, stage.train.freeze),
-        autocast_(quantized_ ? run.session.net.get() : nullptr, stage.train.autocast.has_value()),
-        loader_(run.training_loader()),
-        optimizer_(make_optimizer(run.session, stage.train.optimizer)) {
+        loader_(run.training_loader()) {
+    take_parameters();
     const config::Node& schedule = stage.train.schedule;
     schedule_ = schedules().get(schedule.at("name").text()).make(schedule.without("name"));
     steps_per_epoch_ = (loader_->batches() + config_.accumulate - 1) / config_.accumulate;
     epochs_ = stage.train.epochs;
     total_ = steps_per_epoch_ * epochs_;
     if (stage.train.steps) total_ = std::min(total_, *stage.train.steps);
-    freeze_ = quantized_
-                  ? freeze_step(run.session.experiment.quantization->batch_norm.freeze_at, total_, steps_per_epoch_)
-                  : total_;
+    freeze_ = total_;
+    if (quantized_) read_schedule();
     optimizer_->load_state(from.optimizer, run.folder.last());
     add_callbacks();
     for (const auto& callback : callbacks_) {
@@ -172,6 +136,79 @@ class Training {
   }
 
  private:
+  /// Makes what holds the network's parameters.
+  void take_parameters() {
+    const Session& session = run_.session;
+    frozen_parameters_.emplace(session, config_.freeze);
+    autocast_.emplace(quantized_ ? session.net : nullptr, config_.autocast.has_value());
+    optimizer_ = make_optimizer(session, config_.optimizer);
+  }
+
+  struct Widths {
+    int64_t until, weight, activation;
+  };
+
+  int64_t step_of(const config::Node& node) const { return freeze_step(node, total_, steps_per_epoch_); }
+
+  void read_schedule() {
+    const quant::QuantizationConfig& q = *run_.session.experiment.quantization;
+    freeze_ = step_of(q.batch_norm.freeze_at);
+    if (state_.stage != first_finetune(run_.session.experiment)) return;
+    start_ = step_of(q.schedule.start_at);
+    if (start_ > freeze_) throw q.schedule.start_at.error("expected a step before batch_norm.freeze_at");
+    int64_t last = 0;
+    for (const quant::WidthPhase& phase : q.schedule.bits) {
+      widths_.push_back({step_of(phase.until), phase.weight.value_or(0), phase.activation.value_or(0)});
+      if (widths_.back().until < last || widths_.back().until > freeze_) {
+        throw phase.until.error("expected steps in order, none behind batch_norm.freeze_at");
+      }
+      last = widths_.back().until;
+    }
+  }
+
+  /// Whether the quantizers are off: a finetune stage before its schedule's start.
+  bool in_float() const { return !quantized_ || state_.phase == "float"; }
+
+  /// Up to the freeze: switches quantization on, and between widths.
+  void follow_schedule() {
+    if (state_.step < start_) {
+      if (state_.phase == "live") {
+        state_.phase = "float";
+        apply_phase(run_.session, state_.phase);
+      }
+      return;
+    }
+    Widths now{total_, 0, 0};
+    for (const Widths& w : widths_) {
+      if (state_.step < w.until) {
+        now = w;
+        break;
+      }
+    }
+    if (state_.phase == "live" && now.weight == state_.weight_bits && now.activation == state_.activation_bits) return;
+    state_.weight_bits = now.weight;
+    state_.activation_bits = now.activation;
+    requantize();
+  }
+
+  void requantize() {
+    Session& session = run_.session;
+    session.requantize(state_.weight_bits, state_.activation_bits);
+    calibrate(run_, static_cast<uint64_t>(epochs_));
+    state_.phase = "live";
+    apply_phase(session, state_.phase);
+    const auto width = [](int64_t bits) { return bits == 0 ? std::string("the config's") : fmt::format("{}", bits); };
+    log::info("{}: step {}: new quantizers; bits of weights: {}, of activations: {}", kind_, state_.step,
+              width(state_.weight_bits), width(state_.activation_bits));
+    // The network's parameters are the same tensors; what the optimizer knew of the quantizers' went with them.
+    io::TensorMap kept = optimizer_->state();
+    std::erase_if(kept, [](const auto& item) { return is_quantizer_state(item.first); });
+    take_parameters();
+    optimizer_->load_state(kept, "the optimizer's state");
+    for (const auto& callback : callbacks_) callback->requantized();
+    state_.best.clear();  // of another network
+  }
+
   void add_callbacks() {
     if (config_.ema) callbacks_.push_back(std::make_unique<WeightAverage>(run_.session, *config_.ema));
     if (config_.distillation) {
@@ -219,13 +256,17 @@ class Training {
               100 * state_.best[0].top1);
   }
 
-  void set_mode() {
+  void set_mode(uint64_t key) {
     if (!quantized_) {
-      frozen_parameters_.train(*run_.session.model.module);
+      frozen_parameters_->train(*run_.session.model.module);
       return;
     }
+    if (state_.phase != "frozen") follow_schedule();
+    run_.session.net->set_step(quant::settings_at(run_.session.experiment.quantization->schedule, state_.step - start_,
+                                                  total_ - start_, hash(key, kNoise)));
     if (state_.phase != "frozen" && state_.step >= freeze_) {
       reestimate(run_.session.experiment.quantization->batch_norm.reestimate);
+      run_.session.net->project();  // frozen weights of layers whose codes depend on the statistics
       log::info("{}: step {}: batch norm and ranges are frozen", kind_, state_.step);
       state_.phase = "frozen";
       apply_phase(run_.session, state_.phase);
@@ -287,8 +328,13 @@ class Training {
       loss = loss + cross_entropy(outputs[i].second, batch.labels, mixture) * weight;
     }
     for (const auto& callback : callbacks_) loss = callback->loss(batch.images, logits, loss);
-    const at::Tensor penalty = quantized_ ? run_.session.net->penalty() : at::Tensor();
+    const at::Tensor penalty = in_float() ? at::Tensor() : run_.session.net->penalty();
     return penalty.defined() ? loss + penalty : loss;
+  }
+
+  uint64_t key_of(int64_t part) const {
+    return hash(static_cast<uint64_t>(run_.session.experiment.seed), static_cast<uint64_t>(state_.stage),
+                static_cast<uint64_t>(state_.step * config_.accumulate + part));
   }
 
   /// The gradients of the next batch, times its share of the step's samples; returns its part of the loss.
@@ -297,9 +343,7 @@ class Training {
     QAT_CHECK(loader_->next(batch_), "the loader ended before its epoch");
     data_seconds_ += seconds_since(start);
     // Random layers and mixing need no saved generator: their numbers follow from the step.
-    const uint64_t seed = static_cast<uint64_t>(run_.session.experiment.seed);
-    const uint64_t key =
-        hash(seed, static_cast<uint64_t>(state_.stage), static_cast<uint64_t>(state_.step * config_.accumulate + part));
+    const uint64_t key = key_of(part);
     at::manual_seed(key);
     const datasets::Mixture mixture =
         datasets::mix(batch_, loader_->shape(), {config_.mixup_alpha, config_.cutmix_alpha}, hash(key, kMixing));
@@ -320,7 +364,7 @@ class Training {
   }
 
   void step() {
-    set_mode();
+    set_mode(key_of(0));
     optimizer_->zero_grad();
     const int64_t batch_size = run_.session.experiment.data.batch_size;
     const int64_t first = state_.step % steps_per_epoch_ * config_.accumulate;
@@ -337,7 +381,7 @@ class Training {
     const double factor = schedule_({state_.step, total_, steps_per_epoch_});
     rate_ = optimizer_->base_learning_rate() * factor;
     optimizer_->step(factor);
-    if (quantized_) run_.session.net->project();
+    if (!in_float()) run_.session.net->project();
     for (const auto& callback : callbacks_) callback->after_update();
     ++state_.step;
     if (state_.step % kMetricsEvery == 0) {
@@ -370,7 +414,7 @@ class Training {
     Evaluation result;
     for (const auto& callback : callbacks_) callback->before_evaluation();
     try {
-      result = evaluate(run_.session, quantized_ ? Runtime::kSimulated : Runtime::kFloat, run_.request.stop);
+      result = evaluate(run_.session, in_float() ? Runtime::kFloat : Runtime::kSimulated, run_.request.stop);
     } catch (const Interrupted&) {
       for (const auto& callback : callbacks_) callback->after_evaluation(std::nullopt);
       save_last();
@@ -430,8 +474,8 @@ class Training {
   const bool quantized_;
   const std::string kind_;
   const TrainStage config_;
-  const FrozenParameters frozen_parameters_;
-  const AutocastLayers autocast_;
+  std::optional<FrozenParameters> frozen_parameters_;
+  std::optional<AutocastLayers> autocast_;
   std::unique_ptr<datasets::Loader> loader_;
   std::unique_ptr<Optimizer> optimizer_;
   std::vector<std::unique_ptr<Callback>> callbacks_;
@@ -439,7 +483,8 @@ class Training {
   Schedule schedule_;
   datasets::Batch batch_;
   std::chrono::steady_clock::time_point saved_ = std::chrono::steady_clock::now();
-  int64_t epochs_ = 0, steps_per_epoch_ = 0, total_ = 0, freeze_ = 0;
+  int64_t epochs_ = 0, steps_per_epoch_ = 0, total_ = 0, start_ = 0, freeze_ = 0;
+  std::vector<Widths> widths_;  // of the first steps
   double rate_ = 0, data_seconds_ = 0;
 };
 

@@ -18,18 +18,20 @@ int64_t& count(const at::Tensor& scalar) { return *scalar.mutable_data_ptr<int64
 }  // namespace
 
 WeightAverage::WeightAverage(const Session& session, const WeightAverageConfig& config)
-    : config_(config), steps_(at::zeros({}, at::kLong)), updates_(at::zeros({}, at::kLong)) {
-  for (auto& [name, tensor] : session.parameters()) entries_.push_back({name, tensor, tensor.detach().clone(), {}});
-  for (auto& [name, tensor] : session.state()) {
-    if (is_running_statistic(name)) entries_.push_back({name, tensor, tensor.clone(), {}});
-  }
+    : session_(session), config_(config), steps_(at::zeros({}, at::kLong)), updates_(at::zeros({}, at::kLong)) {
+  restart();
 }
 
 void WeightAverage::restart() {
-  const at::NoGradGuard no_grad;
-  for (Entry& entry : entries_) entry.average.copy_(entry.live);
+  entries_.clear();
+  for (auto& [name, tensor] : session_.parameters()) entries_.push_back({name, tensor, tensor.detach().clone(), {}});
+  for (auto& [name, tensor] : session_.state()) {
+    if (is_running_statistic(name)) entries_.push_back({name, tensor, tensor.clone(), {}});
+  }
   count(updates_) = 0;
 }
+
+void WeightAverage::requantized() { restart(); }
 
 void WeightAverage::frozen() { restart(); }
 
