@@ -57,7 +57,7 @@ bool add_all() {
   q.add("gfpq", "logarithmic codes of HiSilicon NNIE", {make<Gfpq>, {.min_bits = 8, .channels = false}});
   q.add("naive", "truncation of NNI's NaiveQuantizer, for comparisons", {make<Naive>, kWeights});
   q.add("apot", "additive powers of two (Li et al. 2020)", {make<Apot>, {.max_bits = 8}});
-  q.add("n2uq", "learned thresholds, uniform codes (Liu et al. 2022)", {make<N2uq>, {.weights = false, .max_bits = 8}});
+  q.add("n2uq", "learned thresholds of activations, spread weights (Liu et al. 2022)", {make<N2uq>, {.max_bits = 8}});
   q.add("winograd", "weights quantized in the Winograd domain", {make<Winograd>, kWeights});
   q.add("learned_bits", "learned step and range, hence bit width (Uhlich et al. 2020)", {make<LearnedBits>, kWeights});
   q.add("float16", "IEEE half precision", {make<Float16>, {.min_bits = 16, .channels = false}});

@@ -11,6 +11,7 @@
 #include <cmath>
 #include <vector>
 
+#include "core/autograd/fake_quantize.h"
 #include "core/autograd/node.h"
 #include "core/autograd/watched.h"
 #include "core/quant/uniform.h"
@@ -65,16 +66,40 @@ struct N2uqBackward final : autograd::Backward {
 
 }  // namespace
 
-N2uq::N2uq(const quant::QuantSpec& spec, const quant::QuantizerOptions& options)
-    : Quantizer(spec),
-      intervals_(register_parameter("intervals", at::ones({spec.hi()}, at::kFloat))),
-      scale_(register_parameter("scale", at::ones({1}, at::kFloat))),
-      start_(register_buffer("start", at::zeros({1}, at::kFloat))) {
+N2uq::N2uq(const quant::QuantSpec& spec, const quant::QuantizerOptions& options) : Quantizer(spec) {
   options.options.as<quant::NoOptions>();
+  if (spec.is_weight()) {
+    scale_ = register_buffer("scale", at::ones({spec.scales()}, at::kFloat));
+    return;
+  }
+  intervals_ = register_parameter("intervals", at::ones({spec.hi()}, at::kFloat));
+  scale_ = register_parameter("scale", at::ones({1}, at::kFloat));
+  start_ = register_buffer("start", at::zeros({1}, at::kFloat));
   observer_ = register_module("observer", quant::observers().get(options.observer)({spec, options.observer_options}));
 }
 
+void N2uq::observe(const Tensor& values) {
+  if (observer_) return observer_->observe(values);
+  refresh(values);
+}
+
+void N2uq::refresh(const Tensor& weight) {
+  if (observer_ || weight.numel() == 0) return;
+  const at::NoGradGuard no_grad;
+  // (2^b - 1) / 2^(b-1) * mean|w| in steps of 1 / (2^b - 1)
+  scale_.copy_((rows(weight.detach()).to(at::kDouble).abs().mean(1) / std::exp2(spec().bits - 1))
+                   .clamp_min(quant::kSmallestScale));
+}
+
+Tensor N2uq::quantize_weights(const Tensor& w) const {
+  const double n = std::exp2(spec().bits) - 1;
+  const Tensor t = rows(w.detach()) / (scale_ * n).view({-1, 1});
+  const Tensor codes = ((t.clamp(-1, 1) + 1) / 2 * n).round() * 2 - n;
+  return autograd::straight_through((codes * scale_.view({-1, 1})).view(w.sizes()), w);
+}
+
 void N2uq::initialize_parameters() {
+  if (!observer_) return;
   const auto [min, max] = observer_->range();
   const quant::ScaleZero p = quant::choose_params(quant::Scheme::kSymmetric, spec().is_signed ? min : 0.0, max,
                                                   spec().lo(), spec().hi(), spec().symmetric_zero_point());
@@ -85,6 +110,7 @@ void N2uq::initialize_parameters() {
 }
 
 Tensor N2uq::fake_quantize(const Tensor& x) {
+  if (spec().is_weight()) return x.numel() == 0 ? x : quantize_weights(x);
   auto saved = std::make_unique<N2uqBackward>();
   Tensor y;
   {
@@ -108,9 +134,12 @@ Tensor N2uq::fake_quantize(const Tensor& x) {
   return autograd::connect(y, {x, intervals_, scale_}, std::move(saved));
 }
 
-quant::QParams N2uq::parameters_now() const { return {scale_, at::full({1}, spec().symmetric_zero_point(), at::kInt)}; }
+quant::QParams N2uq::parameters_now() const {
+  return {scale_, at::full({scale_.numel()}, spec().symmetric_zero_point(), at::kInt)};
+}
 
 void N2uq::project() {
+  if (spec().is_weight()) return;
   const at::NoGradGuard no_grad;
   scale_.clamp_min_(quant::kSmallestScale);
   intervals_.clamp_min_(std::max(kNarrowest * scale_.item<double>(), quant::kSmallestScale * kNarrowest));

@@ -18,6 +18,13 @@ namespace {
 
 using at::Tensor;
 
+/// Tensors of these tests are small: on a machine with other work, threads would wait for each other longer than they
+/// compute.
+class OneThread : public testing::Environment {
+  void SetUp() override { at::set_num_threads(1); }
+};
+const auto* const kOneThread = testing::AddGlobalTestEnvironment(new OneThread);
+
 /// Why a method does not take part in a check; printed by the first test.
 struct Exemption {
   const char *method, *check, *why;
@@ -370,7 +377,7 @@ TEST(Contract, ErrorOnAGaussian) {
       {"ternary", 2, 7.19, 0.1},       // TWN
       {"gfpq", 8, 38.04, 0.1},         // 16 codes an octave
       {"naive", 8, 34.4, 1.0},         // truncation: 5.7 dB below minmax
-      {"n2uq", 4, 15.1, 0.6},          // uniform at first, step max / 7
+      {"n2uq", 4, 13.10, 0.3},         // clipped at 15 / 8 E|x|, 16 levels
       {"learned_bits", 4, 14.9, 0.8},  // step max / 7, 15 levels
       {"winograd", 8, 39.8, 1.2},      // F23
       {"float16", 16, 73.64, 0.2},    {"bfloat16", 16, 55.55, 0.2},

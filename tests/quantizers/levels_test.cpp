@@ -101,6 +101,22 @@ TEST(N2uq, StartsUniform) {
   EXPECT_GT(state(*q, "intervals").min().item<float>(), 0);
 }
 
+TEST(N2uq, WeightsByHand) {
+  // 2 bits, mean|w| = 1: a = 3 / 2, levels -a, -a / 3, a / 3, a; (w / a + 1) / 2 * 3: 1.4, 2.6, 0.4, 1.6, 4 -> 3, 0 -
+  // 0.5 -> 0
+  const Tensor w = at::tensor({-0.1f, 1.1f, -1.1f, 0.1f, 2.4f, -1.2f});
+  const auto q = started(make("n2uq", weight(2)), w);
+  const Passed p = pass(*q, w, at::tensor({1.0f, 2.0f, 3.0f, 4.0f, 5.0f, 6.0f}));
+  expect_near(p.y, {-0.5, 1.5, -1.5, 0.5, 1.5, -1.5});
+  expect_near(p.dx, {1, 2, 3, 4, 5, 6});
+  expect_near(q->qparams().scale, {0.5});
+  EXPECT_EQ(make("n2uq", weight(7))->obstacle(), "") << "odd codes up to 127";
+  EXPECT_NE(make("n2uq", weight(8))->obstacle(), "") << "odd codes up to 255";
+  // Channels have scales of their own.
+  const auto rows = started(make("n2uq", weight(2, Granularity::kChannel, 2)), w.view({2, 3}));
+  expect_near(rows->qparams().scale, {(0.1 + 1.1 + 1.1) / 3 / 2, (0.1 + 2.4 + 1.2) / 3 / 2});
+}
+
 TEST(Apot, LevelsOfThePaper) {
   const auto levels = [](int bits, const std::string& options = "{}", bool is_weight = true) {
     const auto q = make("apot", {.role = is_weight ? Role::kWeight : Role::kActivation, .bits = bits}, options);
