@@ -20,6 +20,7 @@ struct DorefaOptions {
   std::string gradient = "tanh";
   bool scaled_sign = true;
   int gradient_bits = 0;
+  double ewgs = 0;
 };
 
 }  // namespace qat::quantizers
@@ -36,6 +37,9 @@ struct qat::config::Schema<qat::quantizers::DorefaOptions> {
         .doc("of the gradient behind an activation; 0: float")
         .minimum(0)
         .maximum(16);
+    f.field("ewgs", &T::ewgs)
+        .doc("of activations: element-wise gradient scaling (arXiv:2104.00903); 0: off")
+        .minimum(0);
   }
 };
 
@@ -71,6 +75,7 @@ Dorefa::Dorefa(const quant::QuantSpec& spec, const quant::QuantizerOptions& opti
   const auto o = options.options.as<DorefaOptions>();
   gradient_ = o.gradient;
   scaled_sign_ = o.scaled_sign;
+  ewgs_ = o.ewgs;
   gradient_bits_ = spec.is_weight() ? 0 : o.gradient_bits;
   const double levels = spec.is_weight() ? std::exp2(spec.bits) - 1 : spec.positive_levels();
   scale_ = register_buffer("scale", at::full({1}, 1.0 / levels, at::kFloat));
@@ -82,7 +87,7 @@ quant::Traits Dorefa::traits() const {
 }
 
 std::optional<quant::GradientRule> Dorefa::rule() const {
-  if (spec().is_weight() || gradient_bits_ != 0) return std::nullopt;
+  if (spec().is_weight() || gradient_bits_ != 0 || ewgs_ != 0) return std::nullopt;
   return quant::GradientRule::kStraightThrough;
 }
 
@@ -109,8 +114,10 @@ Tensor Dorefa::quantize_weights(const Tensor& w) const {
 Tensor Dorefa::fake_quantize(const Tensor& x) {
   if (spec().is_weight()) return x.numel() == 0 ? x : quantize_weights(x);
   const quant::QParams params = parameters_now();
-  Tensor y = autograd::fake_quantize(
-      x, {.scale = params.scale, .zero_point = params.zero_point, .offset = {}, .lo = spec().lo(), .hi = spec().hi()});
+  autograd::AffineGrid grid{
+      .scale = params.scale, .zero_point = params.zero_point, .offset = {}, .lo = spec().lo(), .hi = spec().hi()};
+  grid.gradient.ewgs = ewgs_;
+  Tensor y = autograd::fake_quantize(x, grid);
   if (gradient_bits_ == 0) return y;
   auto saved = std::make_unique<GradientQuantization>();
   saved->bits = gradient_bits_;

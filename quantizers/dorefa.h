@@ -36,6 +36,7 @@ class Dorefa final : public quant::Quantizer {
   std::string gradient_;
   bool scaled_sign_ = true;
   int gradient_bits_ = 0;
+  double ewgs_ = 0;
   at::Tensor scale_;  // float32 [1]
 };
 

@@ -29,7 +29,7 @@ class Pact final : public quant::Quantizer {
   quant::QParams parameters_now() const override;
 
   bool rounding_term_ = false;
-  double decay_ = 0;
+  double decay_ = 0, ewgs_ = 0;
   at::Tensor alpha_;  // float32 [1], trained
 };
 

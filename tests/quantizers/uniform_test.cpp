@@ -95,6 +95,14 @@ TEST(Uniform, EwgsByItsFormula) {
       at::tensor({1 + 0.2 * 0.1, -2 * (1 - 0.2 * (0.62 - 2.0 / 3)), 0.5 * (1 - 0.2 * 0.1), 0.0, 0.0});
   EXPECT_TRUE(at::allclose(p.dx.to(at::kDouble), expected, 1e-6, 1e-6)) << p.dx;
   EXPECT_FALSE(q->rule().has_value()) << "the gradient needs the values";
+  // PACT's range [0, 1] in the same levels, and DoReFa's.
+  for (const char* method : {"pact", "dorefa"}) {
+    const std::string alpha = std::string(method) == "pact" ? "alpha: 1, " : "";
+    const auto other = make(method, {.bits = 2}, fmt::format("{{{}ewgs: 0.2}}", alpha));
+    other->initialize();
+    EXPECT_TRUE(at::allclose(pass(*other, x, dy).dx.to(at::kDouble), expected, 1e-6, 1e-6)) << method;
+    EXPECT_FALSE(other->rule().has_value());
+  }
   // LSQ keeps its own gradient of the step.
   const auto plain = make("lsq", {.bits = 2}), scaled = make("lsq", {.bits = 2}, "{ewgs: 0.2}");
   for (const auto& l : {plain, scaled}) {
