@@ -49,9 +49,7 @@ Session open_run(const std::string& path, const std::string& checkpoint,
   QAT_CHECK_AS(FileError, std::filesystem::exists(file), "{}: there is no such checkpoint{}", file,
                checkpoint == "last" ? "; train the run first" : "");
   Session session(load_experiment(folder.config(), target_override(target)));
-  const RunCheckpoint loaded = read_checkpoint(file);
-  io::copy_state(session.state(), loaded.tensors, file);
-  apply_phase(session, loaded.state.phase);
+  restore(session, read_checkpoint(file), file);
   return session;
 }
 

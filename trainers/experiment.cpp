@@ -73,7 +73,7 @@ void Schema<Experiment>::describe(Fields<Experiment>& f) {
   f.field("model", &Experiment::model).doc("{name: ..., weights: FILE or {path: FILE, ...}, options}").required();
   f.field("quantization", &Experiment::quantization).doc("null: train in float only");
   f.field("stages", &Experiment::stages)
-      .doc("what to do, in order: float, calibrate, finetune, export, verify")
+      .doc("what to do, in order: float, calibrate, adaptive_rounding, finetune, export, verify")
       .required();
   f.field("checkpoint", &Experiment::checkpoint).doc("what --resume continues from");
 }
@@ -85,7 +85,7 @@ namespace {
 
 using config::Node;
 
-constexpr std::array kStageNames{"float", "calibrate", "finetune", "export", "verify"};
+constexpr std::array kStageNames{"float", "calibrate", "adaptive_rounding", "finetune", "export", "verify"};
 
 StageKind stage_kind(const Node& node, const std::string& name) {
   const std::vector<std::string> known(kStageNames.begin(), kStageNames.end());
@@ -110,7 +110,7 @@ Node resolve_named(Registry<Factory>& registry, const Node& node) {
 
 Stage parse_stage(const Node& node) {
   const auto [name, options] = config::tagged(node);
-  Stage stage{.kind = stage_kind(node, name), .train = {}, .exports = {}, .verify = {}};
+  Stage stage{.kind = stage_kind(node, name), .train = {}, .exports = {}, .verify = {}, .rounding = {}};
   switch (stage.kind) {
     case StageKind::kFloat:
     case StageKind::kFinetune:
@@ -122,6 +122,9 @@ Stage parse_stage(const Node& node) {
       if (!options.entries().empty()) {
         throw options.error("calibrate has no options here; they stand in quantization.calibration");
       }
+      break;
+    case StageKind::kAdaptiveRounding:
+      stage.rounding = options.as<AdaptiveRoundingStage>();
       break;
     case StageKind::kExport: {
       std::set<std::string> seen;
@@ -153,6 +156,8 @@ Node resolved_node(const Stage& stage) {
     }
     case StageKind::kVerify:
       return Node::map({{name, config::to_node(stage.verify)}});
+    case StageKind::kAdaptiveRounding:
+      return Node::map({{name, config::to_node(stage.rounding)}});
     case StageKind::kCalibrate:
       break;
   }
@@ -173,8 +178,8 @@ void check_order(const std::vector<Stage>& stages, const std::vector<Node>& node
     if (kind == StageKind::kCalibrate && calibrated) throw nodes[i].error("calibrate: expected once");
     if (kind != StageKind::kCalibrate && !calibrated) throw nodes[i].error(name + " needs a calibrate stage before it");
     if (kind == StageKind::kVerify && !exported) throw nodes[i].error("verify needs an export stage before it");
-    if (kind == StageKind::kFinetune && exported) {
-      throw nodes[i].error("finetune cannot follow export: the exported file would be out of date");
+    if ((kind == StageKind::kFinetune || kind == StageKind::kAdaptiveRounding) && exported) {
+      throw nodes[i].error(name + " cannot follow export: the exported file would be out of date");
     }
     calibrated = true;
     exported = exported || kind == StageKind::kExport;
@@ -190,6 +195,7 @@ void check_methods(const Node& quantization) {
   };
   check("weight", "quantizer", quant::quantizers());
   check("activation", "quantizer", quant::quantizers());
+  check("bias", "quantizer", quant::quantizers());
   check("calibration", "observer", quant::observers());
 }
 
@@ -252,6 +258,8 @@ Experiment make_experiment(const Node& root) {
   if (e.quantization) {
     check_methods(root.at("quantization"));
     freeze_step(e.quantization->batch_norm.freeze_at, 1, 1);
+    freeze_step(e.quantization->schedule.start_at, 1, 1);
+    for (const quant::WidthPhase& phase : e.quantization->schedule.bits) freeze_step(phase.until, 1, 1);
   }
   const std::vector<Stage> stages = e.parsed_stages();
   if (stages.empty()) throw root.at("stages").error("expected at least one stage");
@@ -298,6 +306,7 @@ std::string experiment_docs() {
   text += "\n## Stages\n\nfloat, finetune:\n\n" + config::docs<TrainStage>();
   text += "\ncalibrate has no options. export takes a list of:\n\n" + config::docs<ExportEntry>();
   text += "\nverify:\n\n" + config::docs<VerifyStage>();
+  text += "\nadaptive_rounding:\n\n" + config::docs<AdaptiveRoundingStage>();
   text += "\nquantization.rules[]:\n\n" + config::docs<quant::Rule>();
   for (const std::string& name : datasets::registry().names()) {
     text += fmt::format("\n## Dataset {}\n\n{}", name, datasets::registry().get(name).docs());

@@ -9,6 +9,7 @@
 #include "core/config/config.h"
 #include "core/quant/config.h"
 #include "datasets/data_config.h"
+#include "trainers/adaptive_rounding.h"
 
 namespace qat::trainers {
 
@@ -33,7 +34,7 @@ struct VerifyStage {
   std::optional<int64_t> samples;  // of the evaluation split; all when absent
 };
 
-enum class StageKind { kFloat, kCalibrate, kFinetune, kExport, kVerify };
+enum class StageKind { kFloat, kCalibrate, kAdaptiveRounding, kFinetune, kExport, kVerify };
 const char* to_string(StageKind kind);
 
 struct Stage {
@@ -41,6 +42,7 @@ struct Stage {
   TrainStage train;                  // kFloat, kFinetune
   std::vector<ExportEntry> exports;  // kExport
   VerifyStage verify;                // kVerify
+  AdaptiveRoundingStage rounding;    // kAdaptiveRounding
 };
 
 struct CheckpointConfig {
@@ -82,7 +84,8 @@ Experiment load_experiment(const std::string& path, const std::vector<std::strin
 /// left out: data.workers, checkpoint.every and threads.
 std::string first_difference(const Experiment& run, const Experiment& now);
 
-/// The optimizer step at whose start ranges and batch norm freeze: `batch_norm.freeze_at`, at most `total`.
+/// The optimizer step that `batch_norm.freeze_at` (at whose start ranges and batch norm freeze), `schedule.start_at` or
+/// `schedule.bits[].until` names, at most `total`.
 /// "75%": of the steps, rounded down; {epoch: e}: e epochs; {step: s}. Throws ConfigError.
 int64_t freeze_step(const config::Node& freeze_at, int64_t total, int64_t steps_per_epoch);
 

@@ -84,10 +84,7 @@ TrainSummary summary(const RunFolder& folder, const RunState& state) {
   return result;
 }
 
-/// Puts the session where the checkpoint was written.
-void restore(Session& session, const RunCheckpoint& checkpoint, const std::string& path) {
-  io::copy_state(session.state(), checkpoint.tensors, path);
-  apply_phase(session, checkpoint.state.phase);
+void warn_of_threads(const Session& session, const RunCheckpoint& checkpoint) {
   if (checkpoint.state.threads != session.experiment.threads) {
     log::warn("resumed with {} threads, the run had {}: float results may differ in their last bits",
               session.experiment.threads, checkpoint.state.threads);
@@ -116,6 +113,7 @@ TrainSummary train(const TrainRequest& request) {
   Session session(experiment);
   if (has_checkpoint) {
     restore(session, checkpoint, folder.last());
+    warn_of_threads(session, checkpoint);
   } else if (const auto weights = experiment.weights()) {
     session.load_weights(*weights);
   }
@@ -143,6 +141,9 @@ TrainSummary train(const TrainRequest& request) {
         break;
       case StageKind::kCalibrate:
         run_calibration(run);
+        break;
+      case StageKind::kAdaptiveRounding:
+        run_adaptive_rounding(run, stage.rounding);
         break;
       case StageKind::kExport:
         run_export(run, stage);

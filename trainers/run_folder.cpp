@@ -15,8 +15,9 @@
 namespace qat::trainers {
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(TableRow, name, top1, bytes)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RunState, stage, step, evaluated, phase, loss_sum, correct, samples, best_top1,
-                                   threads, metrics_bytes, rows, exports, verified, mismatches)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RunState, stage, step, evaluated, phase, weight_bits, activation_bits, loss_sum,
+                                   correct, samples, best_top1, threads, metrics_bytes, rows, exports, verified,
+                                   mismatches)
 
 namespace {
 

@@ -14,11 +14,12 @@ namespace qat::trainers {
 
 /// Where a run is, as stored with the tensors.
 struct RunState {
-  int64_t stage = 0;            // index of the stage in progress; the number of stages: finished
-  int64_t step = 0;             // optimizer steps done in it
-  int64_t evaluated = 0;        // the step up to which epochs have been evaluated and reported
-  std::string phase = "float";  // float | live | frozen: how the tensors are meant
-  double loss_sum = 0;          // of the epoch in progress
+  int64_t stage = 0;                             // index of the stage in progress; the number of stages: finished
+  int64_t step = 0;                              // optimizer steps done in it
+  int64_t evaluated = 0;                         // the step up to which epochs have been evaluated and reported
+  std::string phase = "float";                   // float | live | frozen: how the tensors are meant
+  int64_t weight_bits = 0, activation_bits = 0;  // of quantization.schedule.bits; 0: the section's own
+  double loss_sum = 0;                           // of the epoch in progress
   int64_t correct = 0;
   int64_t samples = 0;
   double best_top1 = -1;  // of the stage in progress

@@ -68,8 +68,15 @@ Session::Session(const Experiment& e) : experiment(e) {
   }
   graph::canonicalize(graph, graph::fuse_options(*e.quantization), &pass_report);
   for (const std::string& name : e.quantization->rewrites) graph::rewrite(graph, name, &pass_report);
+  requantize(0, 0);
+}
+
+void Session::requantize(int64_t weight_bits, int64_t activation_bits) {
+  quant::QuantizationConfig config = *experiment.quantization;
+  if (weight_bits != 0) config.weight.bits = static_cast<int>(weight_bits);
+  if (activation_bits != 0) config.activation.bits = static_cast<int>(activation_bits);
   net = std::make_shared<graph::GraphModule>(graph, *model.module);
-  quantizers = graph::insert_quantizers(*net, *e.quantization);
+  quantizers = graph::insert_quantizers(*net, config);
 }
 
 io::TensorMap Session::state() const { return net ? io::state_of(*net) : io::state_of(*model.module); }

@@ -34,6 +34,10 @@ struct Session {
   /// run on the images), and ConfigError for one with too few outputs for the classes.
   explicit Session(const Experiment& experiment);
 
+  /// Builds `net` anew on the same parameters, with fresh quantizers of these widths instead of the section's own (0:
+  /// that one).
+  void requantize(int64_t weight_bits, int64_t activation_bits);
+
   /// Parameters and buffers of network and quantizers: the tensors themselves.
   io::TensorMap state() const;
   /// Trainable parameters by name.

@@ -3,6 +3,7 @@
 #include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/argmax.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/tensor.h>
 #include <c10/core/GradMode.h>
@@ -44,6 +45,34 @@ std::unique_ptr<Optimizer> make_optimizer(const Session& session, const config::
 
 /// The number of the random numbers' use, beside those of LibTorch's layers.
 constexpr uint64_t kMixing = 1;
+constexpr uint64_t kNoise = 2;
+
+int64_t first_finetune(const Experiment& experiment) {
+  const std::vector<Stage> stages = experiment.parsed_stages();
+  const auto found =
+      std::find_if(stages.begin(), stages.end(), [](const Stage& s) { return s.kind == StageKind::kFinetune; });
+  return found - stages.begin();
+}
+
+/// Gives all quantizers their first values on batches of an epoch of the training images.
+int64_t calibrate(RunContext& run, uint64_t epoch) {
+  Session& session = run.session;
+  const auto loader = training_loader(run);
+  const int64_t batches = std::min(session.experiment.quantization->calibration.batches, loader->batches());
+  if (session.experiment.quantization->batch_norm.mode == "folded") session.net->merge_batch_norm();
+  session.net->eval();
+  session.net->set_phase(nn::Phase::kCalibrate);
+  const at::NoGradGuard no_grad;
+  datasets::Batch batch;
+  loader->start_epoch(epoch);
+  for (int64_t i = 0; i < batches; ++i) {
+    if (run.stopping()) throw Interrupted("stopped during calibration");
+    QAT_CHECK(loader->next(batch), "the loader ended before its epoch");
+    session.net->forward(to_tensors(batch, loader->shape()).images);
+  }
+  session.net->initialize_quantizers();
+  return batches;
+}
 
 /// One `float` or `finetune` stage.
 class Training {
@@ -62,9 +91,8 @@ class Training {
     epochs_ = stage.train.epochs;
     total_ = steps_per_epoch_ * epochs_;
     if (stage.train.steps) total_ = std::min(total_, *stage.train.steps);
-    freeze_ = quantized_
-                  ? freeze_step(run.session.experiment.quantization->batch_norm.freeze_at, total_, steps_per_epoch_)
-                  : total_;
+    freeze_ = total_;
+    if (quantized_) read_schedule();
     optimizer_->load_state(momentum, run.folder.last());
   }
 
@@ -101,13 +129,81 @@ class Training {
   }
 
  private:
-  void set_mode() {
+  struct Widths {
+    int64_t until, weight, activation;
+  };
+
+  int64_t step_of(const config::Node& node) const { return freeze_step(node, total_, steps_per_epoch_); }
+
+  void read_schedule() {
+    const quant::QuantizationConfig& q = *run_.session.experiment.quantization;
+    freeze_ = step_of(q.batch_norm.freeze_at);
+    if (state_.stage != first_finetune(run_.session.experiment)) return;
+    start_ = step_of(q.schedule.start_at);
+    if (start_ > freeze_) throw q.schedule.start_at.error("expected a step before batch_norm.freeze_at");
+    int64_t last = 0;
+    for (const quant::WidthPhase& phase : q.schedule.bits) {
+      widths_.push_back({step_of(phase.until), phase.weight.value_or(0), phase.activation.value_or(0)});
+      if (widths_.back().until < last || widths_.back().until > freeze_) {
+        throw phase.until.error("expected steps in order, none behind batch_norm.freeze_at");
+      }
+      last = widths_.back().until;
+    }
+  }
+
+  /// Whether the quantizers are off: a finetune stage before its schedule's start.
+  bool in_float() const { return !quantized_ || state_.phase == "float"; }
+
+  /// Up to the freeze: switches quantization on, and between widths.
+  void follow_schedule() {
+    if (state_.step < start_) {
+      if (state_.phase == "live") {
+        state_.phase = "float";
+        apply_phase(run_.session, state_.phase);
+      }
+      return;
+    }
+    Widths now{total_, 0, 0};
+    for (const Widths& w : widths_) {
+      if (state_.step < w.until) {
+        now = w;
+        break;
+      }
+    }
+    if (state_.phase == "live" && now.weight == state_.weight_bits && now.activation == state_.activation_bits) return;
+    state_.weight_bits = now.weight;
+    state_.activation_bits = now.activation;
+    requantize();
+  }
+
+  void requantize() {
+    Session& session = run_.session;
+    session.requantize(state_.weight_bits, state_.activation_bits);
+    calibrate(run_, static_cast<uint64_t>(epochs_));
+    state_.phase = "live";
+    apply_phase(session, state_.phase);
+    const auto width = [](int64_t bits) { return bits == 0 ? std::string("the config's") : fmt::format("{}", bits); };
+    log::info("{}: step {}: new quantizers; bits of weights: {}, of activations: {}", kind_, state_.step,
+              width(state_.weight_bits), width(state_.activation_bits));
+    // The network's parameters are the same tensors; what the optimizer knew of the quantizers' went with them.
+    io::TensorMap kept = optimizer_->state();
+    std::erase_if(kept, [](const auto& item) { return is_quantizer_state(item.first); });
+    optimizer_ = make_optimizer(session, config_.optimizer);
+    optimizer_->load_state(kept, "the optimizer's state");
+    state_.best_top1 = -1;  // of another network
+  }
+
+  void set_mode(uint64_t key) {
     if (!quantized_) {
       run_.session.model.module->train();
       return;
     }
+    if (state_.phase != "frozen") follow_schedule();
+    run_.session.net->set_step(quant::settings_at(run_.session.experiment.quantization->schedule, state_.step - start_,
+                                                  total_ - start_, hash(key, kNoise)));
     if (state_.phase != "frozen" && state_.step >= freeze_) {
       reestimate(run_.session.experiment.quantization->batch_norm.reestimate);
+      run_.session.net->project();  // frozen weights of layers whose codes depend on the statistics
       log::info("{}: step {}: batch norm and ranges are frozen", kind_, state_.step);
       state_.phase = "frozen";
       apply_phase(run_.session, state_.phase);
@@ -161,10 +257,10 @@ class Training {
   }
 
   void step(datasets::Batch& batch) {
-    set_mode();
     // Random layers and mixing need no saved generator: their numbers follow from the step.
     const uint64_t key = hash(static_cast<uint64_t>(run_.session.experiment.seed), static_cast<uint64_t>(state_.stage),
                               static_cast<uint64_t>(state_.step));
+    set_mode(key);
     at::manual_seed(key);
     const datasets::Mixture mixture =
         datasets::mix(batch, loader_->shape(), {config_.mixup_alpha, config_.cutmix_alpha}, hash(key, kMixing));
@@ -172,7 +268,7 @@ class Training {
     optimizer_->zero_grad();
     at::Tensor logits;
     at::Tensor loss = loss_of(tensors, mixture, logits);
-    if (const at::Tensor penalty = quantized_ ? run_.session.net->penalty() : at::Tensor(); penalty.defined()) {
+    if (const at::Tensor penalty = in_float() ? at::Tensor() : run_.session.net->penalty(); penalty.defined()) {
       loss = loss + penalty;
     }
     const double value = loss.item<double>();
@@ -186,7 +282,7 @@ class Training {
     const double factor = schedule_({state_.step, total_, steps_per_epoch_});
     rate_ = optimizer_->base_learning_rate() * factor;
     optimizer_->step(factor);
-    if (quantized_) run_.session.net->project();
+    if (!in_float()) run_.session.net->project();
 
     state_.loss_sum += value * static_cast<double>(batch.size);
     state_.correct += logits.argmax(1).eq(tensors.labels).sum().item<int64_t>();
@@ -213,7 +309,7 @@ class Training {
   void finish_epoch() {
     Evaluation result;
     try {
-      result = evaluate(run_.session, quantized_ ? Runtime::kSimulated : Runtime::kFloat, run_.request.stop);
+      result = evaluate(run_.session, in_float() ? Runtime::kFloat : Runtime::kSimulated, run_.request.stop);
     } catch (const Interrupted&) {
       run_.save(run_.folder.last(), optimizer_.get());
       throw;
@@ -258,7 +354,8 @@ class Training {
   std::unique_ptr<datasets::Loader> loader_;
   std::unique_ptr<Optimizer> optimizer_;
   Schedule schedule_;
-  int64_t epochs_ = 0, steps_per_epoch_ = 0, total_ = 0, freeze_ = 0;
+  int64_t epochs_ = 0, steps_per_epoch_ = 0, total_ = 0, start_ = 0, freeze_ = 0;
+  std::vector<Widths> widths_;  // of the first steps
   double rate_ = 0, data_seconds_ = 0;
 };
 
@@ -283,28 +380,22 @@ void apply_phase(Session& session, const std::string& phase) {
                                            : nn::Phase::kFloat);
 }
 
+void restore(Session& session, const RunCheckpoint& checkpoint, const std::string& path) {
+  const RunState& state = checkpoint.state;
+  if (session.net && (state.weight_bits != 0 || state.activation_bits != 0)) {
+    session.requantize(state.weight_bits, state.activation_bits);
+  }
+  io::copy_state(session.state(), checkpoint.tensors, path);
+  apply_phase(session, state.phase);
+}
+
 void run_training(RunContext& run, const Stage& stage, const io::TensorMap& momentum) {
   Training(run, stage, momentum).go();
 }
 
 void run_calibration(RunContext& run) {
   Session& session = run.session;
-  const auto loader = training_loader(run);
-  const int64_t batches = std::min(session.experiment.quantization->calibration.batches, loader->batches());
-  if (session.experiment.quantization->batch_norm.mode == "folded") session.net->merge_batch_norm();
-  session.net->eval();
-  session.net->set_phase(nn::Phase::kCalibrate);
-  {
-    const at::NoGradGuard no_grad;
-    datasets::Batch batch;
-    loader->start_epoch(0);
-    for (int64_t i = 0; i < batches; ++i) {
-      if (run.stopping()) throw Interrupted("stopped during calibration");
-      QAT_CHECK(loader->next(batch), "the loader ended before its epoch");
-      session.net->forward(to_tensors(batch, loader->shape()).images);
-    }
-    session.net->initialize_quantizers();
-  }
+  const int64_t batches = calibrate(run, 0);
   run.state.phase = "live";
   apply_phase(session, run.state.phase);
   const Evaluation result = evaluate(session, Runtime::kSimulated, run.request.stop);
@@ -315,6 +406,32 @@ void run_calibration(RunContext& run) {
                      {"eval_loss", result.loss},
                      {"eval_top1", result.top1_fraction()}});
   run.set_row("calibrated", result.top1_fraction(), session.parameter_bytes());
+}
+
+void run_adaptive_rounding(RunContext& run, const AdaptiveRoundingStage& options) {
+  Session& session = run.session;
+  const auto loader = training_loader(run);
+  loader->start_epoch(0);
+  std::vector<at::Tensor> images;
+  datasets::Batch batch;
+  for (int64_t found = 0; found < options.samples && loader->next(batch); found += batch.size) {
+    images.push_back(to_tensors(batch, loader->shape()).images);
+  }
+  const uint64_t key = hash(static_cast<uint64_t>(session.experiment.seed), static_cast<uint64_t>(run.state.stage));
+  const at::Tensor all = at::cat(images);
+  const auto report = [&](const nn::WeightedLayer& layer, double nearest, double adaptive) {
+    if (run.stopping()) throw Interrupted("stopped during adaptive rounding");
+    log::info("adaptive_rounding: {}: squared error {:.3e}, rounded to nearest {:.3e}", layer.label(), adaptive,
+              nearest);
+  };
+  adaptive_rounding(*session.net, all.slice(0, 0, options.samples), options, key, report);
+  const Evaluation result = evaluate(session, Runtime::kSimulated, run.request.stop);
+  log::info("adaptive_rounding: eval loss {:.4f} top1 {:.2f}%", result.loss, 100 * result.top1_fraction());
+  run.metrics.write({{"stage", run.state.stage},
+                     {"kind", "adaptive_rounding"},
+                     {"eval_loss", result.loss},
+                     {"eval_top1", result.top1_fraction()}});
+  run.set_row("adaptive rounding", result.top1_fraction(), session.parameter_bytes());
 }
 
 }  // namespace qat::trainers

@@ -31,8 +31,14 @@ struct RunContext {
 /// The network's phase as state.phase says.
 void apply_phase(Session& session, const std::string& phase);
 
+/// Puts the session where the checkpoint, from the file `path`, was written. Throws CheckpointError.
+void restore(Session& session, const RunCheckpoint& checkpoint, const std::string& path);
+
 /// Continues at state.step until the stage's last epoch is evaluated. `momentum`: the optimizer's state at that step.
 void run_training(RunContext& run, const Stage& stage, const io::TensorMap& momentum);
+
+/// AdaRound on training images.
+void run_adaptive_rounding(RunContext& run, const AdaptiveRoundingStage& options);
 
 /// Observes training batches with the float network, initializes all quantizers and switches them on.
 void run_calibration(RunContext& run);

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "core/base/error.h"
+#include "core/base/random.h"
 #include "core/nn/pointwise.h"
 #include "core/nn/weighted.h"
 
@@ -153,6 +154,11 @@ void GraphModule::set_weight_quantizer(int step, std::shared_ptr<quant::Quantize
   layer.set_weight_quantizer(submodule(*this, layer.label()).register_module("weight_quantizer", std::move(quantizer)));
 }
 
+void GraphModule::set_bias_quantizer(int step, std::shared_ptr<quant::Quantizer> quantizer) {
+  auto& layer = dynamic_cast<nn::WeightedLayer&>(*steps_.at(step).layer);
+  layer.set_bias_quantizer(submodule(*this, layer.label()).register_module("bias_quantizer", std::move(quantizer)));
+}
+
 void GraphModule::set_batch_norm_mode(nn::BatchNormMode mode) {
   for (Step& step : steps_) {
     if (auto* layer = dynamic_cast<nn::WeightedLayer*>(step.layer.get())) layer->set_batch_norm_mode(mode);
@@ -180,6 +186,14 @@ void GraphModule::reestimate_batch_norm(const std::function<at::Tensor()>& next)
   for (at::Tensor x = next(); x.defined(); x = next()) {
     set_momentum(1.0 / ++batches);
     run(x, true, nullptr);
+  }
+}
+
+void GraphModule::set_step(const quant::StepSettings& settings) {
+  for (size_t i = 0; i < steps_.size(); ++i) {
+    quant::StepSettings own = settings;
+    own.noise_key = hash(settings.noise_key, i);
+    steps_[i].layer->set_step(own);
   }
 }
 

@@ -54,9 +54,10 @@ class GraphModule : public torch::nn::Module {
   /// Whether the output depends on the step; otherwise only heads do.
   bool is_needed(int step) const { return needed_.at(step); }
 
-  /// Gives a step's output, or its weight, a quantizer and registers it.
+  /// Gives a step's output, its weight or its bias, a quantizer and registers it.
   void set_output_quantizer(int step, std::shared_ptr<quant::Quantizer> quantizer);
   void set_weight_quantizer(int step, std::shared_ptr<quant::Quantizer> quantizer);
+  void set_bias_quantizer(int step, std::shared_ptr<quant::Quantizer> quantizer);
 
   /// What batch norms do while they train (FloatBatchNorm: always statistics of the batch).
   void set_batch_norm_mode(nn::BatchNormMode mode);
@@ -65,6 +66,9 @@ class GraphModule : public torch::nn::Module {
   /// Sets the running statistics to their means over batches: runs the quantized network in evaluation on every tensor
   /// that `next` gives until it gives an undefined one. No parameter changes.
   void reestimate_batch_norm(const std::function<at::Tensor()>& next);
+
+  /// What the next training steps do beside the plain thing; every layer gets random numbers of its own.
+  void set_step(const quant::StepSettings& settings);
 
   /// Ends calibration: all quantizers get their first values.
   void initialize_quantizers();

@@ -41,6 +41,7 @@ class Inserter {
     }
     for (size_t i = 0; i < steps().size(); ++i) insert(static_cast<int>(i), owns[i]);
     for (size_t i = 0; i < steps().size(); ++i) find_values(static_cast<int>(i));
+    prepare_schedule();
     return std::move(report_);
   }
 
@@ -171,6 +172,10 @@ class Inserter {
     if (is_weighted(i) && computes_on_codes(i)) {
       auto& weighted = dynamic_cast<nn::WeightedLayer&>(layer);
       const TensorChoice& choice = choices_[i].weight;
+      if (choice.dtype == "uint") {
+        throw ConfigError(fmt::format("{}{}{}'s weight: dtype uint: the target stores weights as int8", choice.location,
+                                      choice.location.empty() ? "" : ": ", infos_[i].name));
+      }
       quant::QuantSpec spec{.role = quant::Role::kWeight, .bits = bits_of(choice), .is_signed = true};
       spec.affine = choice.scheme == "affine";
       spec.narrow_range = choice.narrow_range.value_or(spec.bits == 8);
@@ -186,9 +191,26 @@ class Inserter {
                           spec.granularity == quant::Granularity::kChannel ? "channel"
                           : spec.granularity == quant::Granularity::kGroup ? "group"
                                                                            : "tensor");
+      if (choices_[i].bias && has_bias(weighted)) {
+        const TensorChoice& of_bias = *choices_[i].bias;
+        quant::QuantSpec bias{.role = quant::Role::kWeight, .bits = bits_of(of_bias), .is_signed = true};
+        bias.narrow_range = of_bias.narrow_range.value_or(bias.bits == 8);
+        bias.channels = weighted.out_channels();
+        if (of_bias.granularity_given) bias.granularity = of_bias.granularity;
+        bias.groups = of_bias.groups;
+        net_.set_bias_quantizer(i, make(i, "bias", of_bias, bias));
+        line += fmt::format(", bias {} {} bits", of_bias.quantizer, bias.bits);
+      }
     }
     if (owns) {
       const TensorChoice choice = activation_of(i);
+      if ((choice.granularity_given && choice.granularity != quant::Granularity::kTensor) || choice.narrow_range) {
+        throw ConfigError(
+            fmt::format("{}{}{}'s activation: the target has one scale a tensor and all codes: leave out "
+                        "{}",
+                        choice.location, choice.location.empty() ? "" : ": ", infos_[i].name,
+                        choice.narrow_range ? "narrow_range" : "granularity"));
+      }
       quant::QuantSpec spec{.role = quant::Role::kActivation, .bits = bits_of(choice)};
       spec.is_signed = choice.dtype ? *choice.dtype == "int" : !non_negative_[i];
       if (spec.is_signed && non_negative_[i]) {
@@ -239,6 +261,33 @@ class Inserter {
       if (codes_[input]) check(steps()[owner(input)].layer->output_quantizer(), "input");
     }
     if (!layer.values_reason().empty()) report_.lines[i] += ", computed in float (" + layer.values_reason() + ")";
+  }
+
+  static bool has_bias(const nn::WeightedLayer& layer) {
+    const nn::LayerTensors& t = layer.tensors();
+    return t.bias.defined() || t.batch_norm || t.input_norm;
+  }
+
+  /// What needs weights of a certain kind finds some, and state of its own is made.
+  void prepare_schedule() {
+    const quant::ScheduleConfig& schedule = config_.schedule;
+    const bool freezes = schedule.weight_freezing.initial.has_value();
+    const bool dampens = schedule.dampening.initial > 0 || schedule.dampening.final.value_or(0) > 0;
+    bool tracked = false, dampened = false;
+    std::string obstacle = "no weight is quantized";
+    for (size_t i = 0; i < steps().size(); ++i) {
+      auto* layer = dynamic_cast<nn::WeightedLayer*>(steps()[i].layer.get());
+      if (layer == nullptr || !layer->weight_quantizer()) continue;
+      dampened = dampened || layer->can_be_dampened();
+      const std::string found = layer->oscillation_obstacle();
+      if (found.empty()) tracked = true;
+      obstacle = found;
+      if (freezes && found.empty()) layer->track_oscillations();
+    }
+    if (freezes && !tracked) throw ConfigError("quantization.schedule.weight_freezing: " + obstacle);
+    if (dampens && !dampened) {
+      throw ConfigError("quantization.schedule.dampening: no weight has evenly spaced levels");
+    }
   }
 
   static const quant::Support& support_of(const TensorChoice& choice) {

@@ -27,15 +27,18 @@ void QLayer::train(bool on) {
 }
 
 void QLayer::set_quantizer_modes() {
-  for (const auto& quantizer : {weight_quantizer(), output_quantizer_}) {
+  for (const auto& quantizer : {weight_quantizer(), bias_quantizer(), output_quantizer_}) {
     if (quantizer) quantizer->train(is_training() && phase_ != Phase::kFrozen);
   }
 }
 
-const std::shared_ptr<quant::Quantizer>& QLayer::weight_quantizer() const {
-  static const std::shared_ptr<quant::Quantizer> none;
-  return none;
-}
+namespace {
+const std::shared_ptr<quant::Quantizer> kNone;
+}  // namespace
+
+const std::shared_ptr<quant::Quantizer>& QLayer::weight_quantizer() const { return kNone; }
+
+const std::shared_ptr<quant::Quantizer>& QLayer::bias_quantizer() const { return kNone; }
 
 void QLayer::set_output_quantizer(std::shared_ptr<quant::Quantizer> quantizer) {
   output_quantizer_ = std::move(quantizer);
@@ -49,7 +52,7 @@ Value QLayer::run(const std::vector<Value>& inputs, int64_t batch) {
   batch_ = batch;
   try {
     if (is_quantized()) {
-      if (!has_integer_form() || excluded_ || !on_values_.empty()) return QLayer::run_quantized(inputs);
+      if (!has_integer_form() || excluded_ || computes_on_values()) return QLayer::run_quantized(inputs);
       if (output_quantizer_ && !output_quantizer_->rule()) return run_with_forward(inputs);
       return run_quantized(inputs);
     }
@@ -75,10 +78,16 @@ at::Tensor QLayer::run_values(const std::vector<Value>& inputs) {
   return run_float(values);
 }
 
+autograd::OutputQuantizer QLayer::call_of(quant::Quantizer& quantizer) const {
+  autograd::OutputQuantizer call = quantizer.output(learning());
+  if (!observing(quantizer)) call.observe = nullptr;
+  return call;
+}
+
 Value QLayer::quantize_values(quant::Quantizer& quantizer, const at::Tensor& values) const {
   const bool has_codes = quantizer.obstacle().empty();
-  if (has_codes && quantizer.rule()) return autograd::encode(values, quantizer.output(learning()));
-  if (learning() && quantizer.follows_data() && values.numel() != 0) {
+  if (has_codes && quantizer.rule()) return autograd::encode(values, call_of(quantizer));
+  if (observing(quantizer) && values.numel() != 0) {
     const auto [min, max] = at::aminmax(values.detach());
     quantizer.observe_range(min.item<float>(), max.item<float>());
   }

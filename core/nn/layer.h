@@ -11,6 +11,7 @@
 
 #include "core/autograd/functions.h"
 #include "core/quant/quantizer.h"
+#include "core/quant/schedule.h"
 
 namespace qat::nn {
 
@@ -48,6 +49,7 @@ class QLayer : public torch::nn::Module {
   /// The quantizer of the output tensor; null: the output is float, or keeps its input's parameters.
   const std::shared_ptr<quant::Quantizer>& output_quantizer() const { return output_quantizer_; }
   virtual const std::shared_ptr<quant::Quantizer>& weight_quantizer() const;
+  virtual const std::shared_ptr<quant::Quantizer>& bias_quantizer() const;
   void set_output_quantizer(std::shared_ptr<quant::Quantizer> quantizer);
   virtual void set_weight_quantizer(std::shared_ptr<quant::Quantizer> quantizer);
 
@@ -58,6 +60,8 @@ class QLayer : public torch::nn::Module {
   /// Evaluation with statistics of the batch, which the running statistics of every batch norm follow with this
   /// momentum (1 / n for the n-th batch: their mean); unset: off.
   void set_reestimation(std::optional<double> momentum) { reestimation_ = momentum; }
+  /// What the next training steps do beside the plain thing.
+  void set_step(const quant::StepSettings& settings) { step_ = settings; }
   /// Computes on real values, with the quantizers' forward: for methods whose levels are no codes of the integer path.
   /// `reason` stands in the refusal to lower the layer.
   void compute_on_values(std::string reason) { on_values_ = std::move(reason); }
@@ -90,18 +94,25 @@ class QLayer : public torch::nn::Module {
   virtual bool has_integer_form() const = 0;
 
   int64_t batch() const { return batch_; }
+  const quant::StepSettings& step() const { return step_; }
+  /// Whether a quantized layer computes on real values now.
+  virtual bool computes_on_values() const { return !on_values_.empty(); }
   bool reestimating() const { return reestimation_.has_value(); }
   double reestimation_momentum() const { return *reestimation_; }
   /// Real values as the quantizer leaves them: codes, or floats where it has none.
   Value quantize_values(quant::Quantizer& quantizer, const at::Tensor& values) const;
   bool is_quantized() const { return phase_ == Phase::kLive || phase_ == Phase::kFrozen; }
   bool learning() const { return is_training() && phase_ == Phase::kLive; }
-  autograd::OutputQuantizer output_call() const { return output_quantizer_->output(learning()); }
+  autograd::OutputQuantizer output_call() const { return call_of(*output_quantizer_); }
   const QuantizedTensor& codes_of(const Value& value) const;
   /// float32 batch norm as this phase has it.
   at::Tensor run_batch_norm(const at::Tensor& x, const autograd::BatchNorm& norm) const;
 
  private:
+  bool observing(const quant::Quantizer& quantizer) const {
+    return learning() && step_.observe && quantizer.follows_data();
+  }
+  autograd::OutputQuantizer call_of(quant::Quantizer& quantizer) const;
   /// After the freeze training computes what evaluation does: quantizers stay in evaluation (no random rounding).
   void set_quantizer_modes();
   /// For an output quantizer without a rule on codes: its forward supplies the gradient.
@@ -113,6 +124,7 @@ class QLayer : public torch::nn::Module {
   int64_t batch_ = 0;
   std::optional<double> reestimation_;
   std::string on_values_;
+  quant::StepSettings step_;
   std::shared_ptr<quant::Quantizer> output_quantizer_;
 };
 

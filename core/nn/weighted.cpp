@@ -7,14 +7,30 @@
 #include <ATen/ops/conv_transpose1d.h>
 #include <ATen/ops/conv_transpose2d.h>
 #include <ATen/ops/conv_transpose3d.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/tensor.h>
+#include <ATen/ops/where.h>
 #include <c10/core/GradMode.h>
 
 #include "core/base/error.h"
+#include "core/base/random.h"
 
 namespace qat::nn {
 namespace {
+
+/// Freezing moves weights, and so may the scale that their largest gives: passes until every frozen code is kept.
+constexpr int kFreezingPasses = 4;
+
+/// true with the probability, by the key and the element's place alone.
+at::Tensor random_mask(at::IntArrayRef sizes, double probability, uint64_t key) {
+  at::Tensor mask = at::empty(sizes, at::kBool);
+  auto* out = mask.mutable_data_ptr<bool>();
+  for (int64_t i = 0; i < mask.numel(); ++i) {
+    out[i] = static_cast<double>(split_mix64(key, static_cast<uint64_t>(i)) >> 11) * 0x1p-53 < probability;
+  }
+  return mask;
+}
 
 /// [C] -> [C, 1, ...] of `dims` dimensions.
 at::Tensor per_row(const at::Tensor& v, int64_t dims) {
@@ -70,8 +86,12 @@ void WeightedLayer::initialize_quantizers() {
   QLayer::initialize_quantizers();
   if (!weight_quantizer_) return;
   const at::NoGradGuard no_grad;
-  weight_quantizer_->observe(weight_for(call()));
+  const autograd::ConvCall conv = call();
+  weight_quantizer_->observe(weight_for(conv));
   weight_quantizer_->initialize();
+  if (!bias_quantizer_) return;
+  bias_quantizer_->observe(folded_bias(conv));
+  bias_quantizer_->initialize();
 }
 
 void WeightedLayer::project() {
@@ -79,12 +99,67 @@ void WeightedLayer::project() {
   if (!weight_quantizer_) return;
   weight_quantizer_->project();
   weight_quantizer_->project_weight(tensors_.weight);
+  if (bias_quantizer_) bias_quantizer_->project();
+  if (oscillations_ && is_quantized() && step().freezing_threshold) freeze_oscillating();
+}
+
+std::string WeightedLayer::oscillation_obstacle() const {
+  const quant::Quantizer& q = *weight_quantizer_;
+  if (const std::string obstacle = q.obstacle(); !obstacle.empty()) return obstacle;
+  if (!q.traits().integer_levels) return fmt::format("not every integer is a level of {}", q.method());
+  return q.traits().idempotent ? "" : fmt::format("{} maps a level to another one", q.method());
+}
+
+void WeightedLayer::track_oscillations() {
+  std::vector<int64_t> sizes = tensors_.weight.sizes().vec();
+  if (geometry_.transposed) sizes = autograd::output_first(tensors_.weight.detach(), geometry_.groups).sizes().vec();
+  oscillations_ = weight_quantizer_->register_module("oscillation", std::make_shared<OscillationTracker>(sizes));
+}
+
+void WeightedLayer::freeze_oscillating() {
+  const at::NoGradGuard no_grad;
+  const autograd::ConvCall conv = call();
+  autograd::QuantizedWeight weight = weight_quantizer_->quantize_weight(weight_for(conv));
+  oscillations_->update(weight.codes, *step().freezing_threshold, step().freezing_momentum);
+  const at::Tensor &frozen = oscillations_->frozen(), &kept = oscillations_->frozen_codes();
+  const at::Tensor latent_frozen =
+      geometry_.transposed ? autograd::output_first(frozen.to(at::kFloat), geometry_.groups).ne(0) : frozen;
+  for (int pass = 0; pass < kFreezingPasses; ++pass) {
+    const at::Tensor values = kept.to(at::kFloat) * per_row(weight.scale, kept.dim());
+    tensors_.weight.copy_(at::where(latent_frozen, latent_of(values, conv), tensors_.weight));
+    weight = weight_quantizer_->quantize_weight(weight_for(conv));
+    if (!weight.codes.ne(kept).logical_and(frozen).any().item<bool>()) return;
+  }
+}
+
+bool WeightedLayer::can_be_dampened() const {
+  const quant::Traits traits = weight_quantizer_->traits();
+  return traits.affine && traits.integer_levels;
+}
+
+at::Tensor WeightedLayer::dampening_loss() const {
+  const at::Tensor w = weight_for(call());
+  at::Tensor target, inside;
+  {
+    const at::NoGradGuard no_grad;
+    target = weight_quantizer_->forward(w.detach());
+    const at::Tensor scale = weight_quantizer_->qparams().scale.detach();
+    const at::Tensor t = w.detach() / per_row(scale.repeat_interleave(w.size(0) / scale.numel()), w.dim());
+    inside = t.ge(weight_quantizer_->spec().lo()).logical_and(t.le(weight_quantizer_->spec().hi()));
+  }
+  // Beyond the outermost levels clip(w) is the level itself: no loss.
+  return (target - w).square().mul(inside).sum() * step().dampening;
 }
 
 at::Tensor WeightedLayer::penalty() const {
-  const at::Tensor output = QLayer::penalty(), weight = weight_quantizer_ ? weight_quantizer_->penalty() : at::Tensor();
-  if (!output.defined()) return weight;
-  return weight.defined() ? output + weight : output;
+  at::Tensor sum = QLayer::penalty();
+  const auto add = [&](const at::Tensor& term) {
+    if (term.defined()) sum = sum.defined() ? sum + term : term;
+  };
+  if (weight_quantizer_) add(weight_quantizer_->penalty());
+  if (bias_quantizer_) add(bias_quantizer_->penalty());
+  if (weight_quantizer_ && is_quantized() && step().dampening > 0 && can_be_dampened()) add(dampening_loss());
+  return sum;
 }
 
 std::optional<autograd::BatchNorm> WeightedLayer::batch_norm() const {
@@ -97,10 +172,22 @@ std::optional<autograd::BatchNorm> WeightedLayer::batch_norm() const {
 }
 
 at::Tensor WeightedLayer::run_float(const std::vector<at::Tensor>& inputs) {
+  const bool on_values = is_quantized() && weight_quantizer_ && computes_on_values();
+  return evaluate_latent(inputs[0], on_values ? quantized_values() : tensors_.weight);
+}
+
+at::Tensor WeightedLayer::evaluate(const at::Tensor& input, const at::Tensor& weight) const {
+  return evaluate_latent(input, latent_of(weight, call()));
+}
+
+void WeightedLayer::set_weight_to_quantize(const at::Tensor& weight) {
+  const at::NoGradGuard no_grad;
+  tensors_.weight.copy_(latent_of(weight, call()));
+}
+
+at::Tensor WeightedLayer::evaluate_latent(const at::Tensor& input, const at::Tensor& weight) const {
   const auto& [raw, bias, norm, begin, input_norm] = tensors_;
-  const bool on_values = is_quantized() && weight_quantizer_ && !values_reason().empty();
-  const at::Tensor weight = on_values ? quantized_values() : raw;
-  const at::Tensor x = input_norm ? run_batch_norm(inputs[0], *input_norm) : inputs[0];
+  const at::Tensor x = input_norm ? run_batch_norm(input, *input_norm) : input;
   at::Tensor y = is_linear() ? at::linear(x, weight, bias) : convolve(x, weight, bias, geometry_);
   if (norm) y = run_batch_norm(y, *batch_norm());
   return activation_(y);
@@ -153,7 +240,26 @@ autograd::ConvCall WeightedLayer::call() const {
     const at::Tensor added = (first * per_input(shift, first, geometry_.groups)).flatten(1).sum(1);
     call.bias = call.bias.defined() ? call.bias + added : added;
   }
+  if (bias_quantizer_ && !call.live && bias_quantizer_->initialized()) quantize_bias(call);
   return call;
+}
+
+at::Tensor WeightedLayer::folded_bias(const autograd::ConvCall& call) const {
+  if (!call.batch_norm) return call.bias;
+  const autograd::BatchNorm& norm = *call.batch_norm;
+  const at::Tensor k = norm.gamma.detach().to(at::kDouble) * (norm.running_var.to(at::kDouble) + norm.eps).rsqrt();
+  at::Tensor shift = -norm.running_mean.to(at::kDouble);
+  if (call.bias.defined()) shift = shift + call.bias;
+  return (norm.beta + shift * k).to(at::kFloat);
+}
+
+void WeightedLayer::quantize_bias(autograd::ConvCall& call) const {
+  const at::Tensor bias = folded_bias(call), quantized = bias_quantizer_->forward(bias);
+  if (call.batch_norm) {
+    call.batch_norm->beta = call.batch_norm->beta + (quantized - bias);
+  } else {
+    call.bias = quantized;
+  }
 }
 
 at::Tensor WeightedLayer::weight_for(const autograd::ConvCall& call) const {
@@ -164,10 +270,23 @@ at::Tensor WeightedLayer::weight_for(const autograd::ConvCall& call) const {
   return weight * per_row(at::tensor(call.weight_gain, at::kDouble).to(at::kFloat), weight.dim());
 }
 
+at::Tensor WeightedLayer::latent_of(at::Tensor quantized, const autograd::ConvCall& call) const {
+  if (!call.weight_gain.empty()) {
+    quantized = quantized / per_row(at::tensor(call.weight_gain, at::kDouble).to(at::kFloat), quantized.dim());
+  }
+  if (tensors_.input_norm) {
+    quantized = quantized / per_input(gain_of(*tensors_.input_norm), quantized, geometry_.groups);
+  }
+  return geometry_.transposed ? autograd::output_first(quantized, geometry_.groups) : quantized;
+}
+
 at::Tensor WeightedLayer::quantized_values() const {
-  if (!geometry_.transposed) return weight_quantizer_->forward(tensors_.weight);
-  const at::Tensor first = autograd::output_first(tensors_.weight, geometry_.groups);
-  return autograd::output_first(weight_quantizer_->forward(first), geometry_.groups);
+  const at::Tensor& latent = tensors_.weight;
+  at::Tensor values = geometry_.transposed ? autograd::output_first(latent, geometry_.groups) : latent;
+  values = weight_quantizer_->forward(values);
+  if (geometry_.transposed) values = autograd::output_first(values, geometry_.groups);
+  if (!noisy()) return values;
+  return at::where(random_mask(latent.sizes(), step().noise_probability, step().noise_key), values, latent);
 }
 
 std::pair<autograd::QuantizedWeight, autograd::ConvCall> WeightedLayer::quantized() const {

@@ -8,6 +8,7 @@
 
 #include "core/nn/activation.h"
 #include "core/nn/layer.h"
+#include "core/nn/oscillation.h"
 
 namespace qat::nn {
 
@@ -60,7 +61,27 @@ class WeightedLayer : public QLayer {
   std::pair<autograd::QuantizedWeight, autograd::ConvCall> quantized() const;
 
   const std::shared_ptr<quant::Quantizer>& weight_quantizer() const override { return weight_quantizer_; }
+  const std::shared_ptr<quant::Quantizer>& bias_quantizer() const override { return bias_quantizer_; }
+  /// For the bias that fold() makes int32, batch norm folded in; not while that has the batch's statistics, and not
+  /// where the layer computes on real values. A quantizer of weights ([out_channels] values).
+  void set_bias_quantizer(std::shared_ptr<quant::Quantizer> quantizer) { bias_quantizer_ = std::move(quantizer); }
+
+  /// The weight that is quantized: output channels first, multiplied by the gain of batch norm where that comes before.
+  at::Tensor weight_to_quantize() const { return weight_for(call()); }
+  /// Changes the latent weight so that this one is quantized.
+  void set_weight_to_quantize(const at::Tensor& weight);
+  /// The layer's function in evaluation of real values, with this weight_to_quantize().
+  at::Tensor evaluate(const at::Tensor& input, const at::Tensor& weight) const;
   void set_weight_quantizer(std::shared_ptr<quant::Quantizer> quantizer) override;
+  /// Why the weight's oscillations cannot be tracked, or "": needs evenly spaced levels that quantizing again does
+  /// not change, and codes.
+  std::string oscillation_obstacle() const;
+  /// Weights that oscillate are frozen from now on, as the step's settings say.
+  void track_oscillations();
+  /// Null without track_oscillations().
+  const std::shared_ptr<OscillationTracker>& oscillations() const { return oscillations_; }
+  /// Whether the dampening loss has a meaning: evenly spaced levels.
+  bool can_be_dampened() const;
   void initialize_quantizers() override;
   void project() override;
   at::Tensor penalty() const override;
@@ -72,6 +93,7 @@ class WeightedLayer : public QLayer {
   at::Tensor run_values(const std::vector<Value>& inputs) override;
   Value run_quantized(const std::vector<Value>& inputs) override;
   bool has_integer_form() const override { return weight_quantizer_ != nullptr; }
+  bool computes_on_values() const override { return QLayer::computes_on_values() || noisy(); }
 
   LayerTensors tensors_;
   ConvGeometry geometry_;
@@ -82,6 +104,17 @@ class WeightedLayer : public QLayer {
   autograd::ConvCall call() const;
   /// What is quantized: output channels first, multiplied by input_norm and, where the call says so, by the gain.
   at::Tensor weight_for(const autograd::ConvCall& call) const;
+  /// The latent weight whose weight_for() is `quantized`.
+  at::Tensor latent_of(at::Tensor quantized, const autograd::ConvCall& call) const;
+  /// Only a part of the weights is quantized in this step.
+  bool noisy() const { return learning() && weight_quantizer_ && step().noise_probability < 1; }
+  at::Tensor evaluate_latent(const at::Tensor& input, const at::Tensor& weight) const;
+  /// beta + (bias - running_mean) * gamma / sigma, or the bias; gamma and statistics are constants.
+  at::Tensor folded_bias(const autograd::ConvCall& call) const;
+  void quantize_bias(autograd::ConvCall& call) const;
+  void freeze_oscillating();
+  /// lambda * |Q(w) - clip(w)|^2, Q(w) a constant (arXiv:2203.11086, section 4.1).
+  at::Tensor dampening_loss() const;
   /// The weight by its quantizer's forward, for a layer that computes on real values.
   at::Tensor quantized_values() const;
   /// to_codes: by the output quantizer; otherwise real values.
@@ -89,7 +122,8 @@ class WeightedLayer : public QLayer {
 
   autograd::Memory memory_ = autograd::Memory::kCompact;
   BatchNormMode mode_ = BatchNormMode::kLive;
-  std::shared_ptr<quant::Quantizer> weight_quantizer_;
+  std::shared_ptr<quant::Quantizer> weight_quantizer_, bias_quantizer_;
+  std::shared_ptr<OscillationTracker> oscillations_;
 };
 
 }  // namespace qat::nn

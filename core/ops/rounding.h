@@ -2,6 +2,7 @@
 // quantization in floats.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <string>
@@ -63,6 +64,24 @@ inline float round_stochastic(float t, uint64_t seed, uint64_t index) {
   const float below = std::floor(t);
   const float u = static_cast<float>(split_mix64(seed, index) >> 40) * 0x1p-24f;
   return t - below > u ? below + 1.0f : below;
+}
+
+/// Adaptive rounding (AdaRound, Nagel et al., ICML 2020, arXiv:2004.10568): floor(t) + up, where up in [0, 1] is
+/// learned for every weight and ends as 0 or 1.
+template <class T>
+T round_adaptive(T t, T up) {
+  return std::floor(t) + up;
+}
+
+/// up as a function of the variable that is learned, the rectified sigmoid (eq. 23):
+///   clip(sigmoid(v) (zeta - gamma) + gamma, 0, 1)
+inline constexpr double kAdaptiveZeta = 1.1, kAdaptiveGamma = -0.1;
+inline double adaptive_up(double v) {
+  return std::clamp((kAdaptiveZeta - kAdaptiveGamma) / (1 + std::exp(-v)) + kAdaptiveGamma, 0.0, 1.0);
+}
+/// The variable for 0 < up < 1: its inverse.
+inline double adaptive_variable(double up) {
+  return -std::log((kAdaptiveZeta - kAdaptiveGamma) / (up - kAdaptiveGamma) - 1);
 }
 
 }  // namespace qat::ops

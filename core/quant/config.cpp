@@ -56,11 +56,12 @@ void check_method(const std::optional<TensorConfig>& config, const config::Node&
 
 std::vector<LayerChoice> resolve(const QuantizationConfig& config, const std::vector<LayerInfo>& layers) {
   LayerChoice defaults;
-  for (const auto* tensor : {&config.weight, &config.activation}) {
+  for (const auto* tensor : {&config.weight, &config.activation, config.bias ? &*config.bias : &config.weight}) {
     if (tensor->quantizer) quantizers().get(*tensor->quantizer);
   }
   apply(defaults.weight, config.weight, "");
   apply(defaults.activation, config.activation, "");
+  if (config.bias) apply(defaults.bias.emplace(), *config.bias, "");
   std::vector<LayerChoice> choices(layers.size(), defaults);
 
   for (const config::Node& node : config.rules) {
@@ -68,6 +69,7 @@ std::vector<LayerChoice> resolve(const QuantizationConfig& config, const std::ve
     check_method(rule.weight, node, "weight");
     check_method(rule.activation, node, "activation");
     check_method(rule.input, node, "input");
+    check_method(rule.bias, node, "bias");
     bool used = false;
     for (size_t i = 0; i < layers.size(); ++i) {
       // The network's input is no layer: the first layer's `input:` is what sets it.
@@ -77,6 +79,7 @@ std::vector<LayerChoice> resolve(const QuantizationConfig& config, const std::ve
       if (rule.exclude) choice.exclude = *rule.exclude;
       if (rule.weight) apply(choice.weight, *rule.weight, node.location());
       if (rule.activation) apply(choice.activation, *rule.activation, node.location());
+      if (rule.bias) apply(choice.bias ? *choice.bias : choice.bias.emplace(), *rule.bias, node.location());
       if (rule.input) {
         if (!choice.input) choice.input.emplace();  // keys that no rule sets stay the producer's
         apply(*choice.input, *rule.input, node.location());

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/config/config.h"
+#include "core/quant/schedule.h"
 #include "core/quant/spec.h"
 
 namespace qat::quant {
@@ -31,7 +32,7 @@ struct Match {
 
 struct Rule {
   Match match;
-  std::optional<TensorConfig> weight, activation, input;
+  std::optional<TensorConfig> weight, activation, input, bias;
   std::optional<bool> exclude;
 };
 
@@ -50,12 +51,14 @@ struct CalibrationConfig {
 struct QuantizationConfig {
   std::string target = "onnxruntime";
   TensorConfig weight, activation;
+  std::optional<TensorConfig> bias;
   std::optional<int> logits;        // bits of the logits of a linear layer; unset: float
   std::vector<config::Node> rules;  // of Rule; kept as nodes for their positions
   BatchNormConfig batch_norm;
   std::vector<std::string> rewrites;
   std::string memory = "compact";
   CalibrationConfig calibration;
+  ScheduleConfig schedule;
 };
 
 /// A layer as rules see it.
@@ -85,6 +88,7 @@ struct LayerChoice {
   TensorChoice weight;
   TensorChoice activation;            // the layer's output
   std::optional<TensorChoice> input;  // set by a rule: the layer's input tensor
+  std::optional<TensorChoice> bias;
 };
 
 /// One choice a layer: target preset < defaults < rules in order, the last match wins per key.
@@ -104,7 +108,7 @@ struct qat::config::Schema<qat::quant::TensorConfig> {
         .one_of({"channel", "group", "tensor"});
     f.field("groups", &C::groups).doc("with granularity group: how many; divides the output channels").minimum(1);
     f.field("dtype", &C::dtype)
-        .doc("activations: int keeps negative values, uint clips them; default: what the tensor can hold")
+        .doc("activations: int keeps negative values, uint clips them; default: what the tensor can hold; weights: int")
         .one_of({"int", "uint"});
     f.field("scheme", &C::scheme)
         .doc("activations with negative values: affine (default) or symmetric; weights are symmetric")
@@ -132,6 +136,7 @@ struct qat::config::Schema<qat::quant::Rule> {
     f.field("weight", &C::weight).doc("the layer's weight");
     f.field("activation", &C::activation).doc("the layer's output tensor");
     f.field("input", &C::input).doc("the layer's input tensor, that is its producer's output");
+    f.field("bias", &C::bias).doc("the layer's bias, batch norm folded in");
     f.field("exclude", &C::exclude).doc("leave the layer in float");
   }
 };
@@ -172,6 +177,8 @@ struct qat::config::Schema<qat::quant::QuantizationConfig> {
         .one_of({"onnxruntime"});
     f.field("weight", &C::weight).doc("default of all weights");
     f.field("activation", &C::activation).doc("default of all activations");
+    f.field("bias", &C::bias)
+        .doc("default of all biases, which a method makes coarser than the target's int32; null: int32 alone");
     f.field("logits", &C::logits).doc("bits of a final linear layer's output; null: float").minimum(2).maximum(8);
     f.field("rules", &C::rules).doc("list of {match, weight, activation, input, exclude}; the last match wins per key");
     f.field("batch_norm", &C::batch_norm).doc("batch norm during finetune");
@@ -182,5 +189,6 @@ struct qat::config::Schema<qat::quant::QuantizationConfig> {
         .doc("how batch norm's input is kept for backward: int16, int32 or not at all")
         .one_of({"compact", "exact", "recompute"});
     f.field("calibration", &C::calibration).doc("first ranges");
+    f.field("schedule", &C::schedule).doc("how quantization changes during the first finetune stage");
   }
 };

@@ -52,6 +52,9 @@ const Case kCases[] = {
     {"naive", "{weight: {quantizer: naive, bits: 8}}", ""},
     {"apot", "{weight: {quantizer: apot, bits: 4, options: {normalize: false, alpha: 0.5}}}", ""},
     {"learned_bits", "{weight: {quantizer: learned_bits, bits: 6}}", ""},
+    {"bias_pow2", "{bias: {quantizer: pow2, bits: 8}}", ""},
+    {"bias_lsq", "{weight: {granularity: tensor}, bias: {quantizer: lsq, bits: 5}}", ""},
+    {"bias_float16", "{bias: {quantizer: float16}}", ""},
     // Wider codes, level tables, and codes that requantization does not give.
     {"minmax_12", "{weight: {bits: 12}}", "minmax with 12 bits needs 12-bit codes"},
     {"lsq_16", "{activation: {quantizer: lsq, bits: 16}}", "lsq with 16 bits needs 16-bit codes"},
@@ -65,6 +68,7 @@ const Case kCases[] = {
     {"bfloat16", "{weight: {quantizer: bfloat16}, activation: {quantizer: bfloat16}}", "levels of bfloat16"},
     {"fp8", "{weight: {quantizer: fp8}, activation: {quantizer: fp8, options: {format: e5m2}}}", "levels of fp8"},
     {"bfp", "{weight: {quantizer: bfp}, activation: {quantizer: bfp, bits: 8}}", "levels of bfp"},
+    {"n2uq_weight", "{weight: {quantizer: n2uq, bits: 4}}", ""},
     {"n2uq", "{activation: {quantizer: n2uq, bits: 4}}", "n2uq another one"},
     {"bnn_activation", "{weight: {quantizer: bnn}, rules: [{match: {name: depthwise}, activation: {quantizer: bnn}}]}",
      "bnn another one"},
