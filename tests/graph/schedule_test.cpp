@@ -215,10 +215,10 @@ TEST(TensorKinds, WhatTheTargetHasNotIsRefused) {
   const auto error_of = [](const std::string& yaml) {
     try {
       Case refused(yaml);
-    } catch (const ConfigError& error) {
+    } catch (const Error& error) {
       return std::string(error.what());
     }
-    return std::string("no ConfigError");
+    return std::string("no Error");
   };
   EXPECT_NE(error_of("{weight: {dtype: uint}}").find("stores weights as int8"), std::string::npos);
   EXPECT_NE(error_of("{weight: {scheme: affine}}").find("weights are symmetric"), std::string::npos);
