@@ -118,10 +118,11 @@ struct Side {
 Side float_side(const std::shared_ptr<Session>& session, const TrainStage& stage, bool channels_last) {
   torch::nn::Module& module = *session->model.module;
   module.train();
-  if (channels_last) {
+  {
     const at::NoGradGuard no_grad;
+    const auto format = channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
     for (at::Tensor& p : module.parameters()) {
-      if (p.dim() == 4) p.set_data(p.contiguous(at::MemoryFormat::ChannelsLast));
+      if (p.dim() == 4) p.set_data(p.contiguous(format));
     }
   }
   Side side;

@@ -3,6 +3,7 @@
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
+#include <c10/core/GradMode.h>
 
 #include <algorithm>
 #include <cstring>
@@ -49,6 +50,11 @@ Session::Session(const Experiment& e) : experiment(e) {
   transforms = datasets::make_transforms(e.data, data);
   at::manual_seed(hash(static_cast<uint64_t>(e.seed), kInitialWeights));
   model = make_model(e.model);
+  // The layout of all kernels: codes and gradients of weights then need no rearrangement.
+  for (at::Tensor& weight : model.module->parameters()) {
+    const at::NoGradGuard no_grad;
+    if (weight.dim() == 4) weight.set_data(weight.contiguous(at::MemoryFormat::ChannelsLast));
+  }
   const datasets::Shape image = transforms.eval.output_shape(data.eval->shape());
   const datasets::Shape train_image = transforms.train.output_shape(data.train->shape());
   if (image != train_image) {

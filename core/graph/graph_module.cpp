@@ -1,7 +1,6 @@
 #include "core/graph/graph_module.h"
 
 #include <ATen/TensorOperators.h>
-#include <c10/core/GradMode.h>
 
 #include <optional>
 
@@ -82,12 +81,6 @@ torch::nn::Module& submodule(torch::nn::Module& root, const std::string& path) {
 GraphModule::GraphModule(const Graph& graph, const torch::nn::Module& source) {
   for (const auto& item : source.named_parameters()) {
     const std::string& name = item.key();
-    // The layout of all kernels: codes and gradients of weights then need no rearrangement.
-    if (item.value().dim() == 4) {
-      const at::NoGradGuard no_grad;
-      at::Tensor weight = item.value();
-      weight.set_data(weight.contiguous(at::MemoryFormat::ChannelsLast));
-    }
     const size_t dot = name.rfind('.');
     submodule(*this, dot == std::string::npos ? "" : name.substr(0, dot))
         .register_parameter(name.substr(dot == std::string::npos ? 0 : dot + 1), item.value(),

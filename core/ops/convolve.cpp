@@ -65,21 +65,28 @@ void pack_blocks(const Segments& segments, const From* w, int64_t channels, To* 
 #pragma omp parallel for if (channels * depth >= kParallelProducts)
   for (int64_t block = 0; block < blocks; ++block) {
     const int64_t used = std::min(kBlock, channels - block * kBlock);
+    // Widened first, a row at a time, so that a group is copied as one word.
+    const To* rows;
+    std::vector<To> wide;
+    if constexpr (std::is_same_v<To, From>) {
+      rows = w + block * kBlock * depth;
+    } else {
+      wide.assign(w + block * kBlock * depth, w + (block * kBlock + used) * depth);
+      rows = wide.data();
+    }
     To* out = packed + block * segments.count() * groups * kBlock * kGroup;
     for (int64_t s = 0; s < segments.count(); ++s) {
-      const From* in = w + block * kBlock * depth + s * segments.length;
+      const To* in = rows + s * segments.length;
       for (int64_t j = 0; j < groups; ++j, out += kBlock * kGroup) {
         const int64_t count = std::min(kGroup, segments.length - kGroup * j);
-        if (used < kBlock || count < kGroup) std::fill_n(out, kBlock * kGroup, To{0});
-        for (int64_t c = 0; c < used; ++c) {
-          const From* from = in + c * depth + kGroup * j;
-          To* to = out + c * kGroup;
-          if (count == kGroup) {
-            for (int64_t i = 0; i < kGroup; ++i) to[i] = static_cast<To>(from[i]);
-          } else {
-            for (int64_t i = 0; i < count; ++i) to[i] = static_cast<To>(from[i]);
+        if (used == kBlock && count == kGroup) {
+          for (int64_t c = 0; c < kBlock; ++c) {
+            std::memcpy(out + c * kGroup, in + c * depth + kGroup * j, kGroup * sizeof(To));
           }
+          continue;
         }
+        std::fill_n(out, kBlock * kGroup, To{0});
+        for (int64_t c = 0; c < used; ++c) std::copy_n(in + c * depth + kGroup * j, count, out + c * kGroup);
       }
     }
   }
@@ -155,14 +162,14 @@ std::unique_ptr<typename PackedConvolution<Code>::Packed> PackedConvolution<Code
     }
     return packed;
   }
-  int64_t lowest = 0, largest = 0;
+  Weight lowest = 0, largest = 0;
   for (int64_t i = 0; i < weights; ++i) {
-    lowest = std::min<int64_t>(lowest, w[i]);
-    largest = std::max<int64_t>(largest, w[i]);
+    lowest = std::min(lowest, w[i]);
+    largest = std::max(largest, w[i]);
   }
   const int64_t code = std::max<int64_t>(highest, zero_point) - std::numeric_limits<Code>::min();
   const bool bytes = lowest >= -128 && largest <= 127;
-  packed->flush = bytes ? kernels::quad_flush(code, std::max(largest, -lowest)) : 0;
+  packed->flush = bytes ? kernels::quad_flush(code, std::max<int64_t>(largest, -int64_t{lowest})) : 0;
   packed->kernel = packed->flush > 0 ? Kernel::kQuads : Kernel::kPairs;
   const int64_t channels = packed->group_channels(), padded = packed->blocks() * kBlock;
   const int64_t group_size = packed->blocks() * packed->block_size();
