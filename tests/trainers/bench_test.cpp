@@ -59,7 +59,8 @@ TEST(StepBench, SavedBytesFollowTheMemoryMode) {
   const double ranges = 8.0 * (7 * 8 + 7 * 16 + 7 * 32);  // middle and step of a channel
   EXPECT_EQ(saved(exact) - saved(compact), 2 * values - ranges);
   EXPECT_EQ(saved(compact) - saved(recompute), 2 * values + ranges);
-  EXPECT_GT(exact["float_saved_bytes"].get<double>(), 8 * values);
+  // Of the faster layout's step: the two differ by a percent.
+  EXPECT_NEAR(exact["float_saved_bytes"].get<double>(), 8 * values, 0.05 * 8 * values);
   EXPECT_LT(saved(recompute), 2 * values) << "weights or accumulators are kept";
 }
 

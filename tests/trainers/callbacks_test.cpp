@@ -119,7 +119,8 @@ TEST(EarlyStopping, CountsEpochsWithoutImprovement) {
 class DistillationTest : public testing::Test {
  protected:
   void SetUp() override {
-    folder_ = testing::TempDir() + "/qat_distillation";
+    const auto* info = testing::UnitTest::GetInstance()->current_test_info();
+    folder_ = testing::TempDir() + "/qat_distillation_" + info->name();
     std::filesystem::remove_all(folder_);
     make_directories(folder_ + "/checkpoints");
   }

@@ -152,6 +152,7 @@ TEST(Experiment, MistakesAreNamedWithTheirPlace) {
       0U);
   EXPECT_EQ(complaint(with("- calibrate", "- calibrat")),
             "e.yaml:7:5: stages[1]: unknown stage 'calibrat' (did you mean 'calibrate'?); known: float, calibrate, "
+            "adaptive_rounding, "
             "finetune, export, verify");
 }
 
