@@ -103,7 +103,7 @@ QAT_PASS(ReduceGradient,
 QAT_PASS(BatchNormGradient, batch_norm_gradient(p.g.data(), p.mask.data(), p.compacted(), p.rows, p.channels,
                                                 p.multiplier.data(), p.offset.data(), p.offset.data(), p.dx.data()));
 QAT_PASS(MaskGradient, mask_gradient(p.g.data(), p.mask.data(), p.rows* p.channels, p.dx.data()));
-QAT_PASS(ScaleGradient,
+QAT_PASS(OutputScaleGradient,
          benchmark::DoNotOptimize(scale_gradient(p.g.data(), p.codes.data(), p.mask.data(), p.compacted(),
                                                  p.multiplier.data(), p.offset.data(), {}, p.rows, p.channels)));
 #undef QAT_PASS
