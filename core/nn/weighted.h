@@ -58,6 +58,9 @@ class WeightedLayer : public QLayer {
 
   /// The weight's codes, and the layer as the operators want it, without its output quantizer.
   std::pair<autograd::QuantizedWeight, autograd::ConvCall> quantized() const;
+  /// What the weight quantizer gets: output channels first, multiplied by the gains of batch norms where these belong to
+  /// what is quantized.
+  at::Tensor weight_to_quantize() const { return weight_for(call()); }
 
   const std::shared_ptr<quant::Quantizer>& weight_quantizer() const override { return weight_quantizer_; }
   void set_weight_quantizer(std::shared_ptr<quant::Quantizer> quantizer) override;
