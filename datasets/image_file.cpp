@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <cmath>
 #include <opencv2/imgcodecs.hpp>
 #include <opencv2/imgproc.hpp>
+#include <vector>
 
 #include "core/base/error.h"
 #include "core/base/files.h"
@@ -55,5 +57,29 @@ Image decode_image(std::string_view bytes, const std::string& path) {
 }
 
 Image read_image(const std::string& path) { return decode_image(read_file(path, kMaxImageFileBytes), path); }
+
+std::string encode_png(const Image& image, int64_t max_side) {
+  QAT_CHECK(image.channels == 1 || image.channels == 3, "a PNG file of {} channels: expected 1 or 3", image.channels);
+  const int type = image.channels == 1 ? CV_8UC1 : CV_8UC3;
+  cv::Mat pixels = cv::Mat(static_cast<int>(image.height), static_cast<int>(image.width), type,
+                           const_cast<uint8_t*>(image.pixels.data()));
+  if (image.channels == 3) {
+    cv::Mat bgr;
+    cv::cvtColor(pixels, bgr, cv::COLOR_RGB2BGR);
+    pixels = bgr;
+  }
+  if (const int64_t side = std::max(image.height, image.width); side > max_side) {
+    const double factor = static_cast<double>(max_side) / static_cast<double>(side);
+    const auto shorter = [&](int64_t length) {
+      return static_cast<int>(std::max<int64_t>(1, std::llround(factor * static_cast<double>(length))));
+    };
+    cv::Mat small;
+    cv::resize(pixels, small, {shorter(image.width), shorter(image.height)}, 0, 0, cv::INTER_AREA);
+    pixels = small;
+  }
+  std::vector<uint8_t> bytes;
+  cv::imencode(".png", pixels, bytes);
+  return {bytes.begin(), bytes.end()};
+}
 
 }  // namespace qat::datasets

@@ -25,4 +25,7 @@ Image decode_image(std::string_view bytes, const std::string& path);
 /// The same for a file.
 Image read_image(const std::string& path);
 
+/// The bytes of a PNG file of the image (1 or 3 channels), made smaller where a side is longer than `max_side`.
+std::string encode_png(const Image& image, int64_t max_side);
+
 }  // namespace qat::datasets

@@ -5,7 +5,6 @@
 #include <torch/headeronly/version.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <new>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -21,11 +20,11 @@
 #include "trainers/evaluate.h"
 #include "trainers/experiment.h"
 #include "trainers/exporting.h"
+#include "trainers/opened_run.h"
 #include "trainers/optimizer.h"
 #include "trainers/run.h"
 #include "trainers/run_folder.h"
 #include "trainers/schedule.h"
-#include "trainers/stages.h"
 
 namespace qat::trainers {
 namespace {
@@ -35,23 +34,6 @@ using Json = nlohmann::ordered_json;
 constexpr const char* kTarget = "onnxruntime";
 constexpr const char* kGolden = "golden";
 constexpr int64_t kGoldenSamples = 16;
-
-std::vector<std::string> target_override(const std::optional<std::string>& target) {
-  return target ? std::vector<std::string>{"quantization.target=" + *target} : std::vector<std::string>{};
-}
-
-/// A run's session with a checkpoint in it.
-Session open_run(const std::string& path, const std::string& checkpoint,
-                 const std::optional<std::string>& target = std::nullopt) {
-  const RunFolder folder(path);
-  folder.require_run();
-  const std::string file = folder.checkpoint(checkpoint);
-  QAT_CHECK_AS(FileError, std::filesystem::exists(file), "{}: there is no such checkpoint{}", file,
-               checkpoint == "last" ? "; train the run first" : "");
-  Session session(load_experiment(folder.config(), target_override(target)));
-  restore(session, read_checkpoint(file), file);
-  return session;
-}
 
 Runtime runtime_of(const std::string& name, const Session& session) {
   if (name == "float") return Runtime::kFloat;
@@ -114,12 +96,12 @@ const std::vector<std::pair<std::string, Lister>>& listers() {
 }  // namespace
 
 Json eval_report(const std::string& run, const std::string& checkpoint, const std::string& runtime) {
-  Session session = open_run(run, checkpoint);
+  Session session = open_run(run, checkpoint).session;
   const Runtime chosen = runtime_of(runtime, session);
   const Evaluation result = evaluate(session, chosen);
   return {{"top1", result.top1_fraction()},
           {"top5", result.top5_fraction()},
-          {"loss", result.loss},
+          {"loss", result.loss()},
           {"samples", result.samples},
           {"runtime", to_string(chosen)}};
 }
@@ -131,7 +113,7 @@ Json export_report(const std::string& run, const std::string& format, const std:
   QAT_CHECK_AS(UsageError, std::ranges::find(known, format) != known.end(), "unknown format {}{}; known: {}",
                in_quotes(format), did_you_mean(format, known), join(known));
   QAT_CHECK_AS(UsageError, format == kGolden || !samples, "export: only --format {} takes samples", kGolden);
-  const Session session = open_run(run, "last", target);
+  const Session session = open_run(run, "last", target).session;
   const uint64_t bytes = format == kGolden ? export_golden(session, out, samples.value_or(kGoldenSamples))
                                            : export_model(session, format, out);
   return {{"format", format}, {"path", out}, {"bytes", bytes}};
@@ -144,7 +126,7 @@ Json verify_report(const std::string& run, const std::string& model, std::option
                  "unknown judge {}{}; known: {}", in_quotes(name), did_you_mean(name, judge_names()),
                  join(judge_names()));
   }
-  Session session = open_run(run, "last");
+  Session session = open_run(run, "last").session;
   const auto [result, onnxruntime] = verify_model(session, model, samples);
   Json judges = Json::array();
   std::vector<std::string> missing = required_judges;
@@ -172,17 +154,14 @@ Json verify_report(const std::string& run, const std::string& model, std::option
     }
     std::erase(missing, judge.name);
   }
-  const auto fraction = [&](int64_t correct) {
-    return result.samples > 0 ? static_cast<double>(correct) / static_cast<double>(result.samples) : 0.0;
-  };
   return {{"mismatches", result.mismatches},
           {"compared", result.compared},
           {"skipped", result.skipped},
           {"samples", result.samples},
           {"passed", result.passed() && missing.empty()},
           {"missing_judges", missing},
-          {"simulated_top1", fraction(result.simulated_top1)},
-          {"integer_top1", fraction(result.integer_top1)},
+          {"simulated_top1", result.simulated.top1_fraction()},
+          {"integer_top1", result.integer.top1_fraction()},
           {"judges", std::move(judges)}};
 }
 

@@ -14,7 +14,7 @@ EarlyStopping::EarlyStopping(const EarlyStoppingConfig& config)
 
 void EarlyStopping::after_evaluation(const std::optional<Evaluation>& result) {
   if (!result) return;
-  const double value = config_.metric == "loss" ? -result->loss : result->top1_fraction();
+  const double value = config_.metric == "loss" ? -result->loss() : result->top1_fraction();
   double& best = *best_.mutable_data_ptr<double>();
   int64_t& waited = *waited_.mutable_data_ptr<int64_t>();
   if (value > best + config_.min_delta) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <utility>
@@ -12,6 +13,8 @@
 #include "core/export/export.h"
 #include "core/log/log.h"
 #include "core/log/metrics.h"
+#include "trainers/evaluate.h"
+#include "trainers/events.h"
 #include "trainers/experiment.h"
 #include "trainers/exporting.h"
 #include "trainers/run_folder.h"
@@ -56,8 +59,12 @@ void announce(const Session& session, const std::string& folder) {
   log::info("data: {} training and {} evaluation images", session.data.train->size(), session.data.eval->size());
   if (!session.net) return;
   const graph::InsertReport& q = session.quantizers;
-  log::info("{} quantized layers; in float: {}", q.quantized_layers,
-            q.float_layers.empty() ? "none" : join(q.float_layers));
+  log::info("quantized: {} layers for {}", q.quantized_layers, session.experiment.quantization->target);
+  for (const std::string& line : q.totals) log::info("  {}", line);
+  if (q.float_layers.empty()) log::info("in float: nothing");
+  std::map<std::string, std::vector<std::string>> by_reason;
+  for (size_t i = 0; i < q.float_layers.size(); ++i) by_reason[q.float_reasons[i]].push_back(q.float_layers[i]);
+  for (const auto& [reason, layers] : by_reason) log::info("in float: {} ({})", join(layers), reason);
 }
 
 void run_export(RunContext& run, const Stage& stage) {
@@ -80,22 +87,41 @@ void run_verify(RunContext& run, const Stage& stage) {
     for (const judges::JudgeResult& judge : result.judges) judges.push_back(judge.name);
     log::info("verify: {}: {} values of {} samples compared by {}, mismatches: 0", path, result.compared,
               result.samples, join(judges));
-    const double top1 = static_cast<double>(result.integer_top1) / static_cast<double>(result.samples);
+    const double top1 = result.integer.top1_fraction(), top5 = result.integer.top5_fraction();
     run.state.verified = std::max<int64_t>(0, run.state.verified) + result.compared;
     run.state.mismatches = 0;
-    run.set_row("integer engine", top1, fs::file_size(path));
+    run.set_row("integer engine", {0, top1, top5, result.integer.loss()}, fs::file_size(path));
     run.metrics.write({{"stage", run.state.stage},
                        {"kind", "verify"},
                        {"file", file},
                        {"samples", result.samples},
                        {"compared", result.compared},
                        {"mismatches", result.mismatches},
-                       {"top1", top1}});
+                       {"top1", top1},
+                       {"top5", top5},
+                       {"loss", result.integer.loss()}});
   }
 }
 
+/// What the stage's row of the final table is of.
+std::optional<Runtime> runtime_of_row(StageKind stage) {
+  switch (stage) {
+    case StageKind::kFloat:
+      return Runtime::kFloat;
+    case StageKind::kCalibrate:
+    case StageKind::kAdaptiveRounding:
+    case StageKind::kFinetune:
+      return Runtime::kSimulated;
+    case StageKind::kVerify:
+      return Runtime::kInteger;
+    case StageKind::kExport:
+      break;
+  }
+  return std::nullopt;
+}
+
 TrainSummary summary(const RunFolder& folder, const RunState& state) {
-  TrainSummary result{folder.path(), state.rows, {}, state.verified, state.mismatches};
+  TrainSummary result{folder.path(), folder.timed(state.rows), {}, state.verified, state.mismatches};
   for (const std::string& file : state.exports) result.exports.push_back(folder.path() + "/" + file);
   return result;
 }
@@ -150,6 +176,8 @@ TrainSummary train(const TrainRequest& request) {
   if (found) {
     log::info("resumed in stage {} at step {}", to_string(stages[static_cast<size_t>(state.stage)].kind), state.step);
   }
+  EventLog events(session, folder);
+  metrics.tell([&](const nlohmann::ordered_json& line) { events.add(line); });
   RunContext run{session, folder, metrics, state, request, config};
   while (state.stage < static_cast<int64_t>(stages.size())) {
     const Stage& stage = stages[static_cast<size_t>(state.stage)];
@@ -171,6 +199,9 @@ TrainSummary train(const TrainRequest& request) {
       case StageKind::kVerify:
         run_verify(run, stage);
         break;
+    }
+    if (const auto runtime = runtime_of_row(stage.kind)) {
+      folder.write_timing(state.rows.back().name, latency_ms(session, *runtime));
     }
     ++state.stage;
     state.step = state.evaluated = 0;

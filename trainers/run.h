@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -30,8 +31,10 @@ struct TrainRequest {
 
 struct TableRow {
   std::string name;
-  double top1 = 0;     // fraction
-  uint64_t bytes = 0;  // float32 weights, or the exported file
+  double top1 = 0, top5 = 0;  // fractions
+  double loss = 0;
+  uint64_t bytes = 0;                // float32 weights, or the exported file
+  std::optional<double> latency_ms;  // for one image, where this run was timed; checkpoints do not hold it
 };
 
 struct TrainSummary {

@@ -15,10 +15,10 @@
 
 namespace qat::trainers {
 
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(TableRow, name, top1, bytes)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(BestEpoch, epoch, top1)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(TableRow, name, top1, top5, loss, bytes)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(EvaluatedEpoch, epoch, top1, top5, loss)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RunState, stage, step, evaluated, phase, weight_bits, activation_bits, loss_sum,
-                                   correct, samples, last_top1, best, threads, metrics_bytes, rows, exports, verified,
+                                   correct, samples, last, best, threads, metrics_bytes, rows, exports, verified,
                                    mismatches)
 
 namespace {
@@ -99,6 +99,28 @@ std::string RunFolder::checkpoint(const std::string& name) const {
   if (name == "last") return last();
   if (name == "best") return best();
   return name;
+}
+
+std::vector<TableRow> RunFolder::timed(std::vector<TableRow> rows) const {
+  if (!exists_at(timings())) return rows;
+  const nlohmann::json times = nlohmann::json::parse(read_file(timings()), nullptr, /*allow_exceptions=*/false);
+  for (TableRow& row : rows) {
+    const auto time = times.find(row.name);
+    if (time != times.end() && time->is_number()) row.latency_ms = time->get<double>();
+  }
+  return rows;
+}
+
+void RunFolder::write_timing(const std::string& row, double latency_ms) const {
+  nlohmann::ordered_json times;
+  if (exists_at(timings())) times = nlohmann::ordered_json::parse(read_file(timings()), nullptr, false);
+  if (!times.is_object()) times = nlohmann::ordered_json::object();
+  times[row] = latency_ms;
+  try {
+    write_file_atomic(timings(), times.dump(2) + "\n");
+  } catch (const FileError& error) {
+    log::warn("{}", error.what());
+  }
 }
 
 RunLock::RunLock(const std::string& folder) : file_(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {

@@ -1,5 +1,5 @@
-// A run folder on disk: config.yaml, metrics.jsonl, log.txt, checkpoints/{last,previous,best}.ckpt, export/; and the
-// state that a checkpoint holds beside tensors.
+// A run folder on disk: config.yaml, metrics.jsonl, timings.json, log.txt, events/, export/,
+// checkpoints/{last,previous,best}.ckpt; and the state that a checkpoint holds beside tensors.
 #pragma once
 
 #include <cstdint>
@@ -12,10 +12,10 @@
 
 namespace qat::trainers {
 
-/// An evaluated epoch whose checkpoint is kept.
-struct BestEpoch {
+/// An evaluation of the network: fractions and the mean loss. `epoch`: that it ended, in a training stage.
+struct EvaluatedEpoch {
   int64_t epoch = 0;
-  double top1 = 0;
+  double top1 = 0, top5 = 0, loss = 0;
 };
 
 /// Where a run is, as stored with the tensors.
@@ -28,8 +28,8 @@ struct RunState {
   double loss_sum = 0;                           // of the epoch in progress
   int64_t correct = 0;
   int64_t samples = 0;
-  double last_top1 = 0;         // of the stage's last evaluation
-  std::vector<BestEpoch> best;  // of the stage in progress, the best first
+  EvaluatedEpoch last;               // of the stage in progress
+  std::vector<EvaluatedEpoch> best;  // those whose checkpoints are kept, the best first
   int64_t threads = 0;
   uint64_t metrics_bytes = 0;
   std::vector<TableRow> rows;
@@ -59,6 +59,13 @@ class RunFolder {
   /// Of one of the best epochs of a stage, where several are kept.
   std::string best(int64_t stage, int64_t epoch) const;
   std::string exports() const { return path_ + "/export"; }
+  std::string events() const { return path_ + "/events"; }         // TensorBoard's
+  std::string timings() const { return path_ + "/timings.json"; }  // milliseconds by TableRow::name
+
+  /// The rows with what timings() has for them.
+  std::vector<TableRow> timed(std::vector<TableRow> rows) const;
+  /// Notes a row's time. A file that cannot be written costs a warning, not the run.
+  void write_timing(const std::string& row, double latency_ms) const;
 
   /// Whether there is anything at the path.
   bool exists() const;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <utility>
 
 #include "core/base/random.h"
@@ -23,11 +24,11 @@ std::unique_ptr<datasets::Loader> RunContext::training_loader() const {
                                             datasets::train_options(session.experiment.data, session.data, seed));
 }
 
-void RunContext::set_row(const std::string& name, double top1, uint64_t bytes) {
+void RunContext::set_row(const std::string& name, const EvaluatedEpoch& result, uint64_t bytes) {
   const auto found =
       std::find_if(state.rows.begin(), state.rows.end(), [&](const TableRow& row) { return row.name == name; });
   if (found != state.rows.end()) state.rows.erase(found);
-  state.rows.push_back({name, top1, bytes});
+  state.rows.push_back({name, result.top1, result.top5, result.loss, bytes, std::nullopt});
 }
 
 void apply_phase(Session& session, const std::string& phase) {
@@ -71,13 +72,16 @@ void run_calibration(RunContext& run) {
   run.state.phase = "live";
   apply_phase(session, run.state.phase);
   const Evaluation result = evaluate(session, Runtime::kSimulated, run.request.stop);
-  log::info("calibrate: {} batches, eval loss {:.4f} top1 {:.2f}%", batches, result.loss, 100 * result.top1_fraction());
+  log::info("calibrate: {} batches, eval loss {:.4f} top1 {:.2f}%", batches, result.loss(),
+            100 * result.top1_fraction());
   run.metrics.write({{"stage", run.state.stage},
                      {"kind", "calibrate"},
                      {"batches", batches},
-                     {"eval_loss", result.loss},
-                     {"eval_top1", result.top1_fraction()}});
-  run.set_row("calibrated", result.top1_fraction(), session.parameter_bytes());
+                     {"eval_loss", result.loss()},
+                     {"eval_top1", result.top1_fraction()},
+                     {"eval_top5", result.top5_fraction()}});
+  run.set_row("calibrated", {0, result.top1_fraction(), result.top5_fraction(), result.loss()},
+              session.parameter_bytes());
 }
 
 void run_adaptive_rounding(RunContext& run, const AdaptiveRoundingStage& options) {
@@ -98,12 +102,14 @@ void run_adaptive_rounding(RunContext& run, const AdaptiveRoundingStage& options
   };
   adaptive_rounding(*session.net, all.slice(0, 0, options.samples), options, key, report);
   const Evaluation result = evaluate(session, Runtime::kSimulated, run.request.stop);
-  log::info("adaptive_rounding: eval loss {:.4f} top1 {:.2f}%", result.loss, 100 * result.top1_fraction());
+  log::info("adaptive_rounding: eval loss {:.4f} top1 {:.2f}%", result.loss(), 100 * result.top1_fraction());
   run.metrics.write({{"stage", run.state.stage},
                      {"kind", "adaptive_rounding"},
-                     {"eval_loss", result.loss},
-                     {"eval_top1", result.top1_fraction()}});
-  run.set_row("adaptive rounding", result.top1_fraction(), session.parameter_bytes());
+                     {"eval_loss", result.loss()},
+                     {"eval_top1", result.top1_fraction()},
+                     {"eval_top5", result.top5_fraction()}});
+  run.set_row("adaptive rounding", {0, result.top1_fraction(), result.top5_fraction(), result.loss()},
+              session.parameter_bytes());
 }
 
 }  // namespace qat::trainers

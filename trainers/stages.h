@@ -26,7 +26,7 @@ struct RunContext {
   /// Over the training split, in an order of the stage's own.
   std::unique_ptr<datasets::Loader> training_loader() const;
   /// Sets a line of the final table.
-  void set_row(const std::string& name, double top1, uint64_t bytes);
+  void set_row(const std::string& name, const EvaluatedEpoch& result, uint64_t bytes);
   bool stopping() const { return request.stop && *request.stop; }
 };
 

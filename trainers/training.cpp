@@ -245,13 +245,13 @@ class Training {
   void finish() {
     for (const auto& callback : callbacks_) callback->finish();
     const std::string row = quantized_ ? "fine-tuned (simulated)" : "float";
-    run_.set_row(row, state_.last_top1, run_.session.parameter_bytes());
+    run_.set_row(row, state_.last, run_.session.parameter_bytes());
     if (config_.result != "best" || state_.best.empty()) return;
     const RunCheckpoint best = read_checkpoint(run_.folder.best());
     io::copy_state(run_.session.state(), best.tensors, run_.folder.best());
     state_.phase = best.state.phase;
     if (quantized_) apply_phase(run_.session, state_.phase);
-    run_.set_row(row, state_.best[0].top1, run_.session.parameter_bytes());
+    run_.set_row(row, state_.best[0], run_.session.parameter_bytes());
     log::info("{}: the result is that of epoch {}: top1 {:.2f}%", kind_, state_.best[0].epoch,
               100 * state_.best[0].top1);
   }
@@ -429,40 +429,40 @@ class Training {
                         {"phase", state_.phase},
                         {"train_loss", train_loss()},
                         {"train_top1", train_top1()},
-                        {"eval_loss", result.loss},
+                        {"eval_loss", result.loss()},
                         {"eval_top1", top1},
                         {"eval_top5", result.top5_fraction()}});
     log::info("{} epoch {}/{}: train loss {:.4f} top1 {:.2f}%, eval loss {:.4f} top1 {:.2f}%", kind_, epoch, epochs_,
-              train_loss(), 100 * train_top1(), result.loss, 100 * top1);
+              train_loss(), 100 * train_top1(), result.loss(), 100 * top1);
     for (const datasets::Dataset* data : {run_.session.data.train.get(), run_.session.data.eval.get()}) {
       const std::vector<std::string> damaged = data->damaged();
       if (damaged.empty()) continue;
       log::warn("{} damaged images were replaced by others so far, among them {}", damaged.size(), damaged.front());
     }
     state_.evaluated = state_.step;
-    state_.last_top1 = top1;
+    state_.last = {epoch, top1, result.top5_fraction(), result.loss()};
     state_.loss_sum = 0;
     state_.correct = state_.samples = 0;
-    keep_if_best(epoch, top1);
+    keep_if_best();
     for (const auto& callback : callbacks_) callback->after_evaluation(result);
     save_last();
   }
 
   /// Writes the network that was evaluated where it is one of the best epochs.
-  void keep_if_best(int64_t epoch, double top1) {
+  void keep_if_best() {
     const int64_t kept = run_.session.experiment.checkpoint.keep_best;
-    const auto worse = [&](const BestEpoch& other) { return other.top1 < top1; };
+    const auto worse = [&](const EvaluatedEpoch& other) { return other.top1 < state_.last.top1; };
     const auto place = std::find_if(state_.best.begin(), state_.best.end(), worse);
     if (place - state_.best.begin() >= kept) return;
     const bool best = place == state_.best.begin();
-    state_.best.insert(place, {epoch, top1});
+    state_.best.insert(place, state_.last);
     const RunCheckpoint checkpoint = snapshot();
     if (best) write_checkpoint(run_.folder.best(), checkpoint);
     if (kept == 1) {
       state_.best.resize(1);
       return;
     }
-    write_checkpoint(run_.folder.best(state_.stage, epoch), checkpoint);
+    write_checkpoint(run_.folder.best(state_.stage, state_.last.epoch), checkpoint);
     for (; std::ssize(state_.best) > kept; state_.best.pop_back()) {
       std::error_code error;
       std::filesystem::remove(run_.folder.best(state_.stage, state_.best.back().epoch), error);

@@ -92,11 +92,13 @@ class GraphModule : public torch::nn::Module {
   nn::Phase phase_ = nn::Phase::kFloat;
 };
 
-/// One line a quantized tensor or float layer, for the start of a run and `qat inspect`.
+/// What is quantized how, for the start of a run, `qat inspect` and `qat report`.
 struct InsertReport {
-  std::vector<std::string> lines;
-  int64_t quantized_layers = 0;           // layers with integer arithmetic
-  std::vector<std::string> float_layers;  // layers left in float
+  std::vector<std::string> lines;          // one a layer
+  std::vector<std::string> totals;         // "18 weights: lsq 4 bits per channel"; names where there are few
+  int64_t quantized_layers = 0;            // layers with integer arithmetic
+  std::vector<std::string> float_layers;   // layers left in float
+  std::vector<std::string> float_reasons;  // why, one for each of them
 };
 
 /// What passes may fuse in a network that will be quantized so.

@@ -43,6 +43,8 @@ class Inserter {
     for (size_t i = 0; i < steps().size(); ++i) insert(static_cast<int>(i), owns[i]);
     for (size_t i = 0; i < steps().size(); ++i) find_values(static_cast<int>(i));
     prepare_schedule();
+    add_totals("weights", weights_);
+    add_totals("activations", activations_);
     return std::move(report_);
   }
 
@@ -218,10 +220,12 @@ class Inserter {
       weighted.set_memory(config_.memory == "exact"       ? autograd::Memory::kExact
                           : config_.memory == "recompute" ? autograd::Memory::kRecompute
                                                           : autograd::Memory::kCompact);
-      line += fmt::format(" weight {} {} bits per {}", choice.quantizer, spec.bits,
-                          spec.granularity == quant::Granularity::kChannel ? "channel"
-                          : spec.granularity == quant::Granularity::kGroup ? "group"
-                                                                           : "tensor");
+      const std::string how = fmt::format("{} {} bits per {}", choice.quantizer, spec.bits,
+                                          spec.granularity == quant::Granularity::kChannel ? "channel"
+                                          : spec.granularity == quant::Granularity::kGroup ? "group"
+                                                                                           : "tensor");
+      weights_[how].push_back(layer.label());
+      line += " weight " + how;
       if (choices_[i].bias && has_bias(weighted)) {
         const TensorChoice& of_bias = *choices_[i].bias;
         quant::QuantSpec bias{.role = quant::Role::kWeight, .bits = bits_of(of_bias), .is_signed = true};
@@ -263,13 +267,16 @@ class Inserter {
             activation(i).name()));
       }
       net_.set_output_quantizer(i, quantizer);
-      line += fmt::format("{}output {} {} bits {}", line.empty() ? " " : ", ", choice.quantizer, spec.bits,
-                          spec.is_signed ? "signed" : "unsigned");
+      const std::string how =
+          fmt::format("{} {} bits {}", choice.quantizer, spec.bits, spec.is_signed ? "signed" : "unsigned");
+      activations_[how].push_back(layer.label());
+      line += (line.empty() ? " output " : ", output ") + how;
     }
     if (computes_on_codes(i)) {
       ++report_.quantized_layers;
     } else if (i != 0 && !(passes_on(i) && codes_[steps()[i].inputs[0]])) {
       report_.float_layers.push_back(layer.label());
+      report_.float_reasons.push_back(float_reason(i));
       line += line.empty() ? " float" : ", computed in float";
     } else if (line.empty()) {
       line = " passes on";
@@ -291,7 +298,29 @@ class Inserter {
     for (const int input : steps()[i].inputs) {
       if (codes_[input]) check(steps()[owner(input)].layer->output_quantizer(), "input");
     }
-    if (!layer.values_reason().empty()) report_.lines[i] += ", computed in float (" + layer.values_reason() + ")";
+    if (layer.values_reason().empty()) return;
+    report_.lines[i] += ", computed in float (" + layer.values_reason() + ")";
+    report_.float_layers.push_back(layer.label());
+    report_.float_reasons.push_back(layer.values_reason());
+    --report_.quantized_layers;
+  }
+
+  /// Why computes_on_codes() is false.
+  std::string float_reason(int i) const {
+    if (choices_[i].exclude) return "a rule excludes it";
+    const nn::Activation fused = activation(i);
+    if (is_weighted(i) || !fused.folds_into_range()) {
+      return fmt::format("{} is no clip around zero, which a range of codes could do", fused.name());
+    }
+    return fmt::format("{} has no integer arithmetic", infos_[i].type);
+  }
+
+  void add_totals(const char* what, const std::map<std::string, std::vector<std::string>>& uses) {
+    constexpr size_t kFew = 3;
+    for (const auto& [how, layers] : uses) {
+      report_.totals.push_back(
+          fmt::format("{} {}: {}{}", layers.size(), what, how, layers.size() <= kFew ? " (" + join(layers) + ")" : ""));
+    }
   }
 
   static bool has_bias(const nn::WeightedLayer& layer) {
@@ -350,6 +379,7 @@ class Inserter {
   std::vector<LayerChoice> choices_;
   std::vector<bool> codes_, non_negative_;
   int first_weighted_ = -1, last_weighted_ = -1;
+  std::map<std::string, std::vector<std::string>> weights_, activations_;  // layers by how
   InsertReport report_;
 };
 

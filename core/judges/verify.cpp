@@ -8,16 +8,6 @@
 namespace qat::judges {
 namespace {
 
-int64_t count_correct(const std::vector<float>& logits, const VerifyBatch& batch) {
-  const auto classes = static_cast<std::ptrdiff_t>(logits.size()) / batch.size;
-  int64_t correct = 0;
-  for (int64_t i = 0; i < batch.size; ++i) {
-    const auto row = logits.begin() + i * classes;
-    correct += std::max_element(row, row + classes) - row == batch.labels[i];
-  }
-  return correct;
-}
-
 /// One judge's comparisons over all batches.
 class Comparison {
  public:
@@ -103,9 +93,9 @@ VerifyResult verify(const Simulation& simulate, const integer::IntegerModel& mod
     image.values.assign(batch.images, batch.images + batch.size * input.size());
     for (size_t i = 0; i < comparisons.size(); ++i) {
       const engine::Value output = comparisons[i].run(image, simulated);
-      if (i == 0) result.integer_top1 += count_correct(output.values, batch);
+      if (i == 0) result.integer.add(output.values, {batch.labels, static_cast<size_t>(batch.size)});
     }
-    result.simulated_top1 += count_correct(simulated.output.values, batch);
+    result.simulated.add(simulated.output.values, {batch.labels, static_cast<size_t>(batch.size)});
     result.samples += batch.size;
   }
   for (const Comparison& comparison : comparisons) comparison.finish(result);

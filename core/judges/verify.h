@@ -10,6 +10,7 @@
 #include "core/integer/integer_model.h"
 #include "core/judges/compare.h"
 #include "core/judges/judge.h"
+#include "core/judges/score.h"
 
 namespace qat::judges {
 
@@ -27,7 +28,7 @@ struct VerifyResult {
   int64_t mismatches = 0;
   std::vector<std::string> skipped;  // tensors that only one side has, with the reason
   std::vector<JudgeResult> judges;
-  int64_t simulated_top1 = 0, integer_top1 = 0;  // correct samples of the simulation and of the first judge
+  Score simulated, integer;  // of the simulation's logits and of the first judge's
 
   /// No difference, nothing left out, nothing computed in float, and every judge compared something.
   bool passed() const;

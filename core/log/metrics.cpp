@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string_view>
 #include <utility>
@@ -81,6 +82,22 @@ void MetricsWriter::truncate_to(uint64_t offset) {
                "{}: no line ends at byte {}, where the checkpoint was written", path_, offset);
   if (::ftruncate(file_, static_cast<off_t>(offset)) != 0) throw file_error(path_, "cannot cut", errno);
   size_ = offset;
+}
+
+std::vector<nlohmann::ordered_json> read_metrics(const std::string& path) {
+  std::vector<nlohmann::ordered_json> lines;
+  if (!std::filesystem::exists(path)) return lines;
+  const std::string text = read_file(path);
+  size_t at = 0;
+  for (size_t end = text.find('\n'); end != std::string::npos; end = text.find('\n', at)) {
+    nlohmann::ordered_json line =
+        nlohmann::ordered_json::parse(text.begin() + static_cast<std::ptrdiff_t>(at),
+                                      text.begin() + static_cast<std::ptrdiff_t>(end), nullptr, false);
+    QAT_CHECK_AS(FileError, line.is_object(), "{}: line {} is not a JSON object", path, lines.size() + 1);
+    lines.push_back(std::move(line));
+    at = end + 1;
+  }
+  return lines;
 }
 
 }  // namespace qat::log

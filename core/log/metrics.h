@@ -6,6 +6,7 @@
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <utility>
+#include <vector>
 
 namespace qat::log {
 
@@ -38,5 +39,9 @@ class MetricsWriter {
   uint64_t size_ = 0;
   std::function<void(const nlohmann::ordered_json& line)> listener_;
 };
+
+/// All whole lines of a metrics.jsonl; none where there is no file. Throws FileError with the number of a line that is
+/// not a JSON object.
+std::vector<nlohmann::ordered_json> read_metrics(const std::string& path);
 
 }  // namespace qat::log

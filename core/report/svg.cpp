@@ -195,8 +195,21 @@ std::string level_chart(const std::string& label, const LevelHistogram& h, int c
   xs.add(h.first + h.width * static_cast<double>(h.counts.size()));
   for (const double level : h.levels) xs.add(level);
   xs = xs.opened();
-  double most = 1;
-  for (const double count : h.counts) most = std::max(most, count);
+  // One bin that dwarfs the others (the zeros behind a ReLU) is cut, and says its share.
+  double most = 0, second = 0, total = 0;
+  size_t highest = 0;
+  for (size_t i = 0; i < h.counts.size(); ++i) {
+    total += h.counts[i];
+    if (h.counts[i] > most) {
+      second = std::exchange(most, h.counts[i]);
+      highest = i;
+    } else {
+      second = std::max(second, h.counts[i]);
+    }
+  }
+  const double share = total > 0 ? most / total : 0;
+  const bool cut = second > 0 && most > 3 * second;
+  most = std::max(1.0, cut ? 1.4 * second : most);
   const Scale x{xs.low, xs.high, kLeft, kWidth - kRight}, y{0, most, kBase, kTop};
   const bool few = h.levels.size() <= kFewLevels;
 
@@ -208,10 +221,15 @@ std::string level_chart(const std::string& label, const LevelHistogram& h, int c
   if (!levels.empty()) out += fmt::format("<path class=\"level{}\" d=\"{}\"/>", few ? "" : " dense", levels);
   std::string path = fmt::format("M{:.1f} {:.1f}", x(h.first), kBase);
   for (size_t i = 0; i < h.counts.size(); ++i) {
-    path += fmt::format("V{:.1f}H{:.1f}", y(h.counts[i]), x(h.first + h.width * static_cast<double>(i + 1)));
+    path += fmt::format("V{:.1f}H{:.1f}", y(std::min(most, h.counts[i])),
+                        x(h.first + h.width * static_cast<double>(i + 1)));
   }
   if (!h.counts.empty()) {
     out += fmt::format("<path class=\"area c{}\" d=\"{}V{:.1f}Z\"/>", colour % kColours, path, kBase);
+  }
+  if (cut) {
+    const double at = x(h.first + h.width * (static_cast<double>(highest) + 0.5));
+    out += text(at < kWidth / 2 ? "tick" : "tick end", at + (at < kWidth / 2 ? 8 : -8), kTop + 10, percent(share, 0));
   }
   out += line("axis", kLeft, kBase, kWidth - kRight, kBase);
   for (const double tick : ticks(xs.low, xs.high, 4)) {

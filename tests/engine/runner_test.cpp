@@ -26,6 +26,8 @@ void* operator new(size_t bytes) { return counted(bytes, 16); }
 void* operator new[](size_t bytes) { return counted(bytes, 16); }
 void* operator new(size_t bytes, std::align_val_t a) { return counted(bytes, static_cast<size_t>(a)); }
 void* operator new[](size_t bytes, std::align_val_t a) { return counted(bytes, static_cast<size_t>(a)); }
+void* operator new(size_t bytes, const std::nothrow_t&) noexcept { return counted(bytes, 16); }
+void* operator new[](size_t bytes, const std::nothrow_t&) noexcept { return counted(bytes, 16); }
 void operator delete(void* p) noexcept { std::free(p); }
 void operator delete[](void* p) noexcept { std::free(p); }
 void operator delete(void* p, size_t) noexcept { std::free(p); }

@@ -58,6 +58,9 @@ TEST(Insert, EveryEdgeHasOneOwner) {
   EXPECT_EQ(r.weight_bits("fc"), 4);
   EXPECT_EQ(r.report.quantized_layers, 21 + 9 + 1 + 1);
   EXPECT_TRUE(r.report.float_layers.empty());
+  // 19 convolutions of the stem and the blocks, 2 of shortcuts, fc; 9 adds' and 1 pool's output beside convolutions'.
+  EXPECT_THAT(r.report.totals,
+              testing::ElementsAre("22 weights: lsq 4 bits per channel", testing::_, testing::_, testing::_));
 }
 
 TEST(Insert, LastAtEightBitsMeansWeightAndInput) {
@@ -95,6 +98,7 @@ TEST(Insert, AnExcludedLayerIsAnIslandOfFloats) {
   EXPECT_EQ(r.layer("layer1.1.conv1").weight_quantizer(), nullptr);
   ASSERT_NE(r.layer("layer1.1.conv1").output_quantizer(), nullptr);  // its reader computes on codes
   EXPECT_THAT(r.report.float_layers, testing::ElementsAre("layer1.1.conv1"));
+  EXPECT_THAT(r.report.float_reasons, testing::ElementsAre("a rule excludes it"));
   const Resnet last("{rules: [{match: {type: linear}, exclude: true}]}");
   EXPECT_EQ(last.layer("fc").output_quantizer(), nullptr);
 }

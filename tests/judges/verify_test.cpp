@@ -76,7 +76,8 @@ TEST(Verify, EqualModelsPass) {
   EXPECT_EQ(result.compared, kSamples * (4 + 8 + 8 + 2));
   ASSERT_EQ(result.judges.size(), 1u);
   EXPECT_EQ(result.judges[0].tensors.size(), 4u);
-  EXPECT_EQ(result.simulated_top1, result.integer_top1);
+  EXPECT_EQ(result.simulated.top1, result.integer.top1);
+  EXPECT_EQ(result.simulated.loss_sum, result.integer.loss_sum);
 }
 
 TEST(Verify, ADifferenceHasItsPlaceAndAccumulator) {

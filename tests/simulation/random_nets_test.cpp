@@ -152,7 +152,7 @@ TEST_P(RandomNets, TrainFreezeLowerAndRunGiveTheSameCodes) {
     const VerifyResult result = verify_everywhere(*net, data.source());
     EXPECT_TRUE(result.passed()) << describe(result);
     EXPECT_EQ(result.samples, 24);
-    EXPECT_EQ(result.simulated_top1, result.integer_top1);
+    EXPECT_EQ(result.simulated.top1, result.integer.top1);
     for (const JudgeResult& judge : result.judges) EXPECT_GE(judge.tensors.size(), net->steps().size()) << judge.name;
     expect_right_codes(*net, data.images);
   }

@@ -17,6 +17,7 @@ Run add_eval(CLI::App& app);
 Run add_export(CLI::App& app);
 Run add_verify(CLI::App& app);
 Run add_inspect(CLI::App& app);
+Run add_report(CLI::App& app);
 Run add_predict(CLI::App& app);
 /// argv: of the program, which starts itself again for settings that libraries read when they are loaded.
 Run add_bench(CLI::App& app, char** argv);

@@ -43,6 +43,7 @@ int run(int argc, char** argv) {
   add("export", "Write a run's network to a file of another format", add_export);
   add("verify", "Compare an exported file with the training's network, code by code", add_verify);
   add("inspect", "Show a network, its graph and its quantizers", add_inspect);
+  add("report", "Write one HTML page about one run or several", add_report);
   add("predict", "Classify image files with an exported file", add_predict);
   add("bench", "Measure this machine's training step, or inference", [&](CLI::App& a) { return add_bench(a, argv); });
   add("list", "List what a config can name", add_list);
@@ -65,7 +66,8 @@ int run(int argc, char** argv) {
   for (const auto& [command, action] : commands) {
     if (!command->parsed()) continue;
     const std::string name = command->get_name();
-    if (name == "train" || name == "eval" || name == "verify" || name == "bench") wait_without_spinning(argv);
+    if (name == "train" || name == "eval" || name == "verify" || name == "report" || name == "bench")
+      wait_without_spinning(argv);
     qat::trainers::load_plugins(plugins);
     return action();
   }

@@ -13,6 +13,7 @@
 #include "core/base/text.h"
 #include "tools/qat/commands.h"
 #include "trainers/commands.h"
+#include "trainers/reporting.h"
 
 namespace qat::cli {
 namespace {
@@ -144,6 +145,27 @@ Run add_inspect(CLI::App& app) {
       print_lines(r, "fusions", "fusions");
     }
     print_lines(r, "quantizers", "quantizers");
+    return 0;
+  };
+}
+
+Run add_report(CLI::App& app) {
+  struct Report {
+    std::vector<std::string> runs;
+    std::string out;
+    std::optional<int64_t> samples;
+  };
+  const auto o = std::make_shared<Report>();
+  app.add_option("--run", o->runs, "Run folders of `qat train`; several are shown side by side")
+      ->required()
+      ->type_name("DIR...");
+  app.add_option("--out", o->out, "HTML file to write")->required()->type_name("FILE");
+  app.add_option("--samples", o->samples, "Evaluation images; default: all")
+      ->type_name("N")
+      ->check(CLI::PositiveNumber);
+  return [o] {
+    const uint64_t bytes = trainers::write_report(o->runs, o->out, o->samples);
+    fmt::print("{} ({})\n", o->out, format_bytes(bytes));
     return 0;
   };
 }

@@ -49,9 +49,10 @@ std::string plugin_arguments(const std::vector<std::string>& plugins) {
 }
 
 void print(const trainers::TrainSummary& summary, const std::string& program, const std::string& plugins) {
-  fmt::print("{:<24} {:>8} {:>12}\n", "", "top-1", "bytes");
+  fmt::print("{:<24} {:>8} {:>8} {:>8} {:>12} {:>10}\n", "", "top-1", "top-5", "loss", "bytes", "ms/image");
   for (const trainers::TableRow& row : summary.rows) {
-    fmt::print("{:<24} {:>8.4f} {:>12}\n", row.name, row.top1, row.bytes);
+    fmt::print("{:<24} {:>8.4f} {:>8.4f} {:>8.4f} {:>12} {:>10}\n", row.name, row.top1, row.top5, row.loss, row.bytes,
+               row.latency_ms ? fmt::format("{:.3f}", *row.latency_ms) : "-");
   }
   if (summary.compared >= 0) {
     fmt::print("verify: mismatches: {} of {} values compared\n", summary.mismatches, summary.compared);
