@@ -251,6 +251,23 @@ Experiment load_experiment(const std::string& path, const std::vector<std::strin
   return make_experiment(config::load_file(path, overrides).root());
 }
 
+Experiment post_training(Experiment e) {
+  if (!e.quantization) throw ConfigError("calibrate needs a `quantization:` section");
+  if (!e.weights()) {
+    throw e.model.error("calibrate needs trained weights: expected model.weights, a file or a run's folder");
+  }
+  const std::vector<Stage> stages = e.parsed_stages();
+  std::vector<Node> kept{Node::scalar(to_string(StageKind::kCalibrate))};
+  for (size_t i = 0; i < stages.size(); ++i) {
+    const StageKind kind = stages[i].kind;
+    if (kind == StageKind::kAdaptiveRounding || kind == StageKind::kExport || kind == StageKind::kVerify) {
+      kept.push_back(e.stages[i]);
+    }
+  }
+  e.stages = std::move(kept);
+  return e;
+}
+
 std::vector<Difference> differences(const Experiment& run, const Experiment& now) {
   std::vector<Difference> found;
   find_differences(config::to_node(run), config::to_node(now), "", found);

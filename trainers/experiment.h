@@ -72,6 +72,9 @@ struct Experiment {
 /// an order that cannot run.
 Experiment make_experiment(const config::Node& root);
 Experiment load_experiment(const std::string& path, const std::vector<std::string>& overrides = {});
+/// The experiment with the stages that train left out and a calibrate stage. Throws ConfigError without quantization or
+/// trained weights.
+Experiment post_training(Experiment experiment);
 
 /// A key whose value differs: "data.batch_size", "128 in the run, 64 now".
 struct Difference {

@@ -136,7 +136,8 @@ void warn_of_threads(const Session& session, const RunCheckpoint& checkpoint) {
 }  // namespace
 
 TrainSummary train(const TrainRequest& request) {
-  const Experiment experiment = load_experiment(request.config, request.overrides);
+  Experiment experiment = load_experiment(request.config, request.overrides);
+  if (request.post_training) experiment = post_training(std::move(experiment));
   const RunFolder folder(request.out.empty() ? default_folder(request.config) : request.out);
   QAT_CHECK_AS(UsageError, request.resume || !folder.exists(),
                "{}: exists already; continue that run with --resume, or choose another folder with --out",

@@ -22,6 +22,7 @@ struct TrainRequest {
   std::string config;                  // file
   std::vector<std::string> overrides;  // key.path=value
   std::string out;                     // folder; "": runs/<the config file's name>
+  bool post_training = false;          // leave the stages out that train: `qat calibrate`
   bool resume = false;
   std::vector<std::string> allow;           // keys that may differ from the resumed run's config, with all below them
   const std::atomic<bool>* stop = nullptr;  // set: finish the step, write a checkpoint, throw Interrupted

@@ -18,7 +18,7 @@ succeed 'conv1' inspect --config good.yaml --graph
 succeed 'train .*eval|Usage|usage' --help
 
 expect 2 'expected a command'
-expect 2 'calibrate' calibrate --config good.yaml
+expect 2 'good.yaml:[0-9]+:[0-9]+: model: calibrate needs trained weights' calibrate --config good.yaml --out runs/none
 expect 2 '--config is required' train
 expect 2 'kind' list modells
 edit typo.yaml 's/batch_size/batchsize/'
@@ -50,8 +50,21 @@ succeed '^integer engine' train --config good.yaml "${short[@]}" --resume
 
 # The next commands that a run prints work when typed.
 "$qat" train --config good.yaml "${short[@]}" --resume 2>/dev/null | sed -n '/^next:/,$p' | tail -n +2 >next.txt
-[ "$(wc -l <next.txt)" = 3 ] || fail "expected three next commands: $(cat next.txt)"
+[ "$(wc -l <next.txt)" = 4 ] || fail "expected four next commands: $(cat next.txt)"
 bash -e next.txt >out.txt 2>err.txt || fail "next commands: $(cat next.txt err.txt)"
+
+# Post-training quantization of that run's float weights.
+succeed '^calibrated .*' calibrate --config good.yaml "${short[@]}" --set model.weights=runs/good --out runs/ptq
+grep -q '^integer engine' out.txt && ! grep -qE '^(float|fine-tuned)' out.txt || fail "calibrate: $(cat out.txt)"
+grep -qE 'float|finetune' <(sed -n '/^stages/,$p' runs/ptq/config.yaml) && fail "calibrate: $(cat runs/ptq/config.yaml)"
+
+# The report: one page, nothing fetched from anywhere.
+succeed 'both.html' report --run runs/good runs/ptq --out both.html --samples 16
+grep -qi '^<!doctype html>' both.html || fail "report: $(head -c 200 both.html)"
+grep -qE '(src|href)="?(https?:)?//' both.html && fail "report: the page fetches something"
+expect 2 'nowhere: not a run' report --run nowhere --out x.html
+expect 1 'absent/x.html: ' report --run runs/good --out absent/x.html --samples 16
+[ "$(ls runs/good/events | wc -l)" -ge 1 ] || fail "no events for TensorBoard"
 
 model=runs/good/export/model.safetensors
 for runtime in float simulated integer; do

@@ -11,8 +11,9 @@ namespace qat::cli {
 /// Returns the exit code; throws for failures.
 using Run = std::function<int()>;
 
-/// `plugins`: those of the command line, once it is parsed; they outlive the command.
-Run add_train(CLI::App& app, const std::string& program, const std::vector<std::string>& plugins);
+/// `plugins`: those of the command line, once it is parsed; they outlive the command. `post_training`: of the stages,
+/// only those that do not train.
+Run add_train(CLI::App& app, const std::string& program, const std::vector<std::string>& plugins, bool post_training);
 Run add_eval(CLI::App& app);
 Run add_export(CLI::App& app);
 Run add_verify(CLI::App& app);

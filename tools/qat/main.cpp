@@ -38,7 +38,9 @@ int run(int argc, char** argv) {
   };
   using namespace qat::cli;
   add("train", "Run an experiment's stages into a run folder",
-      [&](CLI::App& a) { return add_train(a, argv[0], plugins); });
+      [&](CLI::App& a) { return add_train(a, argv[0], plugins, /*post_training=*/false); });
+  add("calibrate", "Quantize trained weights without training: an experiment's other stages",
+      [&](CLI::App& a) { return add_train(a, argv[0], plugins, /*post_training=*/true); });
   add("eval", "Measure a run's network on the evaluation data", add_eval);
   add("export", "Write a run's network to a file of another format", add_export);
   add("verify", "Compare an exported file with the training's network, code by code", add_verify);

@@ -64,20 +64,24 @@ void print(const trainers::TrainSummary& summary, const std::string& program, co
     fmt::print("  {} verify --run {} --model {}{}\n", qat, run, quoted(file), plugins);
   }
   fmt::print("  {} inspect --run {} --graph{}\n", qat, run, plugins);
+  fmt::print("  {} report --run {} --out {}{}\n", qat, run, quoted(summary.folder + "/report.html"), plugins);
 }
 
 std::string resume_command(const trainers::TrainRequest& request, const std::string& program,
                            const std::string& plugins) {
-  std::string command = fmt::format("{} train --config {}", quoted(program), quoted(request.config));
+  std::string command = fmt::format("{} {} --config {}", quoted(program), request.post_training ? "calibrate" : "train",
+                                    quoted(request.config));
   for (const std::string& change : request.overrides) command += " --set " + quoted(change);
+  for (const std::string& key : request.allow) command += " --allow " + quoted(key);
   if (!request.out.empty()) command += " --out " + quoted(request.out);
   return command + plugins + " --resume";
 }
 
 }  // namespace
 
-Run add_train(CLI::App& app, const std::string& program, const std::vector<std::string>& plugins) {
+Run add_train(CLI::App& app, const std::string& program, const std::vector<std::string>& plugins, bool post_training) {
   const auto request = std::make_shared<trainers::TrainRequest>();
+  request->post_training = post_training;
   app.add_option("--config", request->config, "YAML file of the experiment")->required()->type_name("FILE");
   app.add_option("--set", request->overrides, "Change a key, e.g. stages[0].float.epochs=1; may be repeated")
       ->type_name("KEY=VALUE")
