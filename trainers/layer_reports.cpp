@@ -97,7 +97,8 @@ TensorReport tensor_report(quant::Quantizer& quantizer, const at::Tensor& values
     r.range.lowest = smallest(scale * (lo - zero));
     r.range.highest = largest(scale * (hi - zero));
     const at::Tensor steps = rows / scale;
-    const at::Tensor outside = (steps < lo - 0.5 - zero).logical_or(steps > hi + 0.5 - zero);
+    constexpr double kRounding = 0.5 + 1e-4;  // of a step; float32 has its own
+    const at::Tensor outside = (steps < lo - kRounding - zero).logical_or(steps > hi + kRounding - zero);
     r.clipped = outside.to(at::kDouble).mean().item<double>();
     std::vector<double> grid;
     if (traits.integer_levels && hi - lo < static_cast<double>(kMostLevels)) {

@@ -68,8 +68,9 @@ ScaleZero choose_params(Scheme scheme, double min, double max, int32_t lo, int32
   const bool empty = result.scale == 0;
   result.scale = std::max(result.scale, kSmallestScale);
   if (scheme == Scheme::kAffine && !empty) {
-    result.zero_point =
-        lo + static_cast<int32_t>(std::clamp(2 * std::nearbyint(-min / result.scale / 2), 0.0, width - 1));
+    const double below = std::clamp(2 * std::nearbyint(-min / result.scale / 2), 0.0, width - 1);
+    result.scale = std::max({result.scale, -min / (below + 0.5), max / (width - below + 0.5)});
+    result.zero_point = lo + static_cast<int32_t>(below);
   } else if (scheme == Scheme::kTorchAffine) {
     result.zero_point = static_cast<int32_t>(std::clamp(lo - std::nearbyint(min / result.scale), 1.0 * lo, 1.0 * hi));
   }

@@ -56,7 +56,8 @@ inline constexpr double kSmallestScale = 1.1920928955078125e-07;  // float32 eps
 /// How a range becomes scale and zero point. kTorch*: what torch.ao computes, to compare with it and continue its runs.
 enum class Scheme {
   kSymmetric,  // s = max(|min|, |max|) / (hi - z), z given
-  kAffine,     // s = (max - min) / (hi - lo), z even: operators that add z before and after rounding then agree at ties
+  kAffine,     // s = (max - min) / (hi - lo), z the even code next to lo - min / s: operators that add z before and
+               // after rounding then agree at ties; s grows until min and max are within half a step of lo and hi
   kTorchSymmetric,  // s = max(|min|, |max|) / ((hi - lo) / 2), z given: 127.5 for int8 (observers)
   kTorchFused,      // s = max(|min| / 128, max / 127) for int8, z = 0; kTorchAffine's where all values have one sign
                     // (the fused symmetric kernel)

@@ -19,7 +19,11 @@ TEST(Uniform, ParamsByHand) {
   using quant::Scheme;
   const auto affine = quant::choose_params(Scheme::kAffine, -1, 2.5, 0, 15, 8);
   EXPECT_DOUBLE_EQ(affine.scale, 3.5 / 15);
-  EXPECT_EQ(affine.zero_point, 4);                                                           // 4.29, even
+  EXPECT_EQ(affine.zero_point, 4);  // 4.29, even
+  // 72.93 steps below zero become 72, and the step 1/72.5 of them: black pixels are not cut by most of a step.
+  const auto image = quant::choose_params(Scheme::kAffine, -0.8102, 2.0227, 0, 255, 128);
+  EXPECT_EQ(image.zero_point, 72);
+  EXPECT_DOUBLE_EQ(image.scale, 0.8102 / 72.5);
   EXPECT_EQ(quant::choose_params(Scheme::kTorchAffine, -1.2, 2.3, 0, 15, 8).zero_point, 5);  // 5.14
   EXPECT_DOUBLE_EQ(quant::choose_params(Scheme::kTorchSymmetric, -1, 0.5, -128, 127, 0).scale, 1 / 127.5);
   EXPECT_DOUBLE_EQ(quant::choose_params(Scheme::kSymmetric, -1, 0.5, -128, 127, 0).scale, 1 / 127.0);
