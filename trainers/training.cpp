@@ -434,9 +434,9 @@ class Training {
                         {"eval_top5", result.top5_fraction()}});
     log::info("{} epoch {}/{}: train loss {:.4f} top1 {:.2f}%, eval loss {:.4f} top1 {:.2f}%", kind_, epoch, epochs_,
               train_loss(), 100 * train_top1(), result.loss(), 100 * top1);
-    for (const datasets::Dataset* data : {run_.session.data.train.get(), run_.session.data.eval.get()}) {
-      const std::vector<std::string> damaged = data->damaged();
-      if (damaged.empty()) continue;
+    std::vector<std::string> damaged = run_.session.data.train->damaged();
+    for (std::string& image : run_.session.data.eval->damaged()) damaged.push_back(std::move(image));
+    if (damaged.size() > std::exchange(damaged_, damaged.size())) {
       log::warn("{} damaged images were replaced by others so far, among them {}", damaged.size(), damaged.front());
     }
     state_.evaluated = state_.step;
@@ -482,6 +482,7 @@ class Training {
   std::vector<graph::GraphModule::Tap> taps_;
   Schedule schedule_;
   datasets::Batch batch_;
+  size_t damaged_ = 0;  // images that were told of
   std::chrono::steady_clock::time_point saved_ = std::chrono::steady_clock::now();
   int64_t epochs_ = 0, steps_per_epoch_ = 0, total_ = 0, start_ = 0, freeze_ = 0;
   std::vector<Widths> widths_;  // of the first steps
