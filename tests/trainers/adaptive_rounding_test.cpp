@@ -15,7 +15,17 @@ namespace {
 
 using at::Tensor;
 
-TEST(AdaptiveRounding, TheRoundingPiece) {
+/// Hundreds of thousands of steps on a few values: waking threads would cost more than all of it.
+class AdaptiveRounding : public testing::Test {
+ protected:
+  void SetUp() override { at::set_num_threads(1); }
+  void TearDown() override { at::set_num_threads(threads_); }
+
+ private:
+  int threads_ = at::get_num_threads();
+};
+
+TEST_F(AdaptiveRounding, TheRoundingPiece) {
   EXPECT_EQ(ops::round_adaptive(-1.25f, 0.0f), -2.0f);
   EXPECT_EQ(ops::round_adaptive(-1.25f, 1.0f), -1.0f);
   EXPECT_EQ(ops::adaptive_up(-20), 0);
@@ -40,7 +50,7 @@ struct OneLayer {
 
 // Correlated inputs: errors of neighbouring weights cancel only if they are rounded in opposite directions. All 2^n
 // choices are tried: the stage finds the best, which nearest rounding is not.
-TEST(AdaptiveRounding, FindsTheBestChoiceOfAll) {
+TEST_F(AdaptiveRounding, FindsTheBestChoiceOfAll) {
   at::manual_seed(2);
   // Steps of 1; the first weight is the largest and fixes the scale.
   const Tensor w = at::tensor({3.0f, 0.2f, 1.3f, -0.9f, 0.45f, -1.65f, 0.05f}).view({1, 7});
@@ -65,7 +75,7 @@ TEST(AdaptiveRounding, FindsTheBestChoiceOfAll) {
   EXPECT_TRUE(at::equal(adaptive_rounding(one.layer, x, target, options, 7), found)) << "not deterministic";
 }
 
-TEST(AdaptiveRounding, AWholeNetworkKeepsItsChoices) {
+TEST_F(AdaptiveRounding, AWholeNetworkKeepsItsChoices) {
   for (const char* yaml : {"{weight: {bits: 3}, activation: {bits: 8}}",
                            "{weight: {quantizer: lsq, bits: 3, granularity: tensor}, activation: {bits: 8}}"}) {
     SCOPED_TRACE(yaml);
@@ -99,7 +109,7 @@ TEST(AdaptiveRounding, AWholeNetworkKeepsItsChoices) {
   }
 }
 
-TEST(AdaptiveRounding, NeedsEvenlySpacedLevels) {
+TEST_F(AdaptiveRounding, NeedsEvenlySpacedLevels) {
   at::manual_seed(3);
   test::MixedNet float_net(2);
   const Tensor images = at::randn({8, 3, 14, 14});
