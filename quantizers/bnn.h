@@ -6,7 +6,7 @@
 //                sign is 1
 // Weights are the codes -1 and 1. Activations are the codes 0 and 2 around the zero point 1; a padded pixel is the code
 // 1, the value 0. Requantization would give 1 too, so such an activation takes its codes from the sign of the exact
-// accumulator, and lowering refuses it: the target has no threshold.
+// accumulator; lowering makes that accumulator odd (core/lower), and refuses signs of what has none.
 #pragma once
 
 #include "core/quant/quantizer.h"
@@ -23,7 +23,10 @@ class Bnn final : public quant::Quantizer {
   std::string method() const override { return "bnn"; }
   /// A clip around [-1, 1] (hardtanh) changes no sign, and passes every gradient that bnn passes.
   quant::Traits traits() const override {
-    return {.integer_levels = false, .code_bits = 2, .keeps_limits = spec().lowest <= -1 && spec().highest >= 1};
+    return {.integer_levels = false,
+            .is_sign = true,
+            .code_bits = 2,
+            .keeps_limits = spec().lowest <= -1 && spec().highest >= 1};
   }
   void observe(const at::Tensor&) override {}
   void project_weight(at::Tensor& weight) override;

@@ -3,6 +3,9 @@
 #include <ATen/ops/from_blob.h>
 #include <c10/core/GradMode.h>
 
+#include <algorithm>
+#include <cmath>
+#include <limits>
 #include <map>
 #include <set>
 
@@ -103,9 +106,10 @@ class Lowering {
   }
 
   /// The tensor that a layer's own quantizer makes.
-  int codes_tensor(const std::string& name, std::vector<int64_t> sizes, const quant::Quantizer& quantizer) {
+  int codes_tensor(const std::string& name, std::vector<int64_t> sizes, const quant::Quantizer& quantizer,
+                   bool of_accumulators = false) {
     const quant::Traits traits = quantizer.traits();
-    if (!traits.affine || !traits.integer_levels) {
+    if (!traits.affine || !(traits.integer_levels || (of_accumulators && traits.is_sign))) {
       throw ExportError(fmt::format("{}: cannot be lowered: the target gives a value its nearest code, {} another one",
                                     name, quantizer.method()));
     }
@@ -237,10 +241,41 @@ class Lowering {
                    .scale = folded.scale,
                    .zero_point = {0}};
     node.bias = folded.bias;
-    const int output = layer.output_quantizer()
-                           ? codes_tensor(layer.label(), step.sizes, *layer.output_quantizer())
-                           : add_tensor({.name = layer.label(), .type = CodeType::kFloat32, .shape = step.sizes});
+    if (layer.output_quantizer() && layer.output_quantizer()->traits().is_sign) {
+      make_threshold(node, x.scale, *layer.output_quantizer()->qparams().scale.const_data_ptr<float>(), layer.label());
+    }
+    const int output =
+        layer.output_quantizer()
+            ? codes_tensor(layer.label(), step.sizes, *layer.output_quantizer(), /*of_accumulators=*/true)
+            : add_tensor({.name = layer.label(), .type = CodeType::kFloat32, .shape = step.sizes});
     finish(i, std::move(node), output);
+  }
+
+  /// The sign of an accumulator a (0 counts as positive) as the target's requantization: that of 2 a + 1, which is odd,
+  /// times a multiplier of 1 or more, in the codes next to the zero point. What a weight's scale was is lost: a sign
+  /// does not depend on it.
+  static void make_threshold(integer::Node& node, float input_scale, float output_scale, const std::string& name) {
+    for (int16_t& code : node.weight.codes) {
+      if (code < -64 || code > 63) {
+        throw ExportError(
+            fmt::format("{}: cannot be lowered: twice its weight's code {} exceeds int8, and the sign of "
+                        "an accumulator needs it: use 7 bits there",
+                        name, code));
+      }
+      code = static_cast<int16_t>(2 * code);
+    }
+    node.bias.resize(static_cast<size_t>(node.weight.shape[0]));
+    for (int32_t& bias : node.bias) {
+      constexpr int64_t kLargest = std::numeric_limits<int32_t>::max();
+      const int64_t odd = 2 * int64_t{bias} + 1;
+      if (odd < -kLargest || odd > kLargest) {
+        throw ExportError(fmt::format("{}: cannot be lowered: twice the bias {} exceeds int32", name, bias));
+      }
+      bias = static_cast<int32_t>(odd);
+    }
+    // The smallest power of two that makes the multiplier at least 1.
+    const double ratio = static_cast<double>(output_scale) / input_scale;
+    std::ranges::fill(node.weight.scale, static_cast<float>(std::exp2(std::ceil(std::log2(ratio)))));
   }
 
   const GraphModule& net_;

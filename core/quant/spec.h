@@ -64,6 +64,7 @@ struct Traits {
   bool affine = true;          // values are scale * (code - zero_point), codes are integers
   bool idempotent = true;      // quantizing a quantized value changes nothing
   bool integer_levels = true;  // every code of [lo, hi] is a level, and a value gets the nearest one
+  bool is_sign = false;        // an activation is 1 where its value is 0 or more, else -1
   int code_bits = 8;           // width that holds every code; the integer path has 8
   bool scale_folds = true;     // batch norm may multiply a channel's scale; false for restricted scales (powers of two)
   bool keeps_limits = false;   // the range stays within the request's lowest and highest

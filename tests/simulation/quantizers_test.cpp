@@ -71,7 +71,9 @@ const Case kCases[] = {
     {"n2uq_weight", "{weight: {quantizer: n2uq, bits: 4}}", ""},
     {"n2uq", "{activation: {quantizer: n2uq, bits: 4}}", "n2uq another one"},
     {"bnn_activation", "{weight: {quantizer: bnn}, rules: [{match: {name: depthwise}, activation: {quantizer: bnn}}]}",
-     "bnn another one"},
+     ""},
+    {"bnn_activation_wide", "{rules: [{match: {name: depthwise}, activation: {quantizer: bnn}}]}", "exceeds int8"},
+    {"bnn_input", "{rules: [{match: {name: stem}, input: {quantizer: bnn}}]}", "bnn another one"},
 };
 
 struct Data {
