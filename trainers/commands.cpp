@@ -93,6 +93,22 @@ const std::vector<std::pair<std::string, Lister>>& listers() {
   return all;
 }
 
+Json tensor_list(const std::vector<judges::TensorResult>& results) {
+  Json tensors = Json::array();
+  for (const judges::TensorResult& tensor : results) {
+    tensors.push_back({{"name", tensor.name},
+                       {"compared", tensor.compared},
+                       {"mismatches", tensor.mismatches},
+                       {"ties", tensor.ties},
+                       {"max_difference", tensor.max_difference}});
+    if (!tensor.first) continue;
+    Json& first = tensors.back()["first"];
+    first = {{"index", tensor.first->index}, {"expected", tensor.first->expected}, {"found", tensor.first->found}};
+    if (tensor.first->accumulator) first["accumulator"] = *tensor.first->accumulator;
+  }
+  return tensors;
+}
+
 }  // namespace
 
 Json eval_report(const std::string& run, const std::string& checkpoint, const std::string& runtime) {
@@ -131,21 +147,12 @@ Json verify_report(const std::string& run, const std::string& model, std::option
   Json judges = Json::array();
   std::vector<std::string> missing = required_judges;
   for (const judges::JudgeResult& judge : result.judges) {
-    Json tensors = Json::array();
-    for (const judges::TensorResult& tensor : judge.tensors) {
-      tensors.push_back({{"name", tensor.name},
-                         {"compared", tensor.compared},
-                         {"mismatches", tensor.mismatches},
-                         {"max_difference", tensor.max_difference}});
-      if (!tensor.first) continue;
-      Json& first = tensors.back()["first"];
-      first = {{"index", tensor.first->index}, {"expected", tensor.first->expected}, {"found", tensor.first->found}};
-      if (tensor.first->accumulator) first["accumulator"] = *tensor.first->accumulator;
-    }
     judges.push_back({{"name", judge.name},
                       {"mismatches", judge.mismatches},
                       {"compared", judge.compared},
-                      {"tensors", std::move(tensors)},
+                      {"tensors", tensor_list(judge.tensors)},
+                      {"advisory", tensor_list(judge.advisory)},
+                      {"left_out", judge.left_out},
                       {"float_nodes", judge.float_nodes}});
     if (judge.name == "onnxruntime" && onnxruntime) {
       judges.back()["version"] = onnxruntime->version;

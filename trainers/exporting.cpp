@@ -9,6 +9,8 @@
 #include "core/base/text.h"
 #include "core/export/export.h"
 #include "core/export/golden.h"
+#include "core/export/onnx.h"
+#include "core/judges/opencv.h"
 #include "core/log/log.h"
 #include "core/log/progress.h"
 #include "core/lower/lower.h"
@@ -42,7 +44,7 @@ uint64_t export_golden(const Session& session, const std::string& folder, int64_
 }
 
 const std::vector<std::string>& judge_names() {
-  static const std::vector<std::string> names = {"engine", "onnxruntime"};
+  static const std::vector<std::string> names = {"engine", "onnxruntime", "opencv"};
   return names;
 }
 
@@ -54,13 +56,16 @@ Verification verify_model(Session& session, const std::string& path, std::option
   std::vector<std::unique_ptr<judges::Judge>> all;
   all.push_back(std::make_unique<judges::EngineJudge>(model));
   std::optional<judges::OnnxRuntime> runtime;
-  std::string bytes;
-  if (const auto library = judges::OnnxRuntime::find(); library && path.ends_with(".onnx")) {
+  const bool is_onnx = path.ends_with(".onnx");
+  const std::string bytes = is_onnx ? read_file(path) : std::string();
+  if (const auto library = judges::OnnxRuntime::find(); library && is_onnx) {
     runtime.emplace(*library);
-    bytes = read_file(path);
     auto judge = std::make_unique<judges::OnnxRuntimeJudge>(*runtime, bytes, model);
     verification.onnxruntime = {.version = runtime->version()};
     all.push_back(std::move(judge));
+  }
+  if (is_onnx && exporter::onnx_format(bytes, path) == "onnx-qoperator") {
+    all.push_back(std::make_unique<judges::OpenCvJudge>(bytes, model));
   }
 
   const auto loader = eval_loader(session, samples);

@@ -10,8 +10,8 @@
 // function of one code (SiLU, hardswish, ...; all but leaky ReLU) is a Gather from its 256 values; channel slices and
 // shuffles (Slice; Reshape, Transpose, Reshape) move codes. Codes of tensor T are the value
 // T_quantized, its parameters T_scale and T_zero_point.
-// Metadata: qat.format, qat.target, qat.preprocessing {"mean", "std", "transforms", "classes"}, qat.sha256 {value: digest on the fixed input of
-// fingerprint.h}.
+// Metadata: qat.format, qat.target, qat.preprocessing {"mean", "std", "transforms", "classes"}, qat.sha256 {value:
+// digest on the fixed input of fingerprint.h}.
 #pragma once
 
 #include <span>
@@ -34,6 +34,9 @@ std::string onnx_float(const integer::IntegerModel& model);
 /// The model in a file of either form; `source` names it in errors. Throws FileError, with the node's name and the
 /// reason, for anything that the writers above do not write. Weight zero points that are all alike come back as one.
 integer::IntegerModel parse_onnx(const std::string& bytes, const std::string& source);
+
+/// "onnx-qdq", "onnx-qoperator": what the metadata says; empty if it says nothing. Throws FileError.
+std::string onnx_format(const std::string& bytes, const std::string& source);
 
 /// The name of a tensor's value in the files: T_quantized for codes, T for float32.
 std::string onnx_name(const integer::Tensor& tensor);

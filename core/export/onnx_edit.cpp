@@ -73,6 +73,14 @@ std::vector<std::string> onnx_float_nodes(const std::string& bytes, const std::s
   return found;
 }
 
+std::string onnx_format(const std::string& bytes, const std::string& source) {
+  const onnx::ModelProto model = parse_model(bytes, source);
+  for (const onnx::StringStringEntryProto& entry : model.metadata_props()) {
+    if (entry.key() == "qat.format") return entry.value();
+  }
+  return {};
+}
+
 std::string onnx_name(const integer::Tensor& tensor) {
   return tensor.type == integer::CodeType::kFloat32 ? tensor.name : tensor.name + kCodesSuffix;
 }

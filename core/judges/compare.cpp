@@ -63,22 +63,61 @@ int64_t accumulator(const Node& node, const Tensor& x, const engine::Value& valu
   return sum;
 }
 
-std::optional<int64_t> accumulator(const integer::IntegerModel& model, int index, const Values& values,
-                                   const std::vector<int64_t>& at) {
-  for (const Node& node : model.nodes) {
-    if (node.output != index || (node.op != Op::kConv && node.op != Op::kLinear)) continue;
-    const Tensor& x = model.tensors[static_cast<size_t>(node.inputs[0])];
-    const auto found = values.find(x.name);
-    if (found != values.end()) return accumulator(node, x, found->second, at);
+bool accumulates(const Node& node) { return node.op == Op::kConv || node.op == Op::kLinear; }
+
+/// The element of an NHWC value at {sample, channel, row, column}.
+size_t element(const Tensor& t, const std::vector<int64_t>& at) {
+  if (t.shape.size() == 1) return static_cast<size_t>(at[0] * t.shape[0] + at[1]);
+  return static_cast<size_t>(((at[0] * t.shape[1] + at[2]) * t.shape[2] + at[3]) * t.shape[0] + at[1]);
+}
+
+/// The real value of a code, in codes, from the codes of the node's inputs; none for operators that have no such rule.
+std::optional<double> real_code(const integer::IntegerModel& model, const Node& node, const Values& values,
+                                const std::vector<int64_t>& at) {
+  const auto tensor = [&](size_t k) -> const Tensor& { return model.tensors[static_cast<size_t>(node.inputs[k])]; };
+  const Tensor& y = model.tensors[static_cast<size_t>(node.output)];
+  for (const int x : node.inputs) {
+    if (!values.contains(model.tensors[static_cast<size_t>(x)].name)) return std::nullopt;
   }
-  return std::nullopt;
+  const auto real = [&](size_t k, const std::vector<int64_t>& where) {
+    const Tensor& x = tensor(k);
+    return static_cast<double>(x.scale) * (number(values.at(x.name), x, element(x, where)) - x.zero_point);
+  };
+  switch (node.op) {
+    case Op::kConv:
+    case Op::kLinear: {
+      const auto c = node.weight.scale.size() == 1 ? size_t{0} : static_cast<size_t>(at[1]);
+      const auto sum = static_cast<double>(accumulator(node, tensor(0), values.at(tensor(0).name), at));
+      return sum * tensor(0).scale * node.weight.scale[c] / y.scale + y.zero_point;
+    }
+    case Op::kAdd:
+    case Op::kMul:
+      if (tensor(0).shape != tensor(1).shape) return std::nullopt;
+      return (node.op == Op::kAdd ? real(0, at) + real(1, at) : real(0, at) * real(1, at)) / y.scale + y.zero_point;
+    case Op::kConcat: {
+      std::vector<int64_t> where = at;
+      size_t k = 0;
+      for (; where[1] >= tensor(k).shape[0]; ++k) where[1] -= tensor(k).shape[0];
+      return real(k, where) / y.scale + y.zero_point;
+    }
+    case Op::kTable: {
+      if (node.function != "leaky_relu") return std::nullopt;
+      const double x = real(0, at);
+      return (x < 0 ? x * node.alpha : x) / y.scale + y.zero_point;
+    }
+    default:
+      return std::nullopt;
+  }
 }
 
 }  // namespace
 
 void compare(const integer::IntegerModel& model, int index, const engine::Value& expected, const engine::Value& found,
-             const Values& inputs, TensorResult& result) {
+             const Values& inputs, TensorResult& result, bool nearest) {
+  // Of the real value of a code: products and sums of float32 numbers up to 255 are off by less.
+  constexpr double kRounding = 0x1p-12;
   const Tensor& t = model.tensors[static_cast<size_t>(index)];
+  const auto node = std::ranges::find_if(model.nodes, [&](const Node& n) { return n.output == index; });
   const bool is_float = t.type == CodeType::kFloat32;
   const size_t a = is_float ? expected.values.size() : expected.codes.size();
   const size_t b = is_float ? found.values.size() : found.codes.size();
@@ -88,14 +127,27 @@ void compare(const integer::IntegerModel& model, int index, const engine::Value&
   for (size_t i = 0; i < std::min(a, b); ++i) {
     const double d = distance(expected, found, t, i);
     if (d == 0) continue;
+    const std::vector<int64_t> at = position(t, i);
+    if (nearest && node != model.nodes.end()) {
+      const std::optional<double> real = real_code(model, *node, inputs, at);
+      const auto near = [&](const engine::Value& v) { return std::abs(number(v, t, i) - *real) <= 0.5 + kRounding; };
+      if (real && near(expected) && near(found)) {
+        ++result.ties;
+        continue;
+      }
+    }
     ++result.mismatches;
     result.max_difference = std::max(result.max_difference, d);
     if (result.first) continue;
     Difference& first = result.first.emplace();
-    first.index = position(t, i);
+    first.index = at;
     first.expected = number(expected, t, i);
     first.found = number(found, t, i);
-    first.accumulator = accumulator(model, index, inputs, first.index);
+    if (node == model.nodes.end() || !accumulates(*node)) continue;
+    const Tensor& x = model.tensors[static_cast<size_t>(node->inputs[0])];
+    if (const auto value = inputs.find(x.name); value != inputs.end()) {
+      first.accumulator = accumulator(*node, x, value->second, at);
+    }
   }
 }
 

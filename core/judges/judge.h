@@ -8,11 +8,23 @@
 
 namespace qat::judges {
 
+/// What a judge's values of a node are worth, and why.
+struct Standing {
+  enum class Kind {
+    kExact,     // all must be equal
+    kNearest,   // where another code is as near to the real value, that is as good: ties are rounded otherwise
+    kAdvisory,  // differences are reported and are no failure
+    kLeftOut,   // not computed
+  };
+  Kind kind = Kind::kExact;
+  std::string reason = {};
+};
+
 class Judge {
  public:
   virtual ~Judge() = default;
 
-  /// "engine", "onnxruntime".
+  /// "engine", "onnxruntime", "opencv".
   virtual const std::string& name() const = 0;
 
   /// The nodes that the runtime computes in float: "conv1 (Conv)". Empty when all of the network is integers.
@@ -20,6 +32,8 @@ class Judge {
     static const std::vector<std::string> kNone;
     return kNone;
   }
+
+  virtual Standing standing(const integer::Node&) const { return {}; }
 
   /// Runs a batch (one NHWC value for each input of the model) and calls `observe` with the index and value (NHWC) of
   /// each tensor that the runtime made. Throws qat::Error.

@@ -12,7 +12,9 @@ namespace {
 class Comparison {
  public:
   Comparison(const Judge& judge, const integer::IntegerModel& model)
-      : judge_(judge), model_(model), tensors_(model.tensors.size()) {}
+      : judge_(judge), model_(model), tensors_(model.tensors.size()), standings_(model.tensors.size()) {
+    for (const integer::Node& node : model.nodes) standings_[static_cast<size_t>(node.output)] = judge.standing(node);
+  }
 
   /// Returns the judge's output.
   engine::Value run(const engine::Value& image, const Simulated& simulated) {
@@ -23,15 +25,21 @@ class Comparison {
       const std::string& name = model_.tensors[static_cast<size_t>(index)].name;
       seen.insert(name);
       if (index == model_.outputs[0]) output = value;
+      const auto against = [&](const engine::Value& expected) {
+        compare(model_, index, expected, value, simulated.tensors, tensors_[static_cast<size_t>(index)],
+                standing(index) == Standing::Kind::kNearest);
+      };
       const auto found = simulated.tensors.find(name);
-      if (found != simulated.tensors.end()) {
-        return compare(model_, index, found->second, value, simulated.tensors, tensors_[static_cast<size_t>(index)]);
-      }
-      if (index == model_.outputs[0]) {  // the dequantized output has no layer of its own
-        return compare(model_, index, simulated.output, value, simulated.tensors, tensors_[static_cast<size_t>(index)]);
-      }
+      if (found != simulated.tensors.end()) return against(found->second);
+      if (index == model_.outputs[0]) return against(simulated.output);  // dequantized: it has no layer of its own
       skipped_.insert(fmt::format("{} ({}: not in the simulation)", name, judge_.name()));
     });
+    std::set<std::string> left_out;
+    for (const integer::Node& node : model_.nodes) {
+      if (standing(node.output) != Standing::Kind::kLeftOut) continue;
+      left_out.insert(model_.tensors[static_cast<size_t>(node.output)].name);
+    }
+    seen.merge(left_out);
     for (const auto& [name, value] : simulated.tensors) {
       if (!seen.contains(name)) skipped_.insert(fmt::format("{} ({}: not in the file)", name, judge_.name()));
     }
@@ -48,7 +56,16 @@ class Comparison {
     judge.float_nodes = judge_.float_nodes();
     for (const integer::Node& node : model_.nodes) {
       const TensorResult& tensor = tensors_[static_cast<size_t>(node.output)];
+      const Standing& standing = standings_[static_cast<size_t>(node.output)];
+      if (standing.kind == Standing::Kind::kLeftOut) {
+        judge.left_out.push_back(
+            fmt::format("{} ({})", model_.tensors[static_cast<size_t>(node.output)].name, standing.reason));
+      }
       if (tensor.compared == 0) continue;
+      if (standing.kind == Standing::Kind::kAdvisory) {
+        judge.advisory.push_back(tensor);
+        continue;
+      }
       judge.compared += tensor.compared;
       judge.mismatches += tensor.mismatches;
       judge.tensors.push_back(tensor);
@@ -59,9 +76,12 @@ class Comparison {
   }
 
  private:
+  Standing::Kind standing(int index) const { return standings_[static_cast<size_t>(index)].kind; }
+
   const Judge& judge_;
   const integer::IntegerModel& model_;
   std::vector<TensorResult> tensors_;  // by index
+  std::vector<Standing> standings_;    // by index
   std::set<std::string> skipped_;
 };
 

@@ -15,11 +15,13 @@
 namespace qat::judges {
 
 struct JudgeResult {
-  std::string name;  // "engine", "onnxruntime"
+  std::string name;  // "engine", "onnxruntime", "opencv"
   int64_t compared = 0;
   int64_t mismatches = 0;
   std::vector<TensorResult> tensors;     // in the order in which the file makes them
   std::vector<std::string> float_nodes;  // that the runtime computes in float
+  std::vector<TensorResult> advisory;    // compared by other rules of rounding, counted nowhere else
+  std::vector<std::string> left_out;     // tensors that the judge cannot compute, with the reason
 };
 
 struct VerifyResult {
@@ -51,7 +53,7 @@ using Simulation = std::function<Simulated(const VerifyBatch&)>;
 
 /// Runs the simulation and all judges on `model`, as read back from the exported file, over all batches and counts
 /// differing values tensor by tensor. The model must have one image as input and one output. A tensor that the
-/// simulation, or a judge, does not give is listed in skipped.
+/// simulation, or a judge against its word (Judge::standing), does not give is listed in skipped.
 VerifyResult verify(const Simulation& simulate, const integer::IntegerModel& model,
                     const std::vector<std::unique_ptr<Judge>>& judges, const BatchSource& batches);
 

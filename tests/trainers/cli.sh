@@ -77,10 +77,16 @@ succeed '"mismatches": 0' verify --run runs/good --model $model --samples 16 --r
 succeed 'again.safetensors' export --run runs/good --format safetensors --out again.safetensors
 cmp -s again.safetensors $model || fail "a second export has other bytes"
 for form in onnx-qdq onnx-qoperator; do
+  judges=engine,onnxruntime
+  [ $form = onnx-qdq ] || judges=$judges,opencv
   succeed "$form.onnx" export --run runs/good --format $form --out $form.onnx
-  succeed '"mismatches": 0' verify --run runs/good --model $form.onnx --samples 16 --require engine,onnxruntime --json
-  grep -q '"name": "onnxruntime"' out.txt || fail "verify: no judge onnxruntime: $(head -c 300 out.txt)"
+  succeed '"mismatches": 0' verify --run runs/good --model $form.onnx --samples 16 --require $judges --json
+  for judge in ${judges//,/ }; do
+    grep -q "\"name\": \"$judge\"" out.txt || fail "verify: no judge $judge: $(head -c 300 out.txt)"
+  done
 done
+"$qat" verify --run runs/good --model onnx-qdq.onnx --samples 16 --require opencv >out.txt 2>err.txt
+[ $? = 1 ] || fail "verify: OpenCV cannot read onnx-qdq, so to require it must fail"
 head -c 1000 onnx-qdq.onnx >cut.onnx
 expect 1 'cut.onnx: ' verify --run runs/good --model cut.onnx
 expect 2 "unknown judge 'onxruntime' .did you mean 'onnxruntime'" verify --run runs/good --model $model --require onxruntime

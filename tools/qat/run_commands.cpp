@@ -106,6 +106,17 @@ Run add_verify(CLI::App& app) {
                      tensor["mismatches"].get<int64_t>(), tensor["compared"].get<int64_t>(),
                      tensor["max_difference"].get<double>(), tensor.value("first", Json()).dump());
         }
+        for (const Json& tensor : judge["tensors"]) {
+          if (tensor["ties"] == 0) continue;
+          fmt::print("  {}: {} of {} are ties that it rounds otherwise\n", tensor["name"].get<std::string>(),
+                     tensor["ties"].get<int64_t>(), tensor["compared"].get<int64_t>());
+        }
+        for (const Json& tensor : judge["advisory"]) {
+          fmt::print("  advisory: {}: {} of {} differ, by {} at most\n", tensor["name"].get<std::string>(),
+                     tensor["mismatches"].get<int64_t>(), tensor["compared"].get<int64_t>(),
+                     tensor["max_difference"].get<double>());
+        }
+        print_lines(judge, "  left out", "left_out");
         print_lines(judge, "  computed in float", "float_nodes");
         if (judge.contains("default_session")) {
           fmt::print("  on this CPU a session with default options gives {} of {} codes differently\n",
