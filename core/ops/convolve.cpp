@@ -101,7 +101,7 @@ struct PackedConvolution<Code>::Packed {
   explicit Packed(const ConvGeometry& geometry, int32_t zero) : g(geometry), zero_point(zero), segments(geometry) {}
 
   /// Whether the kernel makes codes of its accumulators itself.
-  bool fuses_codes() const { return kernel == Kernel::kQuads && g.groups == 1; }
+  bool fuses_codes() const { return (kernel == Kernel::kQuads || kernel == Kernel::kPairs) && g.groups == 1; }
   int64_t group_channels() const { return g.out_c / g.groups; }
   int64_t blocks() const { return divide_up(group_channels(), kBlock); }
   int64_t products() const { return kernel == Kernel::kQuads ? 4 : 2; }
@@ -274,9 +274,9 @@ void multiply_strips(const Packed& p, const Weight* weights, const ConvGeometry&
             .channels = count,
             .out = out + i * channels,
             .out_stride = out_stride,
+            .code_output = codes,
             .start = p.start.empty() ? nullptr : p.start.data() + i * blocks * kBlock + first,
-            .flush = p.flush,
-            .code_output = codes});
+            .flush = p.flush});
       }
     });
   });

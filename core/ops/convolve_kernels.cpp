@@ -39,7 +39,11 @@ void multiply_pixels(const PairTask& t) {
           sum += static_cast<uint32_t>(x[2 * j] * w[0] + x[2 * j + 1] * w[1]);
         }
       }
-      t.out[p * t.out_stride + c] = static_cast<int32_t>(sum);
+      if (const CodeOutput* codes = t.code_output; codes != nullptr) {
+        store_codes(*codes, hn::Set(I32(), static_cast<int32_t>(sum)), c, 1, codes->codes + p * codes->stride + c);
+      } else {
+        t.out[p * t.out_stride + c] = static_cast<int32_t>(sum);
+      }
     }
   }
 }
@@ -83,6 +87,19 @@ HWY_INLINE void tile(const PairTask& t, int64_t first, int64_t channel) {
     }
   }
   const int64_t count = std::min<int64_t>(kV * kLanes, t.channels - channel);
+  if (t.code_output != nullptr) {
+#pragma GCC unroll 16
+    for (int64_t p = 0; p < kP; ++p) {
+      uint8_t* codes = t.code_output->codes + (first + p) * t.code_output->stride + channel;
+#pragma GCC unroll 4
+      for (int64_t v = 0; v < kV; ++v) {
+        if (v * kLanes >= count) break;
+        store_codes(*t.code_output, hn::RearrangeToOddPlusEven(even[p][v], odd[p][v]), channel + v * kLanes,
+                    count - v * kLanes, codes + v * kLanes);
+      }
+    }
+    return;
+  }
 #pragma GCC unroll 16
   for (int64_t p = 0; p < kP; ++p) {
     int32_t* out = t.out + (first + p) * t.out_stride + channel;

@@ -45,10 +45,10 @@ struct PixelTask {
   int64_t channels = 0;             // outputs to write
   int32_t* out = nullptr;           // [pixel_count][out_stride]
   int64_t out_stride = 0;
-  // Of quads:
-  const int32_t* start = nullptr;           // what sums begin with, [channels rounded up to a multiple of kBlock]
-  int64_t flush = 0;                        // groups after which a sum of int16 could overflow, at least 1
   const CodeOutput* code_output = nullptr;  // then `out` is not written
+  // Of quads:
+  const int32_t* start = nullptr;  // what sums begin with, [channels rounded up to a multiple of kBlock]
+  int64_t flush = 0;               // groups after which a sum of int16 could overflow, at least 1
 };
 using PairTask = PixelTask<int16_t, int16_t>;
 using QuadTask = PixelTask<uint8_t, int8_t>;

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 
 #include "core/ops/convolve_kernels.h"
@@ -46,6 +47,29 @@ HWY_INLINE void cover(int64_t pixel_count, const Run& run) {
   } else {
     with(std::integral_constant<int64_t, 1>());
   }
+}
+
+/// Codes of kLanes outputs from the task's channel `channel`; `count` of them are written.
+HWY_INLINE void store_codes(const CodeOutput& c, hn::Vec<I32> sum, int64_t channel, int64_t count, uint8_t* codes) {
+  const I32 d32;
+  const F32 df;
+  if (c.bias != nullptr) sum = hn::Add(sum, hn::LoadU(d32, c.bias + channel));
+  // Never NaN: the sum and the multiplier are finite.
+  const auto t = hn::Mul(hn::ConvertTo(df, sum), hn::LoadU(df, c.multiplier + channel));
+  const auto clipped = hn::Min(hn::Max(t, hn::Set(df, c.lo)), hn::Set(df, c.hi));
+  // Adding 1.5 * 2^23 rounds to even and leaves the integer in the low bits.
+  const auto bits = hn::BitCast(d32, hn::Add(clipped, hn::Set(df, 0x1.8p23f)));
+  const auto code = hn::Sub(bits, hn::Set(d32, 0x4b400000 - c.zero_point));
+  alignas(64) uint8_t some[kLanes];
+  uint8_t* to = count >= kLanes ? codes : some;
+  if (c.is_signed) {
+    const hn::Rebind<int8_t, I32> d8;
+    hn::StoreU(hn::DemoteTo(d8, code), d8, reinterpret_cast<int8_t*>(to));
+  } else {
+    const hn::Rebind<uint8_t, I32> d8;
+    hn::StoreU(hn::DemoteTo(d8, code), d8, to);
+  }
+  if (count < kLanes) std::memcpy(codes, some, static_cast<size_t>(count));
 }
 
 }  // namespace qat::ops::kernels::HWY_NAMESPACE
