@@ -40,8 +40,9 @@ void Lsq::initialize_parameters() {
   const int64_t batches = *batches_.const_data_ptr<int64_t>();
   QAT_CHECK(batches > 0, "an lsq quantizer saw no data: run the calibrate stage first");
   const at::NoGradGuard no_grad;
-  scale_.copy_((mean_abs_ * (2.0 / (static_cast<double>(batches) * std::sqrt(spec().positive_levels()))))
-                   .clamp(quant::kSmallestScale, spec().largest_scale(spec().symmetric_zero_point())));
+  at::Tensor scale = mean_abs_ * (2.0 / (static_cast<double>(batches) * std::sqrt(spec().positive_levels())));
+  if (!spec().is_weight()) scale.masked_fill_(scale == 0, quant::kScaleOfZeros);
+  scale_.copy_(scale.clamp(quant::kSmallestScale, spec().largest_scale(spec().symmetric_zero_point())));
   QAT_CHECK(scale_.isfinite().all().item<bool>(), "values to quantize are not finite: the network diverges");
 }
 

@@ -59,7 +59,8 @@ void LsqPlus::initialize_parameters() {
   const auto [min, max] = observer_->range();
   const at::NoGradGuard no_grad;
   const double low = has_offset() ? std::min(min, 0.0) : 0.0;
-  scale_.fill_(std::max((std::max(max, 0.0) - low) / spec().hi(), quant::kSmallestScale));
+  const double width = std::max(max, 0.0) - low;
+  scale_.fill_(width == 0 ? quant::kScaleOfZeros : std::max(width / spec().hi(), quant::kSmallestScale));
   if (has_offset()) offset_.fill_(low);
 }
 

@@ -65,9 +65,10 @@ ScaleZero choose_params(Scheme scheme, double min, double max, int32_t lo, int32
   ScaleZero result{.scale = (max - min) / width, .zero_point = zero_point};
   if (scheme == Scheme::kSymmetric) result.scale = largest / (hi - zero_point);
   if (scheme == Scheme::kTorchSymmetric) result.scale = largest / (width / 2);
-  const bool empty = result.scale == 0;
+  const bool is_ours = scheme == Scheme::kSymmetric || scheme == Scheme::kAffine;
+  if (is_ours && result.scale == 0) return {.scale = kScaleOfZeros, .zero_point = zero_point};
   result.scale = std::max(result.scale, kSmallestScale);
-  if (scheme == Scheme::kAffine && !empty) {
+  if (scheme == Scheme::kAffine) {
     const double below = std::clamp(2 * std::nearbyint(-min / result.scale / 2), 0.0, width - 1);
     result.scale = std::max({result.scale, -min / (below + 0.5), max / (width - below + 0.5)});
     result.zero_point = lo + static_cast<int32_t>(below);

@@ -50,7 +50,7 @@ class UniformQuantizer : public Quantizer {
   ops::Rounding rounding_;
 };
 
-/// A scale below this is raised to it: a range of width 0 still needs one; torch.ao's observers use the same floor.
+/// A scale below this is raised to it, as torch.ao's observers do.
 inline constexpr double kSmallestScale = 1.1920928955078125e-07;  // float32 epsilon
 
 /// How a range becomes scale and zero point. kTorch*: what torch.ao computes, to compare with it and continue its runs.
@@ -69,7 +69,12 @@ struct ScaleZero {
   int32_t zero_point = 0;
 };
 
-/// Scale and zero point for a range, which is first widened to hold 0. zero_point: of symmetric schemes.
+/// The scale of activations that were all zero. Any would do for them; a tiny one would give the layers around it
+/// multipliers that runtimes refuse.
+inline constexpr double kScaleOfZeros = 1;
+
+/// Scale and zero point for a range, which is first widened to hold 0; kScaleOfZeros for one of width 0 (torch.ao's
+/// schemes: kSmallestScale). zero_point: of symmetric schemes.
 ScaleZero choose_params(Scheme scheme, double min, double max, int32_t lo, int32_t hi, int32_t zero_point);
 
 }  // namespace qat::quant

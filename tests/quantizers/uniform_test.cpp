@@ -30,10 +30,15 @@ TEST(Uniform, ParamsByHand) {
   EXPECT_DOUBLE_EQ(quant::choose_params(Scheme::kTorchFused, -1, 0.5, -128, 127, 0).scale, 1 / 128.0);
   EXPECT_EQ(quant::choose_params(Scheme::kTorchFused, -1, 0.5, -128, 127, 0).zero_point, 0);
   EXPECT_DOUBLE_EQ(quant::choose_params(Scheme::kTorchFused, 0.2, 0.5, -128, 127, 0).scale, 0.5 / 255);
-  // Zero is always in the range; no range has no width.
+  // Zero is always in the range.
   EXPECT_DOUBLE_EQ(quant::choose_params(Scheme::kAffine, 1, 3, 0, 255, 128).scale, 3.0 / 255);
   EXPECT_EQ(quant::choose_params(Scheme::kAffine, 1, 3, 0, 255, 128).zero_point, 0);
-  EXPECT_DOUBLE_EQ(quant::choose_params(Scheme::kSymmetric, 0, 0, 0, 255, 0).scale, quant::kSmallestScale);
+  for (const Scheme ours : {Scheme::kSymmetric, Scheme::kAffine}) {
+    EXPECT_DOUBLE_EQ(quant::choose_params(ours, 0, 0, 0, 255, 128).scale, 1);
+    EXPECT_EQ(quant::choose_params(ours, 0, 0, 0, 255, 128).zero_point, 128);
+    EXPECT_DOUBLE_EQ(quant::choose_params(ours, 0, 1e-30, 0, 255, 128).scale, quant::kSmallestScale);
+  }
+  EXPECT_DOUBLE_EQ(quant::choose_params(Scheme::kTorchAffine, 0, 0, 0, 255, 0).scale, quant::kSmallestScale);
 }
 
 TEST(Uniform, GroupsShareAScale) {

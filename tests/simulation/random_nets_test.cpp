@@ -239,6 +239,53 @@ TEST(RandomNets, AnInjectedErrorIsCaught) {
   EXPECT_EQ(weighted, 6);
 }
 
+TEST(RandomNets, LayersOfOnlyZerosAreExported) {
+  struct Zeros : torch::nn::Module {
+    torch::nn::Conv2d conv = register_module("conv", torch::nn::Conv2d(torch::nn::Conv2dOptions(3, 4, 3).bias(false)));
+    torch::nn::Linear fc = register_module("fc", torch::nn::Linear(8, 5));
+    Tensor forward(const Tensor& x) {
+      const Tensor y = conv(x);
+      const Tensor pixels = at::max_pool2d(at::relu(y - y), 2);  // relu(y - y): zeros
+      return fc(at::cat({pixels.mean({2, 3}), (at::relu(y).mean({2, 3}) + pixels.mean({2, 3}))}, 1));
+    }
+  };
+  at::manual_seed(9);
+  Zeros float_net;
+  const Data data;
+  for (const char* method : {"minmax", "lsq", "lsq_plus"}) {
+    quant::QuantizationConfig config;
+    config.weight.quantizer = config.activation.quantizer = method;
+    const auto net = test::quantize(float_net, {3, kSize, kSize}, config, data.images);
+    const VerifyResult result = verify_everywhere(*net, data.source());
+    EXPECT_TRUE(result.passed()) << method << ": " << describe(result);
+  }
+}
+
+/// The mean of opposite values is zero: the pool's range has no width where its input's has.
+TEST(RandomNets, APoolOfOnlyZerosIsExported) {
+  struct Balanced : torch::nn::Module {
+    torch::nn::Conv2d conv = register_module("conv", torch::nn::Conv2d(torch::nn::Conv2dOptions(3, 4, 1).bias(false)));
+    torch::nn::Linear fc = register_module("fc", torch::nn::Linear(4, 5));
+    Tensor forward(const Tensor& x) { return fc(conv(x).mean({2, 3})); }
+  };
+  at::manual_seed(9);
+  Balanced float_net;
+  {
+    const at::NoGradGuard no_grad;
+    float_net.conv->weight.fill_(0.5);  // sums of halves are exact
+  }
+  const Data data;
+  Tensor balanced = at::ones_like(data.images);
+  balanced.slice(3, 0, kSize, 2).neg_();
+  for (const char* method : {"minmax", "lsq"}) {
+    quant::QuantizationConfig config;
+    config.weight.quantizer = config.activation.quantizer = method;
+    const auto net = test::quantize(float_net, {3, kSize, kSize}, config, balanced);
+    const VerifyResult result = verify_everywhere(*net, data.source());
+    EXPECT_TRUE(result.passed()) << method << ": " << describe(result);
+  }
+}
+
 TEST(Verify, ATensorThatWasNotComparedIsAFailure) {
   at::manual_seed(6);
   test::MixedNet float_net(0);
