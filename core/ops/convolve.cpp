@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "core/base/error.h"
+#include "core/ops/integer_winograd.h"
 #include "core/ops/requantize_kernels.h"
 #include "core/ops/strips.h"
 
@@ -92,7 +93,7 @@ void pack_blocks(const Segments& segments, const From* w, int64_t channels, To* 
   }
 }
 
-enum class Kernel { kPairs, kQuads, kDepthwise, kDepthwiseQuads };
+enum class Kernel { kPairs, kWinograd, kQuads, kDepthwise, kDepthwiseQuads };
 
 }  // namespace
 
@@ -101,7 +102,9 @@ struct PackedConvolution<Code>::Packed {
   explicit Packed(const ConvGeometry& geometry, int32_t zero) : g(geometry), zero_point(zero), segments(geometry) {}
 
   /// Whether the kernel makes codes of its accumulators itself.
-  bool fuses_codes() const { return (kernel == Kernel::kQuads || kernel == Kernel::kPairs) && g.groups == 1; }
+  bool fuses_codes() const {
+    return kernel == Kernel::kWinograd || ((kernel == Kernel::kQuads || kernel == Kernel::kPairs) && g.groups == 1);
+  }
   int64_t group_channels() const { return g.out_c / g.groups; }
   int64_t blocks() const { return divide_up(group_channels(), kBlock); }
   int64_t products() const { return kernel == Kernel::kQuads ? 4 : 2; }
@@ -112,7 +115,7 @@ struct PackedConvolution<Code>::Packed {
   int32_t zero_point;
   Kernel kernel = Kernel::kPairs;
   Segments segments;
-  std::vector<int16_t> pairs;
+  std::vector<int16_t> pairs;  // or Winograd's
   std::vector<int8_t> quads;
   std::vector<int32_t> start;  // of quads
   int64_t flush = 0;
@@ -169,7 +172,13 @@ std::unique_ptr<typename PackedConvolution<Code>::Packed> PackedConvolution<Code
   }
   const int64_t code = std::max<int64_t>(highest, zero_point) - std::numeric_limits<Code>::min();
   const bool bytes = lowest >= -128 && largest <= 127;
-  packed->flush = bytes ? kernels::quad_flush(code, std::max<int64_t>(largest, -int64_t{lowest})) : 0;
+  const int64_t largest_weight = std::max<int64_t>(largest, -int64_t{lowest});
+  packed->flush = bytes ? kernels::quad_flush(code, largest_weight) : 0;
+  if (packed->flush == 0 && integer_winograd::serves(g, code, largest_weight)) {
+    packed->kernel = Kernel::kWinograd;
+    packed->pairs = integer_winograd::pack(g, w);
+    return packed;
+  }
   packed->kernel = packed->flush > 0 ? Kernel::kQuads : Kernel::kPairs;
   const int64_t channels = packed->group_channels(), padded = packed->blocks() * kBlock;
   const int64_t group_size = packed->blocks() * packed->block_size();
@@ -214,6 +223,8 @@ const char* PackedConvolution<Code>::kernel() const {
   switch (packed_->kernel) {
     case Kernel::kPairs:
       return "pairs";
+    case Kernel::kWinograd:
+      return "winograd";
     case Kernel::kQuads:
       return "quads";
     case Kernel::kDepthwise:
@@ -283,6 +294,40 @@ void multiply_strips(const Packed& p, const Weight* weights, const ConvGeometry&
 }
 
 template <class Packed, class Code, class Finish>
+void multiply_winograd_strips(const Packed& p, const ConvGeometry& g, const Code* x, const Finish& finish) {
+  const ConvGeometry even = integer_winograd::even(g);
+  // A tile of 2x2 outputs takes 8 bytes a channel here and 32 when it is transformed. The weights of many channels pay
+  // only if they serve some tiles at once.
+  constexpr int64_t kTiles = 48;
+  Strips strips(even, sizeof(int16_t), std::max<int64_t>(32 * 1024, 12 * g.in_c * kTiles));
+  strips.rows += strips.rows % 2;
+  strips.in_rows = strips.rows + 2;
+  const int64_t blocks = p.blocks();
+  const int64_t parts = std::clamp<int64_t>(divide_up(omp_get_max_threads(), strips.count()), 1, divide_up(blocks, 2));
+  const int64_t part_channels = 2 * divide_up(divide_up(blocks, 2), parts) * kBlock;
+  const auto load = [&](StripInput<int16_t>& in, int64_t strip) { in.load(strip, x, p.zero_point); };
+  for_strips<int16_t>(strips, parts, load, [&](const StripInput<int16_t>& in, int64_t part) {
+    const int64_t first = part * part_channels;
+    if (first >= g.out_c) return;
+    const int64_t row = in.first_pixel() / even.out_w(), image = row / even.out_h();
+    const integer_winograd::Region region{.pixels = in.pixels(),
+                                          .pixel_count = in.pixel_count(),
+                                          .width = even.out_w(),
+                                          .line = strips.padded_w() * g.in_c,
+                                          .row = row % even.out_h(),
+                                          .height = even.out_h(),
+                                          .real_height = g.out_h(),
+                                          .real_width = g.out_w()};
+    const Part whole{.first_pixel = (image * g.out_h() + region.row) * g.out_w(),
+                     .channel = first,
+                     .channels = std::min(g.out_c - first, part_channels)};
+    finish(whole, [&](int32_t* out, int64_t out_stride, const kernels::CodeOutput* codes = nullptr) {
+      integer_winograd::multiply(g, p.pairs, region, first, whole.channels, out, out_stride, codes);
+    });
+  });
+}
+
+template <class Packed, class Code, class Finish>
 void multiply_depthwise_strips(const Packed& p, const ConvGeometry& g, const Code* x, const Finish& finish) {
   const Strips strips(g, sizeof(float));
   const int64_t taps = g.kernel_h * g.kernel_w;
@@ -345,6 +390,8 @@ void PackedConvolution<Code>::run(const Code* x, int64_t batch, const Finish& fi
   switch (p.kernel) {
     case Kernel::kPairs:
       return multiply_strips<int16_t, int16_t>(p, p.pairs.data(), g, x, finish);
+    case Kernel::kWinograd:
+      return multiply_winograd_strips(p, g, x, finish);
     case Kernel::kQuads:
       return multiply_strips<uint8_t, int8_t>(p, p.quads.data(), g, x, finish);
     case Kernel::kDepthwise:

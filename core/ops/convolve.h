@@ -27,6 +27,7 @@ void convolve_reference(const ConvGeometry& g, const Code* x, int32_t zero_point
 /// Which kernel runs follows from the values of the weights and the range of the input codes; all give the same
 /// integers:
 ///   pairs      int16 multiply-add, always exact; x is widened to x - zero_point
+///   winograd   of 3x3 kernels with many channels, the same by minimal filtering (integer_winograd.h)
 ///   quads      four uint8 codes by four int8 weights (weights in [-128, 127]). With VNNI (vpdpbusd) exact; with
 ///              vpmaddubsw where 2 * |x| * |w| stays below 2^15, added to int32 as often as the sums could reach it.
 ///              Padding holds the zero point's code; the accumulators start at -zero_point * (sum of the weights)
@@ -53,7 +54,7 @@ class PackedConvolution {
   void requantize(const Code* x, int64_t batch, const int32_t* bias, const float* multiplier, CodeRange range,
                   Code* y) const;
 
-  /// "pairs", "quads", "depthwise" or "depthwise quads".
+  /// "pairs", "winograd", "quads", "depthwise" or "depthwise quads".
   const char* kernel() const;
 
  private:
