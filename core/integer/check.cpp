@@ -151,8 +151,9 @@ class NodeCheck {
     require(w.codes.size() == static_cast<size_t>(size),
             fmt::format("expected {} weight codes, found {}", size, w.codes.size()));
     require(w.type == CodeType::kInt8 || w.type == CodeType::kUint8, "weights must be int8 or uint8");
-    for (int16_t code : w.codes) {
-      require(within(code, w.type), fmt::format("weight code {} is not one of {}", code, to_string(w.type)));
+    const auto outside = std::ranges::find_if(w.codes, [&](int16_t code) { return !within(code, w.type); });
+    if (outside != w.codes.end()) {
+      require(false, fmt::format("weight code {} is not one of {}", *outside, to_string(w.type)));
     }
     require(w.scale.size() == 1 || w.scale.size() == channels,
             fmt::format("expected 1 or {} weight scales, found {}", channels, w.scale.size()));
