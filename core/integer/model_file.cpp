@@ -12,6 +12,7 @@
 #include "core/base/error.h"
 #include "core/base/files.h"
 #include "core/base/safetensors.h"
+#include "core/integer/code_packing.h"
 
 namespace qat::integer {
 namespace {
@@ -56,6 +57,13 @@ Json node_json(const Node& node, const std::vector<Tensor>& tensors) {
   put_unless_default(json, "count_include_pad", node, &Node::count_include_pad);
   put_unless_default(json, "function", node, &Node::function);
   put_unless_default(json, "alpha", node, &Node::alpha);
+  if (const auto packing = packing_of(node.weight.codes)) {
+    json["packed_weight"] = {{"type", to_string(node.weight.type)},
+                             {"shape", node.weight.shape},
+                             {"bits", packing->bits},
+                             {"lowest", packing->lowest},
+                             {"step", packing->step}};
+  }
   return json;
 }
 
@@ -65,7 +73,9 @@ class Arrays {
   void add(const Node& node, const std::vector<float>& multipliers) {
     const Weight& w = node.weight;
     if (has_weight(node)) {
-      if (w.type == CodeType::kInt8) {
+      if (const auto packing = packing_of(w.codes)) {
+        put(node.name + ".weight", keep(pack_codes(w.codes, *packing)));
+      } else if (w.type == CodeType::kInt8) {
         put(node.name + ".weight", w.shape, keep(std::vector<int8_t>(w.codes.begin(), w.codes.end())));
       } else {
         put(node.name + ".weight", w.shape, keep(std::vector<uint8_t>(w.codes.begin(), w.codes.end())));
@@ -228,11 +238,13 @@ class Reader {
     return {values.begin(), values.end()};
   }
 
-  void weight(Node& node) {
+  void weight(Node& node, const Json& json) {
     Weight& w = node.weight;
     const TensorView& view = take(node.name + ".weight");
     w.shape = view.shape;
-    if (view.dtype == "U8") {
+    if (const auto packed = json.find("packed_weight"); packed != json.end()) {
+      unpack(*packed, view, w);
+    } else if (view.dtype == "U8") {
       w.type = CodeType::kUint8;
       const auto codes = view.values<uint8_t>();
       w.codes.assign(codes.begin(), codes.end());
@@ -252,6 +264,24 @@ class Reader {
   }
 
  private:
+  static void unpack(const Json& json, const TensorView& view, Weight& w) {
+    QAT_CHECK(view.shape.size() == 1, "{}: expected one dimension of packed codes, found {}", view.name,
+              view.shape.size());
+    w.type = by_name(kTypes, string(field(json, "type"), "type"), "type");
+    w.shape.clear();
+    int64_t count = 1;
+    for (const Json& value : array(field(json, "shape"), "shape")) {
+      const auto d = integer<int64_t>(value, "shape");
+      QAT_CHECK(d >= 1 && d <= std::numeric_limits<int64_t>::max() / count, "{}: bad size {}", view.name, d);
+      w.shape.push_back(d);
+      count *= d;
+    }
+    const CodePacking packing{.bits = integer<int64_t>(field(json, "bits"), "bits"),
+                              .lowest = integer<int64_t>(field(json, "lowest"), "lowest"),
+                              .step = integer<int64_t>(field(json, "step"), "step")};
+    w.codes = unpack_codes(view.values<uint8_t>(), count, packing);
+  }
+
   const TensorView& take(const std::string& name) {
     taken_.insert(name);
     return file_.at(name);
@@ -277,7 +307,8 @@ IntegerModel model_from(const SafetensorsFile& file) {
   QAT_CHECK(metadata != file.metadata().end(), "no metadata '{}': not an integer model", kMetadata);
   const Json json = Json::parse(metadata->second);
   const int format = integer<int>(field(json, "format"), "format");
-  QAT_CHECK(format == kModelFormat, "model format {} is not supported, this version reads {}", format, kModelFormat);
+  QAT_CHECK(format >= 1 && format <= kModelFormat, "model format {} is not supported, this version reads 1 to {}",
+            format, kModelFormat);
   IntegerModel model;
   model.target = string(field(json, "target"), "target");
   std::map<std::string, int> index;
@@ -290,7 +321,7 @@ IntegerModel model_from(const SafetensorsFile& file) {
   for (const Json& n : array(field(json, "nodes"), "nodes")) {
     Node node = node_from(n, index);
     if (has_weight(node)) {
-      reader.weight(node);
+      reader.weight(node, n);
       multipliers[node.name] = reader.values<float>(node.name + ".multiplier");
     }
     if (node.op == Op::kTable) node.table = reader.values<int16_t>(node.name + ".table");

@@ -1,6 +1,9 @@
 // The file of an IntegerModel: one safetensors file that holds all of it.
 //
-// Tensors, in the order of the nodes: <node>.weight (I8 or U8), <node>.weight_scale (F32), <node>.weight_zero_point
+// Tensors, in the order of the nodes: <node>.weight (I8 or U8; where 1, 2 or 4 bits hold all of its codes, U8 of one
+// dimension with the codes packed, and the node's "packed_weight" has {type, shape, bits, lowest, step}: a code is
+// lowest
+// + step * index, indices lie in bytes from the low bits up), <node>.weight_scale (F32), <node>.weight_zero_point
 // (I32), <node>.bias (I32, where there is one), <node>.multiplier (F32; follows from the scales), <node>.table (I16).
 // Metadata "qat.model": one JSON object {format, target, tensors, nodes, inputs, outputs, preprocessing}; tensors are
 // referred to by name, attributes that have their default are left out, scales are decimals that give back the same
@@ -13,7 +16,7 @@
 
 namespace qat::integer {
 
-inline constexpr int kModelFormat = 1;
+inline constexpr int kModelFormat = 2;  // 1: without packed weights, still read
 
 /// The bytes of the file: equal models, equal bytes. Throws Error if the model does not pass check() or a name is not
 /// UTF-8.

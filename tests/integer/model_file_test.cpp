@@ -69,9 +69,27 @@ TEST(model_file, holds_the_documented_tensors) {
   const float product = 0.1f * 0.02f;
   EXPECT_EQ(file.at("n.conv.multiplier").values<float>()[1], product / 0.07f);
   const Json json = Json::parse(file.metadata().at("qat.model"));
-  EXPECT_EQ(json.at("format"), 1);
+  EXPECT_EQ(json.at("format"), 2);
   EXPECT_EQ(json.at("nodes").at(1).at("op"), "conv");
   EXPECT_EQ(json.at("nodes").at(1).at("inputs"), Json::array({"q"}));
+}
+
+TEST(model_file, packs_weights_of_few_values) {
+  IntegerModel model = sample_model();
+  const SafetensorsFile file = SafetensorsFile::parse(save_model(model), "model");
+  // {2, -4} in 1 bit, {1, 2, 3, 4, 0, 0, ...} in 4.
+  EXPECT_EQ(file.at("conv.weight").shape, (std::vector<int64_t>{1}));
+  EXPECT_EQ(file.at("conv.weight").values<uint8_t>()[0], 0b01);
+  EXPECT_EQ(file.at("fc.weight").shape, (std::vector<int64_t>{8}));
+  EXPECT_EQ(file.at("fc.weight").values<uint8_t>()[0], 0x21);
+  const Json node = Json::parse(file.metadata().at("qat.model")).at("nodes").at(1);
+  EXPECT_EQ(node.at("packed_weight"),
+            Json({{"type", "int8"}, {"shape", {2, 1, 1, 1}}, {"bits", 1}, {"lowest", -4}, {"step", 6}}));
+  // 17 values need a byte each.
+  for (int16_t i = 0; i < 16; ++i) model.nodes[3].weight.codes[static_cast<size_t>(i)] = i == 15 ? 16 : i;
+  const SafetensorsFile wide = SafetensorsFile::parse(save_model(model), "model");
+  EXPECT_EQ(wide.at("fc.weight").dtype, "I8");
+  EXPECT_EQ(wide.at("fc.weight").shape, (std::vector<int64_t>{2, 8}));
 }
 
 TEST(model_file, opens_a_file_by_path_and_names_it_in_errors) {
@@ -102,7 +120,7 @@ TEST(model_file, refuses_what_does_not_fit_and_names_it) {
   const auto edited = [&](const std::function<void(Json&)>& edit) { return load_error(rewrite(bytes, edit)); };
   const std::pair<const char*, std::function<void(Json&)>> edits[] = {
       {"'tensors' is missing", [](Json& j) { j.erase("tensors"); }},
-      {"model format 2", [](Json& j) { j["format"] = 2; }},
+      {"model format 3", [](Json& j) { j["format"] = 3; }},
       {"'format' must be an integer", [](Json& j) { j["format"] = "1"; }},
       {"'format' must be an integer", [](Json& j) { j["format"] = UINT64_MAX; }},
       {"expected an object", [](Json& j) { j = Json::array(); }},
@@ -124,6 +142,20 @@ TEST(model_file, refuses_what_does_not_fit_and_names_it) {
        [](Json& j) {
          j["tensors"][2]["shape"] = {1 << 30, 1 << 30, 1 << 30};
        }},
+      {"1, 2 or 4 bits, found 3", [](Json& j) { j["nodes"][1]["packed_weight"]["bits"] = 3; }},
+      {"are not codes of 8 bits", [](Json& j) { j["nodes"][1]["packed_weight"]["step"] = 0; }},
+      {"code 300 is not one of 8 bits", [](Json& j) { j["nodes"][1]["packed_weight"]["step"] = 304; }},
+      {"the bytes of 1000000000002 codes",
+       [](Json& j) { j["nodes"][1]["packed_weight"]["shape"] = {int64_t{1000000000002}}; }},
+      {"conv (conv): expected weight shape",
+       [](Json& j) {
+         j["nodes"][1]["packed_weight"]["shape"] = {1, 2, 1, 1};
+       }},
+      {"bad size",
+       [](Json& j) {
+         j["nodes"][1]["packed_weight"]["shape"] = {int64_t{1} << 40, int64_t{1} << 40};
+       }},
+      {"are not codes of 8 bits", [](Json& j) { j["nodes"][1]["packed_weight"]["lowest"] = -200; }},
       {"belongs to no node", [](Json& j) { j["nodes"].erase(3); }},
       {"'conv2.weight'", [](Json& j) { j["nodes"][1]["name"] = "conv2"; }},
   };
@@ -141,7 +173,7 @@ TEST(model_file, refuses_tensors_of_another_type_or_shape) {
         bytes, [](Json&) {}, edit));
   };
   EXPECT_THAT(edited([](auto& t) { t[1].dtype = "I32"; }), HasSubstr("conv.weight_scale"));
-  EXPECT_THAT(edited([](auto& t) { t[0].shape = {1, 2, 1, 1}; }), HasSubstr("conv (conv): expected weight shape"));
+  EXPECT_THAT(edited([](auto& t) { t[0].shape = {1, 1}; }), HasSubstr("expected one dimension of packed codes"));
   EXPECT_THAT(edited([](auto& t) { t.pop_back(); }), HasSubstr("fc.multiplier"));
   EXPECT_THAT(edited([](auto& t) { t[1].shape = {2, 1}; }), HasSubstr("expected one dimension"));
   EXPECT_THAT(load_error(write_safetensors({}, {})), HasSubstr("no metadata 'qat.model'"));
