@@ -242,15 +242,20 @@ TEST(RandomNets, AnInjectedErrorIsCaught) {
 TEST(RandomNets, LayersOfOnlyZerosAreExported) {
   struct Zeros : torch::nn::Module {
     torch::nn::Conv2d conv = register_module("conv", torch::nn::Conv2d(torch::nn::Conv2dOptions(3, 4, 3).bias(false)));
+    torch::nn::Conv2d dead = register_module("dead", torch::nn::Conv2d(torch::nn::Conv2dOptions(3, 4, 3).bias(false)));
     torch::nn::Linear fc = register_module("fc", torch::nn::Linear(8, 5));
     Tensor forward(const Tensor& x) {
-      const Tensor y = conv(x);
-      const Tensor pixels = at::max_pool2d(at::relu(y - y), 2);  // relu(y - y): zeros
-      return fc(at::cat({pixels.mean({2, 3}), (at::relu(y).mean({2, 3}) + pixels.mean({2, 3}))}, 1));
+      const Tensor y = at::relu(conv(x)), zeros = at::relu(dead(x));
+      const Tensor pooled = at::avg_pool2d(at::max_pool2d(zeros, 2), 2);
+      return fc(at::cat({pooled.mean({2, 3}), (y + zeros).mean({2, 3})}, 1));
     }
   };
   at::manual_seed(9);
   Zeros float_net;
+  {
+    const at::NoGradGuard no_grad;
+    float_net.dead->weight.zero_();
+  }
   const Data data;
   for (const char* method : {"minmax", "lsq", "lsq_plus"}) {
     quant::QuantizationConfig config;
