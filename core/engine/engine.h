@@ -28,6 +28,7 @@ class Engine {
   /// Checks the model (IntegerModel::check) and prepares its weights. Throws qat::Error.
   explicit Engine(integer::IntegerModel model);
 
+  /// Without the codes of weights, which are held as the kernels read them.
   const integer::IntegerModel& model() const;
 
   /// Called after each node (and for each input) with the index of the tensor just made.

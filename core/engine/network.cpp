@@ -63,11 +63,12 @@ ops::ConvGeometry conv_geometry(const Node& node, const Tensor& x, const Tensor&
 Network::Network(integer::IntegerModel given) : model(std::move(given)), prepared(model.nodes.size()) {
   model.check();
   for (size_t n = 0; n < model.nodes.size(); ++n) {
-    const Node& node = model.nodes[n];
+    Node& node = model.nodes[n];
     if (node.op == Op::kConv || node.op == Op::kLinear) {
       const Tensor &x = tensor(node.inputs[0]), &y = tensor(node.output);
       x.type == CodeType::kInt8 ? pack<int8_t>(node, x, y, prepared[n]) : pack<uint8_t>(node, x, y, prepared[n]);
       prepared[n].multiplier = model.multipliers(node);
+      node.weight.codes = std::vector<int16_t>();  // packed: once in memory is enough
     }
     if (node.op != Op::kConcat) continue;
     for (const int i : node.inputs) prepared[n].tables.push_back(concat_table(tensor(i), tensor(node.output)));
