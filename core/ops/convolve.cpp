@@ -9,14 +9,15 @@
 #include <memory>
 
 #include "core/base/error.h"
+#include "core/ops/bit_kernels.h"
 #include "core/ops/integer_winograd.h"
+#include "core/ops/packing.h"
 #include "core/ops/requantize_kernels.h"
 #include "core/ops/strips.h"
 
 namespace qat::ops {
 namespace {
 
-using kernels::kBlock;
 using kernels::kSlack;
 
 template <class Code>
@@ -39,61 +40,7 @@ void check(const ConvGeometry& g, int32_t zero_point) {
             +std::numeric_limits<Code>::max());
 }
 
-/// Runs of consecutive products of one output, in the padded input.
-struct Segments {
-  explicit Segments(const ConvGeometry& g) {
-    const bool whole_rows = g.groups == 1 && g.dilation_w == 1;  // the taps of a kernel row lie side by side
-    const int64_t columns = whole_rows ? 1 : g.kernel_w;
-    length = g.in_c / g.groups * (whole_rows ? g.kernel_w : 1);
-    for (int64_t kh = 0; kh < g.kernel_h; ++kh) {
-      for (int64_t kw = 0; kw < columns; ++kw) {
-        offset.push_back((kh * g.dilation_h * (g.in_w + g.pad_left + g.pad_right) + kw * g.dilation_w) * g.in_c);
-      }
-    }
-  }
-
-  int64_t count() const { return static_cast<int64_t>(offset.size()); }
-
-  std::vector<int64_t> offset;
-  int64_t length = 0;
-};
-
-/// w [channels][segments][length] as [blocks][segments][groups][kBlock][kGroup].
-template <int64_t kGroup, class To, class From>
-void pack_blocks(const Segments& segments, const From* w, int64_t channels, To* packed) {
-  const int64_t depth = segments.count() * segments.length, groups = divide_up(segments.length, kGroup);
-  const int64_t blocks = divide_up(channels, kBlock);
-#pragma omp parallel for if (channels * depth >= kParallelProducts)
-  for (int64_t block = 0; block < blocks; ++block) {
-    const int64_t used = std::min(kBlock, channels - block * kBlock);
-    // Widened first, a row at a time, so that a group is copied as one word.
-    const To* rows;
-    std::vector<To> wide;
-    if constexpr (std::is_same_v<To, From>) {
-      rows = w + block * kBlock * depth;
-    } else {
-      wide.assign(w + block * kBlock * depth, w + (block * kBlock + used) * depth);
-      rows = wide.data();
-    }
-    To* out = packed + block * segments.count() * groups * kBlock * kGroup;
-    for (int64_t s = 0; s < segments.count(); ++s) {
-      const To* in = rows + s * segments.length;
-      for (int64_t j = 0; j < groups; ++j, out += kBlock * kGroup) {
-        const int64_t count = std::min(kGroup, segments.length - kGroup * j);
-        if (used == kBlock && count == kGroup) {
-          for (int64_t c = 0; c < kBlock; ++c) {
-            std::memcpy(out + c * kGroup, in + c * depth + kGroup * j, kGroup * sizeof(To));
-          }
-          continue;
-        }
-        std::fill_n(out, kBlock * kGroup, To{0});
-        for (int64_t c = 0; c < used; ++c) std::copy_n(in + c * depth + kGroup * j, count, out + c * kGroup);
-      }
-    }
-  }
-}
-
-enum class Kernel { kPairs, kWinograd, kQuads, kDepthwise, kDepthwiseQuads };
+enum class Kernel { kPairs, kWinograd, kQuads, kBits, kDepthwise, kDepthwiseQuads };
 
 }  // namespace
 
@@ -103,7 +50,8 @@ struct PackedConvolution<Code>::Packed {
 
   /// Whether the kernel makes codes of its accumulators itself.
   bool fuses_codes() const {
-    return kernel == Kernel::kWinograd || ((kernel == Kernel::kQuads || kernel == Kernel::kPairs) && g.groups == 1);
+    return kernel == Kernel::kWinograd || kernel == Kernel::kBits ||
+           ((kernel == Kernel::kQuads || kernel == Kernel::kPairs) && g.groups == 1);
   }
   int64_t group_channels() const { return g.out_c / g.groups; }
   int64_t blocks() const { return divide_up(group_channels(), kBlock); }
@@ -117,7 +65,8 @@ struct PackedConvolution<Code>::Packed {
   Segments segments;
   std::vector<int16_t> pairs;  // or Winograd's
   std::vector<int8_t> quads;
-  std::vector<int32_t> start;  // of quads
+  std::vector<uint64_t> bits;
+  std::vector<int32_t> start;  // of quads and bits
   int64_t flush = 0;
   std::vector<float> taps;  // depthwise: [taps][channels rounded up]
   int64_t quad_rows = 0;    // depthwise quads: groups of four rows of the kernel
@@ -179,6 +128,15 @@ std::unique_ptr<typename PackedConvolution<Code>::Packed> PackedConvolution<Code
     packed->pairs = integer_winograd::pack(g, w);
     return packed;
   }
+  const bool signs = g.groups == 1 && g.in_c % kernels::kWord == 0 &&
+                     std::all_of(w, w + weights, [](Weight v) { return v == -1 || v == 1; });
+  if (signs && code == 1 && packed->flush > 0) {
+    packed->kernel = Kernel::kBits;
+    packed->bits = pack_signs(w, g.out_c, g.depth());
+    packed->start.assign(static_cast<size_t>(packed->blocks() * kBlock), 0);
+    put_starts(w, g.out_c, g.depth(), zero_point - std::numeric_limits<Code>::min(), packed->start.data());
+    return packed;
+  }
   packed->kernel = packed->flush > 0 ? Kernel::kQuads : Kernel::kPairs;
   const int64_t channels = packed->group_channels(), padded = packed->blocks() * kBlock;
   const int64_t group_size = packed->blocks() * packed->block_size();
@@ -195,12 +153,8 @@ std::unique_ptr<typename PackedConvolution<Code>::Packed> PackedConvolution<Code
       continue;
     }
     pack_blocks<4>(packed->segments, from, channels, packed->quads.data() + i * group_size);
-    for (int64_t c = 0; c < channels; ++c) {
-      uint32_t sum = 0;
-      for (int64_t k = 0; k < g.depth(); ++k) sum += static_cast<uint32_t>(from[c * g.depth() + k]);
-      const auto zero = static_cast<uint32_t>(zero_point - std::numeric_limits<Code>::min());
-      packed->start[i * padded + c] = static_cast<int32_t>(0u - zero * sum);
-    }
+    put_starts(from, channels, g.depth(), zero_point - std::numeric_limits<Code>::min(),
+               packed->start.data() + i * padded);
   }
   return packed;
 }
@@ -225,6 +179,8 @@ const char* PackedConvolution<Code>::kernel() const {
       return "pairs";
     case Kernel::kWinograd:
       return "winograd";
+    case Kernel::kBits:
+      return "bits";
     case Kernel::kQuads:
       return "quads";
     case Kernel::kDepthwise:
@@ -289,6 +245,40 @@ void multiply_strips(const Packed& p, const Weight* weights, const ConvGeometry&
             .start = p.start.empty() ? nullptr : p.start.data() + i * blocks * kBlock + first,
             .flush = p.flush});
       }
+    });
+  });
+}
+
+template <class Packed, class Code, class Finish>
+void multiply_bit_strips(const Packed& p, const ConvGeometry& g, const Code* x, const Finish& finish) {
+  const Strips strips(g, sizeof(uint8_t));
+  const int64_t pairs_of_blocks = divide_up(p.blocks(), 2), codes_per_strip = strips.elements() - kSlack;
+  const int64_t parts = std::clamp<int64_t>(divide_up(omp_get_max_threads(), strips.count()), 1, pairs_of_blocks);
+  const int64_t part_channels = 2 * divide_up(pairs_of_blocks, parts) * kBlock;
+  const auto load = [&](StripInput<uint8_t>& in, int64_t strip) { in.load(strip, x, p.zero_point); };
+  for_strips<uint8_t>(strips, parts, load, [&](const StripInput<uint8_t>& in, int64_t part) {
+    const int64_t first = part * part_channels;
+    if (first >= g.out_c) return;
+    ScratchVector<uint64_t> bits(static_cast<size_t>(codes_per_strip / kernels::kWord));
+    kernels::gather_bits(in.pixels()[0], codes_per_strip, bits.data());
+    const Part whole{.first_pixel = in.first_pixel(),
+                     .pixels = in.pixel_count(),
+                     .channel = first,
+                     .channels = std::min(g.out_c - first, part_channels)};
+    finish(whole, [&](int32_t* out, int64_t out_stride, const kernels::CodeOutput* codes = nullptr) {
+      kernels::multiply(kernels::BitTask{.pixels = in.pixels(),
+                                         .pixel_count = in.pixel_count(),
+                                         .first = in.pixels()[0],
+                                         .bits = bits.data(),
+                                         .segment_offset = p.segments.offset.data(),
+                                         .segments = p.segments.count(),
+                                         .words = p.segments.length / kernels::kWord,
+                                         .weights = p.bits.data() + first * (g.depth() / kernels::kWord),
+                                         .start = p.start.data() + first,
+                                         .channels = whole.channels,
+                                         .out = out,
+                                         .out_stride = out_stride,
+                                         .code_output = codes});
     });
   });
 }
@@ -392,6 +382,8 @@ void PackedConvolution<Code>::run(const Code* x, int64_t batch, const Finish& fi
       return multiply_strips<int16_t, int16_t>(p, p.pairs.data(), g, x, finish);
     case Kernel::kWinograd:
       return multiply_winograd_strips(p, g, x, finish);
+    case Kernel::kBits:
+      return multiply_bit_strips(p, g, x, finish);
     case Kernel::kQuads:
       return multiply_strips<uint8_t, int8_t>(p, p.quads.data(), g, x, finish);
     case Kernel::kDepthwise:

@@ -31,6 +31,7 @@ void convolve_reference(const ConvGeometry& g, const Code* x, int32_t zero_point
 ///   quads      four uint8 codes by four int8 weights (weights in [-128, 127]). With VNNI (vpdpbusd) exact; with
 ///              vpmaddubsw where 2 * |x| * |w| stays below 2^15, added to int32 as often as the sums could reach it.
 ///              Padding holds the zero point's code; the accumulators start at -zero_point * (sum of the weights)
+///   bits       codes 0 and 1 with weights -1 and 1, whole words of channels: 2 * bits(x and [w = 1]) - bits(x)
 ///   depthwise  one output an input channel, float32 multiply-add while every sum stays below 2^24; with VNNI four
 ///              rows of the kernel at a time ("depthwise quads")
 /// Const calls may run on several threads at once.
@@ -54,7 +55,7 @@ class PackedConvolution {
   void requantize(const Code* x, int64_t batch, const int32_t* bias, const float* multiplier, CodeRange range,
                   Code* y) const;
 
-  /// "pairs", "winograd", "quads", "depthwise" or "depthwise quads".
+  /// "pairs", "winograd", "quads", "bits", "depthwise" or "depthwise quads".
   const char* kernel() const;
 
  private:
