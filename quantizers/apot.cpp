@@ -109,7 +109,8 @@ quant::Traits Apot::traits() const {
   return {.affine = spec().is_weight() && code_bits <= 8,
           .idempotent = !normalize_,
           .integer_levels = false,
-          .code_bits = code_bits};
+          .code_bits = code_bits,
+          .normalizes = normalize_};
 }
 
 Tensor Apot::fake_quantize(const Tensor& x) {

@@ -26,6 +26,7 @@ class Bnn final : public quant::Quantizer {
     return {.integer_levels = false,
             .is_sign = true,
             .code_bits = 2,
+            .normalizes = spec().is_weight(),
             .keeps_limits = spec().lowest <= -1 && spec().highest >= 1};
   }
   void observe(const at::Tensor&) override {}

@@ -83,7 +83,7 @@ Dorefa::Dorefa(const quant::QuantSpec& spec, const quant::QuantizerOptions& opti
 
 quant::Traits Dorefa::traits() const {
   if (!spec().is_weight()) return {.code_bits = spec().bits};
-  return {.idempotent = is_sign(), .integer_levels = false, .code_bits = spec().bits + 1};
+  return {.idempotent = is_sign(), .integer_levels = false, .code_bits = spec().bits + 1, .normalizes = !is_sign()};
 }
 
 std::optional<quant::GradientRule> Dorefa::rule() const {

@@ -228,7 +228,8 @@ autograd::ConvCall WeightedLayer::call() const {
     call.bias = at::Tensor();  // merged into beta
   } else if (call.batch_norm && weight_quantizer_ && values_reason().empty()) {
     const bool one_scale = weight_quantizer_->spec().granularity == quant::Granularity::kTensor;
-    if (one_scale || !weight_quantizer_->traits().scale_folds || mode_ == BatchNormMode::kBatchCorrected) {
+    const quant::Traits traits = weight_quantizer_->traits();
+    if (!traits.normalizes && (one_scale || !traits.scale_folds || mode_ == BatchNormMode::kBatchCorrected)) {
       call.weight_gain = call.batch_norm->running_gain();
     }
   }

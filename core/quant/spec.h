@@ -67,6 +67,7 @@ struct Traits {
   bool is_sign = false;        // an activation is 1 where its value is 0 or more, else -1
   int code_bits = 8;           // width that holds every code; the integer path has 8
   bool scale_folds = true;     // batch norm may multiply a channel's scale; false for restricted scales (powers of two)
+  bool normalizes = false;     // a weight's multiples have its codes and scale: batch norm cannot come before
   bool keeps_limits = false;   // the range stays within the request's lowest and highest
 };
 

@@ -206,6 +206,23 @@ TEST(Contract, ValuesKeepShapeAndLieOnTheLevels) {
   });
 }
 
+TEST(Contract, NormalizedWeightsSaySo) {
+  for_every_request([](const Maker& make_one, const Request& r) {
+    if (!r.spec.is_weight()) return;
+    const Tensor x = gaussian(r.spec) / 8;
+    const auto values_of = [&](const Tensor& weight) {
+      const auto q = make_one();
+      q->observe(weight);
+      q->initialize();
+      q->eval();
+      return q->forward(weight);
+    };
+    // 4 where the values follow the weight; tanh and a learned range bend it.
+    const double ratio = (values_of(4 * x).norm() / values_of(x).norm()).item<double>();
+    EXPECT_EQ(make_one()->traits().normalizes, ratio < 2) << ratio;
+  });
+}
+
 TEST(Contract, CodesOfTheIntegerPathAreThoseOfForward) {
   for_every_request([](const Maker& make_one, const Request& r) {
     const Tensor x = gaussian(r.spec);

@@ -147,6 +147,31 @@ TEST(Methods, TheTableHasEveryMethod) {
   }
 }
 
+// Running statistics settle on those of the batches, whatever a method makes of a weight's magnitude: evaluation with
+// them is close to training with the batch's.
+TEST(Methods, RunningStatisticsSettle) {
+  for (const Case& c : kCases) {
+    for (const char* granularity : {"", "weight.granularity=tensor"}) {
+      SCOPED_TRACE(std::string(c.name) + " " + granularity);
+      at::manual_seed(7);
+      test::MixedNet float_net(kNet);
+      const Data data;
+      const std::vector<std::string> overrides =
+          *granularity == 0 ? std::vector<std::string>() : std::vector<std::string>{granularity};
+      const auto config = config::load_text(c.yaml, "test.yaml", overrides).root().as<quant::QuantizationConfig>();
+      auto net = test::quantize(float_net, {3, kSize, kSize}, config, data.images);
+      net->set_phase(nn::Phase::kLive);
+      net->train();
+      const at::NoGradGuard no_grad;
+      Tensor trained;
+      for (int step = 0; step < 60; ++step) trained = net->forward(data.images);
+      net->eval();
+      const Tensor evaluated = net->forward(data.images);
+      EXPECT_LT((evaluated - trained).norm().item<double>(), 0.25 * trained.norm().item<double>());
+    }
+  }
+}
+
 // After the freeze the training forward is the evaluation, also where gradients come from forward().
 TEST(Methods, FrozenTrainingIsEvaluation) {
   for (const char* yaml :
