@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <numeric>
 #include <optional>
 #include <type_traits>
 #include <vector>
@@ -13,6 +14,7 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "core/ops/requantize_gradient.cpp"
+#include <hwy/cache_control.h>
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
@@ -96,51 +98,90 @@ HWY_INLINE hn::Vec<D> masked(D d, const float* g, const uint8_t* inside, int64_t
   return inside == nullptr ? value : hn::IfThenElseZero(load_mask(d, inside, i), value);
 }
 
+/// Doubles of the k-th part of a vector of floats.
+constexpr int64_t kParts = kLanes / kDoubles;
+HWY_INLINE hn::Vec<F64> part(hn::Vec<F32> v, int64_t k) {
+#if HWY_TARGET == HWY_SCALAR
+  (void)k;
+  return hn::PromoteTo(F64(), v);
+#else
+  static_assert(kParts == 2);
+  return hn::PromoteTo(F64(), k == 0 ? hn::LowerHalf(v) : hn::UpperHalf(Half(), v));
+#endif
+}
+
+/// Elements whose gradients and accumulators stay in the first cache while their places are summed.
+constexpr int64_t kCached = 4096;
+
 /// Adds whole periods [begin, begin + periods) to s1, s2 and, with kScale, s3 [period]: each place sums its own rows,
 /// one after another. s3: g * (code - t).
 template <Keeping kKeeping, bool kScale>
 HWY_INLINE void reduce_periods(const float* g, const uint8_t* inside, const Kept& kept, const Steps& steps,
                                int64_t begin, int64_t periods, int64_t period, double* s1, double* s2, double* s3) {
-  const Half df;
+  const F32 df;
   const F64 dd;
-  constexpr int64_t kColumns = kScale ? 2 : 4;  // vectors side by side
-  constexpr int64_t kWidth = kColumns * kDoubles;
+  constexpr int64_t kColumns = kScale ? 1 : 2;  // vectors side by side
+  constexpr int64_t kWidth = kColumns * kLanes, kSums = kParts * kColumns;
   static_assert(kStep % kWidth == 0);
-  const hn::Rebind<int32_t, Half> di;
-  const hn::Rebind<uint8_t, Half> dc;
+  const hn::Rebind<int32_t, F32> di;
+  const hn::Rebind<uint8_t, F32> dc;
   const auto zero = hn::Set(di, steps.zero_point);
-  for (int64_t j = 0; j < period; j += kWidth) {
-    hn::Vec<F64> sum[kColumns], product[kColumns], error[kColumns];
+  const int64_t most = std::max<int64_t>(8, kCached / period);
+  for (int64_t first = 0; first < periods; first += most) {
+    const int64_t rows = std::min(most, periods - first);
+    for (int64_t j = 0; j < period; j += kWidth) {
+      hn::Vec<F64> sum[kSums], product[kSums], error[kSums];
 #pragma GCC unroll 4
-    for (int64_t v = 0; v < kColumns; ++v) sum[v] = product[v] = error[v] = hn::Zero(dd);
-    for (int64_t r = 0, i = begin + j; r < periods; ++r, i += period) {
-#pragma GCC unroll 4
-      for (int64_t v = 0; v < kColumns; ++v) {
-        const int64_t at = v * kDoubles;
-        const auto value = hn::PromoteTo(dd, masked(df, g, inside, i + at));
-        sum[v] = hn::Add(sum[v], value);
-        if constexpr (kKeeping != Keeping::kNothing) {
-          // The product of two floats is exact in double: fused or not, the sum is the same.
-          const auto whole = kept_values<kKeeping>(df, kept, i + at, j + at);
-          product[v] = hn::MulAdd(value, hn::PromoteTo(dd, whole), product[v]);
-          if constexpr (kScale) {
-            const auto m = hn::LoadU(df, steps.multiplier + j + at);
-            const auto t =
-                steps.offset == nullptr ? hn::Mul(whole, m) : fused(df, whole, m, hn::LoadU(df, steps.offset + j + at));
-            const auto code = hn::ConvertTo(df, hn::Sub(hn::PromoteTo(di, hn::LoadU(dc, steps.codes + i + at)), zero));
-            auto difference = hn::Sub(code, t);
-            if (inside != nullptr) difference = hn::IfThenElse(load_mask(df, inside, i + at), difference, code);
-            error[v] =
-                hn::MulAdd(hn::PromoteTo(dd, hn::LoadU(df, g + i + at)), hn::PromoteTo(dd, difference), error[v]);
+      for (int64_t v = 0; v < kSums; ++v) {
+        sum[v] = hn::LoadU(dd, s1 + j + v * kDoubles);
+        product[v] = error[v] = hn::Zero(dd);
+        if constexpr (kKeeping != Keeping::kNothing) product[v] = hn::LoadU(dd, s2 + j + v * kDoubles);
+        if constexpr (kScale) error[v] = hn::LoadU(dd, s3 + j + v * kDoubles);
+      }
+      for (int64_t r = 0, i = begin + first * period + j; r < rows; ++r, i += period) {
+        // What comes next: the machine does not see the order in which columns of rows are read.
+        hwy::Prefetch(g + i + most * period);
+        if constexpr (kKeeping == Keeping::kCompact) hwy::Prefetch(kept.compact + i + most * period);
+        if constexpr (kKeeping == Keeping::kExact) hwy::Prefetch(kept.exact + i + most * period);
+#pragma GCC unroll 2
+        for (int64_t v = 0; v < kColumns; ++v) {
+          const int64_t at = v * kLanes;
+          const auto all = hn::LoadU(df, g + i + at);
+          const auto value = inside == nullptr ? all : hn::IfThenElseZero(load_mask(df, inside, i + at), all);
+          hn::Vec<F64> wide[kParts];
+#pragma GCC unroll 2
+          for (int64_t k = 0; k < kParts; ++k) {
+            wide[k] = part(value, k);
+            sum[kParts * v + k] = hn::Add(sum[kParts * v + k], wide[k]);
+          }
+          if constexpr (kKeeping != Keeping::kNothing) {
+            // The product of two floats is exact in double: fused or not, the sum is the same.
+            const auto whole = kept_values<kKeeping>(df, kept, i + at, j + at);
+#pragma GCC unroll 2
+            for (int64_t k = 0; k < kParts; ++k) {
+              product[kParts * v + k] = hn::MulAdd(wide[k], part(whole, k), product[kParts * v + k]);
+            }
+            if constexpr (kScale) {
+              const auto m = hn::LoadU(df, steps.multiplier + j + at);
+              auto t = steps.offset == nullptr ? hn::Mul(whole, m)
+                                               : fused(df, whole, m, hn::LoadU(df, steps.offset + j + at));
+              if (inside != nullptr) t = hn::IfThenElseZero(load_mask(df, inside, i + at), t);
+              const auto code = hn::Sub(hn::PromoteTo(di, hn::LoadU(dc, steps.codes + i + at)), zero);
+              const auto difference = hn::Sub(hn::ConvertTo(df, code), t);
+#pragma GCC unroll 2
+              for (int64_t k = 0; k < kParts; ++k) {
+                error[kParts * v + k] = hn::MulAdd(part(all, k), part(difference, k), error[kParts * v + k]);
+              }
+            }
           }
         }
       }
-    }
 #pragma GCC unroll 4
-    for (int64_t v = 0; v < kColumns; ++v) {
-      hn::StoreU(sum[v], dd, s1 + j + v * kDoubles);
-      if constexpr (kKeeping != Keeping::kNothing) hn::StoreU(product[v], dd, s2 + j + v * kDoubles);
-      if constexpr (kScale) hn::StoreU(error[v], dd, s3 + j + v * kDoubles);
+      for (int64_t v = 0; v < kSums; ++v) {
+        hn::StoreU(sum[v], dd, s1 + j + v * kDoubles);
+        if constexpr (kKeeping != Keeping::kNothing) hn::StoreU(product[v], dd, s2 + j + v * kDoubles);
+        if constexpr (kScale) hn::StoreU(error[v], dd, s3 + j + v * kDoubles);
+      }
     }
   }
 }
@@ -376,10 +417,11 @@ void reduce_gradient(const float* g, const uint8_t* inside, const KeptAccumulato
                   .offset = offsets.data(),
                   .zero_point = scale->range.zero_point};
   }
-  std::vector<double> sums(static_cast<size_t>(3 * chunks * period));
+  ScratchVector<double> sums(static_cast<size_t>(3 * chunks * period));
   for_chunks(n, chunk, [&](int64_t index, int64_t begin, int64_t end) {
     double* first = sums.data() + 3 * index * period;
     double *second = first + period, *third = second + period;
+    std::fill_n(first, 3 * period, 0.0);
     const int64_t periods = (end - begin) / period;
     HWY_DYNAMIC_DISPATCH(reduce_chunk)
     (g, inside, k, steps ? &*steps : nullptr, begin, periods, period, first, second, third);
@@ -397,11 +439,13 @@ void reduce_gradient(const float* g, const uint8_t* inside, const KeptAccumulato
   });
   for (int64_t index = 0; index < chunks; ++index) {
     const double* first = sums.data() + 3 * index * period;
-    for (int64_t j = 0; j < period; ++j) {
-      s1[j % channels] += first[j];
-      if (products) s2[j % channels] += first[period + j];
-      if (scale != nullptr) *scale->sum += first[2 * period + j];
+    for (int64_t row = 0; row < period; row += channels) {
+      for (int64_t c = 0; c < channels; ++c) {
+        s1[c] += first[row + c];
+        if (products) s2[c] += first[period + row + c];
+      }
     }
+    if (scale != nullptr) *scale->sum = std::accumulate(first + 2 * period, first + 3 * period, *scale->sum);
   }
 }
 
