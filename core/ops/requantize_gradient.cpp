@@ -146,8 +146,7 @@ HWY_INLINE void reduce_periods(const float* g, const uint8_t* inside, const Kept
 #pragma GCC unroll 2
         for (int64_t v = 0; v < kColumns; ++v) {
           const int64_t at = v * kLanes;
-          const auto all = hn::LoadU(df, g + i + at);
-          const auto value = inside == nullptr ? all : hn::IfThenElseZero(load_mask(df, inside, i + at), all);
+          const auto value = masked(df, g, inside, i + at);
           hn::Vec<F64> wide[kParts];
 #pragma GCC unroll 2
           for (int64_t k = 0; k < kParts; ++k) {
@@ -167,7 +166,7 @@ HWY_INLINE void reduce_periods(const float* g, const uint8_t* inside, const Kept
                                                : fused(df, whole, m, hn::LoadU(df, steps.offset + j + at));
               if (inside != nullptr) t = hn::IfThenElseZero(load_mask(df, inside, i + at), t);
               const auto code = hn::Sub(hn::PromoteTo(di, hn::LoadU(dc, steps.codes + i + at)), zero);
-              const auto difference = hn::Sub(hn::ConvertTo(df, code), t);
+              const auto difference = hn::Sub(hn::ConvertTo(df, code), t), all = hn::LoadU(df, g + i + at);
 #pragma GCC unroll 2
               for (int64_t k = 0; k < kParts; ++k) {
                 error[kParts * v + k] = hn::MulAdd(part(all, k), part(difference, k), error[kParts * v + k]);
@@ -186,19 +185,9 @@ HWY_INLINE void reduce_periods(const float* g, const uint8_t* inside, const Kept
   }
 }
 
-/// steps null: no s3.
-void reduce_chunk(const float* g, const uint8_t* inside, const Kept& kept, const Steps* steps, int64_t begin,
-                  int64_t periods, int64_t period, double* s1, double* s2, double* s3) {
-  const auto run = [&](auto keeping) HWY_ATTR {
-    constexpr Keeping kKeeping = decltype(keeping)::value;
-    if constexpr (kKeeping != Keeping::kNothing) {
-      if (steps != nullptr) {
-        reduce_periods<kKeeping, true>(g, inside, kept, *steps, begin, periods, period, s1, s2, s3);
-        return;
-      }
-    }
-    reduce_periods<kKeeping, false>(g, inside, kept, Steps{}, begin, periods, period, s1, s2, s3);
-  };
+/// run(how accumulators were kept, as a constant).
+template <class Run>
+HWY_INLINE void with_keeping(const Kept& kept, const Run& run) {
   if (kept.compact != nullptr) {
     run(std::integral_constant<Keeping, Keeping::kCompact>());
   } else if (kept.exact != nullptr) {
@@ -206,6 +195,20 @@ void reduce_chunk(const float* g, const uint8_t* inside, const Kept& kept, const
   } else {
     run(std::integral_constant<Keeping, Keeping::kNothing>());
   }
+}
+
+/// steps null: no s3.
+void reduce_chunk(const float* g, const uint8_t* inside, const Kept& kept, const Steps* steps, int64_t begin,
+                  int64_t periods, int64_t period, double* s1, double* s2, double* s3) {
+  with_keeping(kept, [&](auto keeping) HWY_ATTR {
+    if constexpr (keeping() != Keeping::kNothing) {
+      if (steps != nullptr) {
+        reduce_periods<keeping(), true>(g, inside, kept, *steps, begin, periods, period, s1, s2, s3);
+        return;
+      }
+    }
+    reduce_periods<keeping(), false>(g, inside, kept, Steps{}, begin, periods, period, s1, s2, s3);
+  });
 }
 
 template <Keeping kKeeping>
@@ -226,13 +229,8 @@ HWY_INLINE void affine_range(const float* g, const uint8_t* inside, const Kept& 
 
 void affine_steps(const float* g, const uint8_t* inside, const Kept& kept, const AffineGradient& p, int64_t begin,
                   int64_t end, int64_t period, float* dx) {
-  if (kept.compact != nullptr) {
-    affine_range<Keeping::kCompact>(g, inside, kept, p, begin, end, period, dx);
-  } else if (kept.exact != nullptr) {
-    affine_range<Keeping::kExact>(g, inside, kept, p, begin, end, period, dx);
-  } else {
-    affine_range<Keeping::kNothing>(g, inside, kept, p, begin, end, period, dx);
-  }
+  with_keeping(kept,
+               [&](auto keeping) HWY_ATTR { affine_range<keeping()>(g, inside, kept, p, begin, end, period, dx); });
 }
 
 void mask_steps(const float* g, const uint8_t* inside, int64_t begin, int64_t end, float* dx) {
@@ -279,13 +277,8 @@ HWY_INLINE void scale_range(const float* g, const Code* codes, const uint8_t* in
 template <class Code>
 HWY_INLINE void scale_steps(const float* g, const Code* codes, const uint8_t* inside, const Unrounded& u, int32_t zero,
                             int64_t begin, int64_t end, int64_t period, double* lanes) {
-  if (u.kept.compact != nullptr) {
-    scale_range<Keeping::kCompact>(g, codes, inside, u, zero, begin, end, period, lanes);
-  } else if (u.kept.exact != nullptr) {
-    scale_range<Keeping::kExact>(g, codes, inside, u, zero, begin, end, period, lanes);
-  } else {
-    scale_range<Keeping::kNothing>(g, codes, inside, u, zero, begin, end, period, lanes);
-  }
+  with_keeping(u.kept, [&](auto keeping)
+                           HWY_ATTR { scale_range<keeping()>(g, codes, inside, u, zero, begin, end, period, lanes); });
 }
 void scale_steps_u8(const float* g, const uint8_t* codes, const uint8_t* inside, const Unrounded& u, int32_t zero,
                     int64_t begin, int64_t end, int64_t period, double* lanes) {
@@ -439,11 +432,9 @@ void reduce_gradient(const float* g, const uint8_t* inside, const KeptAccumulato
   });
   for (int64_t index = 0; index < chunks; ++index) {
     const double* first = sums.data() + 3 * index * period;
-    for (int64_t row = 0; row < period; row += channels) {
-      for (int64_t c = 0; c < channels; ++c) {
-        s1[c] += first[row + c];
-        if (products) s2[c] += first[period + row + c];
-      }
+    for (int64_t j = 0, c = 0; j < period; ++j, c = c + 1 == channels ? 0 : c + 1) {
+      s1[c] += first[j];
+      if (products) s2[c] += first[period + j];
     }
     if (scale != nullptr) *scale->sum = std::accumulate(first + 2 * period, first + 3 * period, *scale->sum);
   }
