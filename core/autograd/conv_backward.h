@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/from_blob.h>
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -80,9 +81,11 @@ struct ConvBackward final : Backward {
 
   /// The weight's codes, kept or made again.
   at::Tensor weight_codes() const;
-  /// result[0] and result[1] from the gradient of the convolution's own output.
-  void add_convolution_gradients(const at::Tensor& dy, const at::Tensor& codes, const std::vector<bool>& needed,
-                                 std::vector<at::Tensor>& result) const;
+  /// Makes the gradient of the convolution's own output, rows [first, first + rows) of it, in `into`.
+  using MakeRows = std::function<void(int64_t first, int64_t rows, float* into)>;
+  /// result[0] and result[1]. No `make`: grad is the gradient of the convolution's own output.
+  void add_convolution_gradients(const at::Tensor& grad, const MakeRows& make, const at::Tensor& codes,
+                                 const std::vector<bool>& needed, std::vector<at::Tensor>& result) const;
   std::vector<at::Tensor> apply(const at::Tensor& grad, const std::vector<bool>& needed) override;
 };
 
