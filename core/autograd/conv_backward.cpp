@@ -16,6 +16,7 @@
 #include "core/ops/convolve_gradient.h"
 #include "core/ops/encode.h"
 #include "core/ops/requantize.h"
+#include "core/ops/weight_codes.h"
 
 namespace qat::autograd {
 namespace {
@@ -101,7 +102,7 @@ std::vector<Tensor> ConvBackward::apply(const Tensor& grad, const std::vector<bo
   // The gradient of the weight alone needs no codes of it.
   const bool own = has_integer_kernel(w_sizes.size(), call);
   const Tensor codes = recompute || needed[0] || !own ? weight_codes() : Tensor();
-  if (recompute) kept = run_convolution(call, x_codes, x_range, codes).values;
+  if (recompute) kept = run_convolution(call, kept_x.codes(), x_range, codes).values;
   if (kept.defined()) {
     if (kept.scalar_type() == at::kShort) {
       acc.compact = kept.const_data_ptr<int16_t>();
@@ -122,7 +123,8 @@ std::vector<Tensor> ConvBackward::apply(const Tensor& grad, const std::vector<bo
   double scale_sum = 0;
   {
     const PassTimer timer("sums of gradients");
-    const ops::ScaleGradient scale{.codes = learn ? y_codes.const_data_ptr<uint8_t>() : nullptr,
+    const Tensor y_codes = learning ? kept_y.codes() : Tensor();
+    const ops::ScaleGradient scale{.codes = learning ? y_codes.const_data_ptr<uint8_t>() : nullptr,
                                    .multiplier = multiplier.data(),
                                    .offset = offset.empty() ? nullptr : offset.data(),
                                    .range = y_range,
@@ -227,6 +229,7 @@ void ConvBackward::add_convolution_gradients(const Tensor& grad, const MakeRows&
   const auto dims = static_cast<int64_t>(w_sizes.size());
   const int64_t channels = w_sizes[0];
   const bool own = has_integer_kernel(dims, call);
+  const Tensor x_codes = kept_x.codes();
   const ops::ConvGeometry g = own ? kernel_geometry(x_codes.sizes(), w_sizes, call) : ops::ConvGeometry{.groups = -1};
   // Grouped convolutions have no kernels of ours: LibTorch's takes the weight whatever is asked for.
   const Tensor codes = kept_codes.defined() || (own && ops::has_gradients(g)) ? kept_codes : weight_codes();
@@ -238,7 +241,12 @@ void ConvBackward::add_convolution_gradients(const Tensor& grad, const MakeRows&
     if (make) rows = at::empty({parts.step, channels}, at::kFloat);
     if (needed[0]) {
       result[0] = empty_kernel_layout(x_codes.sizes(), at::kFloat);
-      if (ops::is_pointwise(g)) w = (codes.to(at::kFloat) * per_row(w_scale, dims)).view({g.out_c, g.in_c});
+      if (ops::is_pointwise(g)) {
+        const PassTimer timer("gradients of inputs");
+        w = at::empty({channels, g.in_c}, at::kFloat);
+        ops::dequantize_weights(codes.const_data_ptr<int8_t>(), channels, g.in_c, w_scale.const_data_ptr<float>(),
+                                w.mutable_data_ptr<float>());
+      }
     }
     if (needed[1]) {
       result[1] = empty_kernel_layout(w_sizes, at::kFloat);

@@ -49,7 +49,7 @@ Backward* backward_of(const at::Tensor& output);
 struct ConvBackward final : Backward {
   std::string layer;
   ConvCall call;  // without observers or output; with tensors only where the folded codes are made again
-  at::Tensor x_codes;
+  KeptCodes kept_x;
   float x_scale = 1;
   ops::CodeRange x_range;
   bool has_bias = false, has_norm = false;
@@ -72,7 +72,7 @@ struct ConvBackward final : Backward {
 
   // A learned output scale.
   bool learn = false;
-  at::Tensor y_codes;
+  KeptCodes kept_y;
   std::vector<float> multiplier, offset;
   ops::CodeRange y_range;
   double gradient_scale = 1;

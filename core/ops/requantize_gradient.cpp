@@ -74,9 +74,7 @@ namespace {
 using F32 = hn::CappedTag<float, kStep>;
 constexpr int64_t kLanes = hn::MaxLanes(F32());
 // Sums are made in double: vectors of as many floats as there are doubles in a vector.
-using F64 = hn::ScalableTag<double>;
 using Half = hn::Rebind<float, F64>;
-constexpr int64_t kDoubles = hn::MaxLanes(F64());
 
 template <Keeping kKeeping, class D>
 HWY_INLINE hn::Vec<D> kept_values(D d, const Kept& kept, int64_t i, int64_t j) {
@@ -96,18 +94,6 @@ template <class D>
 HWY_INLINE hn::Vec<D> masked(D d, const float* g, const uint8_t* inside, int64_t i) {
   const auto value = hn::LoadU(d, g + i);
   return inside == nullptr ? value : hn::IfThenElseZero(load_mask(d, inside, i), value);
-}
-
-/// Doubles of the k-th part of a vector of floats.
-constexpr int64_t kParts = kLanes / kDoubles;
-HWY_INLINE hn::Vec<F64> part(hn::Vec<F32> v, int64_t k) {
-#if HWY_TARGET == HWY_SCALAR
-  (void)k;
-  return hn::PromoteTo(F64(), v);
-#else
-  static_assert(kParts == 2);
-  return hn::PromoteTo(F64(), k == 0 ? hn::LowerHalf(v) : hn::UpperHalf(Half(), v));
-#endif
 }
 
 /// Elements whose gradients and accumulators stay in the first cache while their places are summed.
@@ -150,7 +136,7 @@ HWY_INLINE void reduce_periods(const float* g, const uint8_t* inside, const Kept
           hn::Vec<F64> wide[kParts];
 #pragma GCC unroll 2
           for (int64_t k = 0; k < kParts; ++k) {
-            wide[k] = part(value, k);
+            wide[k] = doubles(df, value, k);
             sum[kParts * v + k] = hn::Add(sum[kParts * v + k], wide[k]);
           }
           if constexpr (kKeeping != Keeping::kNothing) {
@@ -158,7 +144,7 @@ HWY_INLINE void reduce_periods(const float* g, const uint8_t* inside, const Kept
             const auto whole = kept_values<kKeeping>(df, kept, i + at, j + at);
 #pragma GCC unroll 2
             for (int64_t k = 0; k < kParts; ++k) {
-              product[kParts * v + k] = hn::MulAdd(wide[k], part(whole, k), product[kParts * v + k]);
+              product[kParts * v + k] = hn::MulAdd(wide[k], doubles(df, whole, k), product[kParts * v + k]);
             }
             if constexpr (kScale) {
               const auto m = hn::LoadU(df, steps.multiplier + j + at);
@@ -169,7 +155,8 @@ HWY_INLINE void reduce_periods(const float* g, const uint8_t* inside, const Kept
               const auto difference = hn::Sub(hn::ConvertTo(df, code), t), all = hn::LoadU(df, g + i + at);
 #pragma GCC unroll 2
               for (int64_t k = 0; k < kParts; ++k) {
-                error[kParts * v + k] = hn::MulAdd(part(all, k), part(difference, k), error[kParts * v + k]);
+                error[kParts * v + k] =
+                    hn::MulAdd(doubles(df, all, k), doubles(df, difference, k), error[kParts * v + k]);
               }
             }
           }

@@ -48,8 +48,7 @@ namespace qat::ops::HWY_NAMESPACE {
 namespace {
 
 using I32 = hn::CappedTag<int32_t, kStep>;
-using F64 = hn::ScalableTag<double>;
-constexpr int64_t kLanes = hn::MaxLanes(I32()), kDoubles = hn::MaxLanes(F64());
+constexpr int64_t kLanes = hn::MaxLanes(I32());
 /// Elements that stay in the first cache while their places are summed.
 constexpr int64_t kCached = 4096;
 

@@ -66,6 +66,25 @@ HWY_INLINE uint32_t bits_of(D d, hn::Mask<D> mask) {
 #endif
 }
 
+/// Elements between what is read and what is fetched for later: further than a page, where the machine's own fetching
+/// ends.
+constexpr int64_t kAhead = 1024;
+
+/// The k-th part of a vector of floats as doubles; 32-bit vectors have as many lanes as kParts vectors of doubles.
+using F64 = hn::ScalableTag<double>;
+constexpr int64_t kDoubles = hn::MaxLanes(F64());
+constexpr int64_t kParts = HWY_TARGET == HWY_SCALAR ? 1 : 2;
+template <class D>
+HWY_INLINE hn::Vec<F64> doubles(D, hn::Vec<D> v, int64_t k) {
+  static_assert(static_cast<int64_t>(hn::MaxLanes(D())) == kParts * kDoubles);
+#if HWY_TARGET == HWY_SCALAR
+  (void)k;
+  return hn::PromoteTo(F64(), v);
+#else
+  return hn::PromoteTo(F64(), k == 0 ? hn::LowerHalf(v) : hn::UpperHalf(hn::Half<D>(), v));
+#endif
+}
+
 /// kCount vectors of 32-bit integers that To holds, one behind another.
 template <class To, int64_t kCount, class D>
 HWY_INLINE void store_narrow(D, const hn::Vec<D> (&values)[kCount], To* to) {
