@@ -106,7 +106,7 @@ HWY_INLINE void reduce_periods(const float* g, const uint8_t* inside, const Kept
                                int64_t begin, int64_t periods, int64_t period, double* s1, double* s2, double* s3) {
   const F32 df;
   const F64 dd;
-  constexpr int64_t kColumns = kScale ? 1 : 2;  // vectors side by side
+  constexpr int64_t kColumns = kScale && HWY_TARGET > HWY_AVX3 ? 1 : 2;  // vectors side by side, by the registers
   constexpr int64_t kWidth = kColumns * kLanes, kSums = kParts * kColumns;
   static_assert(kStep % kWidth == 0);
   const hn::Rebind<int32_t, F32> di;
