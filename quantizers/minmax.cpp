@@ -6,6 +6,9 @@
 #include <ATen/ops/ones.h>
 #include <c10/core/GradMode.h>
 
+#include <algorithm>
+#include <cmath>
+
 #include "core/base/error.h"
 #include "core/ops/weight_codes.h"
 
@@ -28,11 +31,15 @@ at::Tensor largest_scale(const at::Tensor& x, double levels) {
   const at::Tensor values = x.detach().to(at::kFloat).contiguous();
   const at::Tensor largest = at::empty({x.size(0)}, at::kFloat);
   ops::largest_magnitudes(values.const_data_ptr<float>(), x.size(0), x.size(1), largest.mutable_data_ptr<float>());
-  at::Tensor scale = (largest / levels).clamp_min(quant::kSmallestScale);
-  // The scale that the quantized values have in turn, so that quantizing them again changes no bit.
-  for (int pass = 0; pass < 2; ++pass) scale = scale * levels / levels;
-  QAT_CHECK(scale.isfinite().all().item<bool>(), "a weight is not finite: the network diverged");
-  return scale;
+  float* scale = largest.mutable_data_ptr<float>();
+  const auto most = static_cast<float>(levels);
+  for (int64_t c = 0; c < largest.numel(); ++c) {
+    QAT_CHECK(std::isfinite(scale[c]), "a weight is not finite: the network diverged");
+    scale[c] = std::max(scale[c] / most, static_cast<float>(quant::kSmallestScale));
+    // The scale that the quantized values have in turn, so that quantizing them again changes no bit.
+    for (int pass = 0; pass < 2; ++pass) scale[c] = scale[c] * most / most;
+  }
+  return largest;
 }
 
 MinMax::MinMax(const quant::QuantSpec& spec, const quant::QuantizerOptions& options)

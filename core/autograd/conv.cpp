@@ -152,7 +152,8 @@ ConvResult conv(const QuantizedTensor& x, const QuantizedWeight& w, const ConvCa
   auto saved = std::make_unique<ConvBackward>();
   saved->layer = call.name;
   saved->call.geometry = call.geometry, saved->call.name = call.name;
-  saved->x_codes = x.codes(), saved->x_scale = x.scale(), saved->x_range = x.range();
+  if (record) saved->kept_x = x.kept();
+  saved->x_scale = x.scale(), saved->x_range = x.range();
   saved->has_bias = call.bias.defined(), saved->has_norm = call.batch_norm.has_value();
   saved->w_sizes = w.codes.sizes().vec();
   const bool remade = dynamic_cast<RemakesCodes*>(backward_of(w.handle)) != nullptr;
@@ -284,9 +285,10 @@ ConvResult conv(const QuantizedTensor& x, const QuantizedWeight& w, const ConvCa
                     codes.mutable_data_ptr<uint8_t>(), inside, call.relu);
     for (int64_t c = 0; c < channels; ++c) offset[c] = multiplier[c] * static_cast<float>(bias[c]);
   }
+  KeptCodes kept_y;
   if (record && learn) {
     saved->learn = true;
-    saved->y_codes = codes, saved->y_range = range;
+    saved->kept_y = kept_y = KeptCodes(codes, range), saved->y_range = range;
     saved->multiplier = multiplier, saved->offset = offset;
     saved->gradient_scale = call.output->gradient_scale_of(codes);
   }
@@ -295,7 +297,7 @@ ConvResult conv(const QuantizedTensor& x, const QuantizedWeight& w, const ConvCa
     at::AutoGradMode grad_mode(record);
     if (record) handle = connect(handle, inputs, std::move(saved));
   }
-  return {QuantizedTensor(codes, y_scale, range, handle), {}};
+  return {QuantizedTensor(codes, y_scale, range, handle, kept_y), {}};
 }
 
 }  // namespace qat::autograd

@@ -4,8 +4,11 @@
 #include <ATen/ops/convolution.h>
 #include <ATen/ops/convolution_backward.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/mm.h>
+
+#include <algorithm>
 
 #include "core/base/error.h"
 #include "core/base/pass_timer.h"
@@ -13,6 +16,7 @@
 #include "core/ops/convolve_gradient.h"
 #include "core/ops/encode.h"
 #include "core/ops/requantize.h"
+#include "core/ops/weight_codes.h"
 
 namespace qat::autograd {
 namespace {
@@ -98,7 +102,7 @@ std::vector<Tensor> ConvBackward::apply(const Tensor& grad, const std::vector<bo
   // The gradient of the weight alone needs no codes of it.
   const bool own = has_integer_kernel(w_sizes.size(), call);
   const Tensor codes = recompute || needed[0] || !own ? weight_codes() : Tensor();
-  if (recompute) kept = run_convolution(call, x_codes, x_range, codes).values;
+  if (recompute) kept = run_convolution(call, kept_x.codes(), x_range, codes).values;
   if (kept.defined()) {
     if (kept.scalar_type() == at::kShort) {
       acc.compact = kept.const_data_ptr<int16_t>();
@@ -119,7 +123,8 @@ std::vector<Tensor> ConvBackward::apply(const Tensor& grad, const std::vector<bo
   double scale_sum = 0;
   {
     const PassTimer timer("sums of gradients");
-    const ops::ScaleGradient scale{.codes = learn ? y_codes.const_data_ptr<uint8_t>() : nullptr,
+    const Tensor y_codes = learning ? kept_y.codes() : Tensor();
+    const ops::ScaleGradient scale{.codes = learning ? y_codes.const_data_ptr<uint8_t>() : nullptr,
                                    .multiplier = multiplier.data(),
                                    .offset = offset.empty() ? nullptr : offset.data(),
                                    .range = y_range,
@@ -129,9 +134,10 @@ std::vector<Tensor> ConvBackward::apply(const Tensor& grad, const std::vector<bo
   }
   if (learning) result[next] = to_tensor(std::vector<float>{static_cast<float>(scale_sum * gradient_scale)});
 
-  Tensor dy = empty_kernel_layout(grad.sizes(), at::kFloat);
+  MakeRows make;
+  std::vector<float> a, b, c;
   if (live) {
-    std::vector<float> a(channels), b(channels), c(channels);
+    a.resize(channels), b.resize(channels), c.resize(channels);
     std::vector<double> dgamma(channels);
     for (int64_t i = 0; i < channels; ++i) {
       dgamma[i] = p[i] * s2[i] + q[i] * s1[i];
@@ -141,8 +147,15 @@ std::vector<Tensor> ConvBackward::apply(const Tensor& grad, const std::vector<bo
       b[i] = static_cast<float>(-gain[i] * p[i] * dgamma[i] * per_row_of);
       c[i] = static_cast<float>(-gain[i] * (s1[i] + q[i] * dgamma[i]) * per_row_of);
     }
-    const PassTimer timer("batch norm's gradient");
-    ops::batch_norm_gradient(g, bits, acc, rows, channels, a.data(), b.data(), c.data(), dy.mutable_data_ptr<float>());
+    make = [&](int64_t first, int64_t count, float* into) {
+      const PassTimer timer("batch norm's gradient");
+      const int64_t at = first * channels;
+      ops::KeptAccumulators some = acc;
+      if (some.compact != nullptr) some.compact += at;
+      if (some.exact != nullptr) some.exact += at;
+      ops::batch_norm_gradient(g + at, bits == nullptr ? nullptr : bits + at / 8, some, count, channels, a.data(),
+                               b.data(), c.data(), into);
+    };
     if (needed[gamma_at]) result[gamma_at] = to_float_tensor(dgamma);
     if (needed[beta_at]) result[beta_at] = to_float_tensor(s1);
     if (has_bias && needed[bias_at]) {
@@ -153,10 +166,11 @@ std::vector<Tensor> ConvBackward::apply(const Tensor& grad, const std::vector<bo
     }
   } else {
     if (bits != nullptr) {
-      const PassTimer timer("masked gradient");
-      ops::mask_gradient(g, bits, grad.numel(), dy.mutable_data_ptr<float>());
-    } else {
-      dy = grad;
+      make = [&](int64_t first, int64_t count, float* into) {
+        const PassTimer timer("masked gradient");
+        const int64_t at = first * channels;
+        ops::mask_gradient(g + at, bits + at / 8, count * channels, into);
+      };
     }
     if (has_norm && needed[beta_at]) result[beta_at] = to_float_tensor(s1);
     if (has_bias && needed[bias_at]) {
@@ -165,41 +179,110 @@ std::vector<Tensor> ConvBackward::apply(const Tensor& grad, const std::vector<bo
     }
   }
 
-  if (needed[0] || needed[1]) add_convolution_gradients(dy, codes, needed, result);
+  if (needed[0] || needed[1]) add_convolution_gradients(grad, make, codes, needed, result);
   return result;
 }
 
-void ConvBackward::add_convolution_gradients(const Tensor& dy, const Tensor& kept_codes,
+namespace {
+
+/// A convolution in parts: some images, or some pixels where it has no map.
+struct Parts {
+  /// What a part's gradient may take, so that the passes after the first one find it in the second cache.
+  static constexpr int64_t kBytes = 512 * 1024;
+
+  Parts(const ops::ConvGeometry& whole, bool cut) : g(whole), rows(whole.rows()), step(rows) {
+    int64_t unit = whole.out_h() * whole.out_w(), least = 2 * unit;
+    if (ops::is_pointwise(whole)) {
+      g.batch = g.in_h = 1, g.in_w = rows;
+      unit = least = 160;  // of the weight gradient's tiles
+    }
+    // Masks are cut between bytes.
+    if (!cut || unit * whole.out_c % 8 != 0) return;
+    const int64_t most = std::max(least, kBytes / (whole.out_c * static_cast<int64_t>(sizeof(float))));
+    const int64_t count = std::max<int64_t>(1, (rows + most / 2) / most);
+    step = (rows + count * unit - 1) / (count * unit) * unit;
+  }
+  int64_t count() const { return step == 0 ? 0 : (rows + step - 1) / step; }
+  int64_t rows_of(int64_t first) const { return std::min(step, rows - first); }
+  ops::ConvGeometry geometry(int64_t first) const {
+    ops::ConvGeometry part = g;
+    if (ops::is_pointwise(g)) {
+      part.in_w = rows_of(first);
+    } else {
+      part.batch = rows_of(first) / (g.out_h() * g.out_w());
+    }
+    return part;
+  }
+  /// Of the input, of output row `first`.
+  int64_t input_row(int64_t first) const {
+    return ops::is_pointwise(g) ? first : first / (g.out_h() * g.out_w()) * g.in_h * g.in_w;
+  }
+
+  ops::ConvGeometry g;
+  int64_t rows, step;  // of the output
+};
+
+}  // namespace
+
+void ConvBackward::add_convolution_gradients(const Tensor& grad, const MakeRows& make, const Tensor& kept_codes,
                                              const std::vector<bool>& needed, std::vector<Tensor>& result) const {
   const auto dims = static_cast<int64_t>(w_sizes.size());
   const int64_t channels = w_sizes[0];
   const bool own = has_integer_kernel(dims, call);
+  const Tensor x_codes = kept_x.codes();
   const ops::ConvGeometry g = own ? kernel_geometry(x_codes.sizes(), w_sizes, call) : ops::ConvGeometry{.groups = -1};
   // Grouped convolutions have no kernels of ours: LibTorch's takes the weight whatever is asked for.
   const Tensor codes = kept_codes.defined() || (own && ops::has_gradients(g)) ? kept_codes : weight_codes();
   if (own && ops::has_gradients(g)) {
-    const float* grad = dy.const_data_ptr<float>();
-    if (needed[1]) {
-      const PassTimer timer("gradients of weights");
-      std::vector<float> factor(channels, x_scale);
-      for (size_t c = 0; c < weight_factor.size(); ++c) factor[c] = static_cast<float>(x_scale * weight_factor[c]);
-      result[1] = empty_kernel_layout(w_sizes, at::kFloat);
-      ops::weight_gradient(g, x_codes.const_data_ptr<uint8_t>(), x_range.zero_point, grad, factor.data(),
-                           result[1].mutable_data_ptr<float>());
-    }
+    const Parts parts(g, static_cast<bool>(make));
+    std::vector<float> factor(channels, x_scale);
+    for (size_t c = 0; c < weight_factor.size(); ++c) factor[c] = static_cast<float>(x_scale * weight_factor[c]);
+    Tensor w, dw, rows;
+    if (make) rows = at::empty({parts.step, channels}, at::kFloat);
     if (needed[0]) {
-      const PassTimer timer("gradients of inputs");
       result[0] = empty_kernel_layout(x_codes.sizes(), at::kFloat);
       if (ops::is_pointwise(g)) {
-        const Tensor w = (codes.to(at::kFloat) * per_row(w_scale, dims)).view({g.out_c, g.in_c});
-        Tensor dx = at::from_blob(result[0].mutable_data_ptr<float>(), {g.rows(), g.in_c});
-        at::mm_out(dx, at::from_blob(const_cast<float*>(grad), {g.rows(), g.out_c}), w);
+        const PassTimer timer("gradients of inputs");
+        w = at::empty({channels, g.in_c}, at::kFloat);
+        ops::dequantize_weights(codes.const_data_ptr<int8_t>(), channels, g.in_c, w_scale.const_data_ptr<float>(),
+                                w.mutable_data_ptr<float>());
+      }
+    }
+    if (needed[1]) {
+      result[1] = empty_kernel_layout(w_sizes, at::kFloat);
+      if (parts.count() > 1) dw = at::empty_like(result[1]);
+    }
+    for (int64_t i = 0; i < std::max<int64_t>(1, parts.count()); ++i) {
+      const int64_t first = i * parts.step, in = parts.input_row(first) * g.in_c;
+      const ops::ConvGeometry part = parts.geometry(first);
+      const float* dy = grad.const_data_ptr<float>() + first * channels;
+      if (make) {
+        make(first, parts.rows_of(first), rows.mutable_data_ptr<float>());
+        dy = rows.const_data_ptr<float>();
+      }
+      if (needed[1]) {
+        const PassTimer timer("gradients of weights");
+        Tensor& into = i == 0 ? result[1] : dw;
+        ops::weight_gradient(part, x_codes.const_data_ptr<uint8_t>() + in, x_range.zero_point, dy, factor.data(),
+                             into.mutable_data_ptr<float>());
+        if (i > 0) result[1].add_(dw);
+      }
+      if (!needed[0]) continue;
+      const PassTimer timer("gradients of inputs");
+      float* dx = result[0].mutable_data_ptr<float>() + in;
+      if (w.defined()) {
+        Tensor product = at::from_blob(dx, {part.rows(), g.in_c});
+        at::mm_out(product, at::from_blob(const_cast<float*>(dy), {part.rows(), channels}), w);
       } else {
-        ops::input_gradient(g, grad, codes.const_data_ptr<int8_t>(), w_scale.const_data_ptr<float>(),
-                            result[0].mutable_data_ptr<float>());
+        ops::input_gradient(part, dy, codes.const_data_ptr<int8_t>(), w_scale.const_data_ptr<float>(), dx);
       }
     }
     return;
+  }
+  Tensor dy = grad;
+  if (make) {
+    dy = empty_kernel_layout(grad.sizes(), at::kFloat);
+    make(0, channels == 0 ? 0 : grad.numel() / channels, dy.mutable_data_ptr<float>());
   }
   const PassTimer timer("gradients of other convolutions");
   Tensor x = empty_kernel_layout(x_codes.sizes(), at::kFloat);  // only its sizes are read for the input's gradient

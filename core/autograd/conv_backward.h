@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/from_blob.h>
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -48,7 +49,7 @@ Backward* backward_of(const at::Tensor& output);
 struct ConvBackward final : Backward {
   std::string layer;
   ConvCall call;  // without observers or output; with tensors only where the folded codes are made again
-  at::Tensor x_codes;
+  KeptCodes kept_x;
   float x_scale = 1;
   ops::CodeRange x_range;
   bool has_bias = false, has_norm = false;
@@ -71,7 +72,7 @@ struct ConvBackward final : Backward {
 
   // A learned output scale.
   bool learn = false;
-  at::Tensor y_codes;
+  KeptCodes kept_y;
   std::vector<float> multiplier, offset;
   ops::CodeRange y_range;
   double gradient_scale = 1;
@@ -80,9 +81,11 @@ struct ConvBackward final : Backward {
 
   /// The weight's codes, kept or made again.
   at::Tensor weight_codes() const;
-  /// result[0] and result[1] from the gradient of the convolution's own output.
-  void add_convolution_gradients(const at::Tensor& dy, const at::Tensor& codes, const std::vector<bool>& needed,
-                                 std::vector<at::Tensor>& result) const;
+  /// Makes the gradient of the convolution's own output, rows [first, first + rows) of it, in `into`.
+  using MakeRows = std::function<void(int64_t first, int64_t rows, float* into)>;
+  /// result[0] and result[1]. No `make`: grad is the gradient of the convolution's own output.
+  void add_convolution_gradients(const at::Tensor& grad, const MakeRows& make, const at::Tensor& codes,
+                                 const std::vector<bool>& needed, std::vector<at::Tensor>& result) const;
   std::vector<at::Tensor> apply(const at::Tensor& grad, const std::vector<bool>& needed) override;
 };
 

@@ -45,7 +45,8 @@ Tensor real_values(const QuantizedTensor& x) {
 }
 
 struct AddBackward final : Backward {
-  Tensor inside, a, b, y;  // codes only where the scale learns
+  Tensor inside;
+  KeptCodes a, b, y;  // only where the scale learns
   ops::BinaryParams params;
   bool learn = false;
   double gradient_scale = 1;
@@ -61,7 +62,8 @@ struct AddBackward final : Backward {
       if (needed[1]) result[1] = dx;
     }
     if (learn && needed[2]) {
-      const double ds = ops::add_scale_gradient(grad.const_data_ptr<float>(), codes_of(a), codes_of(b), codes_of(y),
+      const Tensor qa = a.codes(), qb = b.codes(), qy = y.codes();
+      const double ds = ops::add_scale_gradient(grad.const_data_ptr<float>(), codes_of(qa), codes_of(qb), codes_of(qy),
                                                 codes_of(inside), grad.numel(), params);
       result[2] = at::empty({1}, at::kFloat).fill_(ds * gradient_scale);
     }
@@ -71,7 +73,7 @@ struct AddBackward final : Backward {
 
 /// The operands' codes are theirs anyway; the mask is made again from them, with the forward's arithmetic.
 struct MulBackward final : Backward {
-  Tensor a, b, y;
+  KeptCodes a, b, y;
   ops::BinaryParams params;
   bool learn = false;
   double gradient_scale = 1;
@@ -80,8 +82,8 @@ struct MulBackward final : Backward {
 
   std::vector<Tensor> apply(const Tensor& grad, const std::vector<bool>& needed) override {
     std::vector<Tensor> result(needed.size());
-    const Tensor qa = (a.to(at::kInt) - params.zero_a).to(at::kFloat),
-                 qb = (b.to(at::kInt) - params.zero_b).to(at::kFloat);
+    const Tensor qa = (a.codes().to(at::kInt) - params.zero_a).to(at::kFloat),
+                 qb = (b.codes().to(at::kInt) - params.zero_b).to(at::kFloat);
     const float product = params.scale_a * params.scale_b;
     const Tensor t = qa * qb * (product / params.scale_y);
     const Tensor rounded_from = t + params.range.zero_point;
@@ -93,7 +95,7 @@ struct MulBackward final : Backward {
       result[1] = kernel_layout(b.sizes() == a.sizes() ? db : db.sum({2, 3}, true));
     }
     if (learn && needed[2]) {
-      const Tensor c = (y.to(at::kInt) - params.range.zero_point).to(at::kFloat);
+      const Tensor c = (y.codes().to(at::kInt) - params.range.zero_point).to(at::kFloat);
       const Tensor slope = at::where(inside, c - t, c);
       result[2] = ((grad * slope).sum(at::kDouble) * gradient_scale).to(at::kFloat).view({1});
     }
@@ -149,7 +151,7 @@ struct AveragePoolBackward final : Backward {
   bool global = false;
   Tensor inside;
   bool learn = false;
-  Tensor x_codes, y_codes;
+  KeptCodes kept_x, kept_y;
   float x_scale = 1, y_scale = 1;
   int32_t x_zero = 0;
   ops::CodeRange y_range;
@@ -199,8 +201,9 @@ Tensor pooled_values(const Tensor& values, const Pool2d& pool, bool global) {
 }
 
 double AveragePoolBackward::scale_gradient(const Tensor& grad) const {
-  const QuantizedTensor x(x_codes, x_scale, {0, 255, x_zero}, make_handle(x_codes.sizes()));
+  const QuantizedTensor x(kept_x.codes(), x_scale, {0, 255, x_zero}, make_handle(kept_x.sizes()));
   const Tensor values = kernel_layout(pooled_values(real_values(x), pool, global));
+  const Tensor y_codes = kept_y.codes();
   return ops::encode_scale_gradient(grad.const_data_ptr<float>(), codes_of(y_codes), codes_of(inside),
                                     values.const_data_ptr<float>(), y_scale, y_range, grad.numel());
 }
@@ -224,12 +227,13 @@ QuantizedTensor finish(std::unique_ptr<AveragePoolBackward> saved, const Quantiz
   saved->gradient_scale = output.gradient_scale_of(codes);
   saved->y_range = output.range();
   saved->y_scale = output.scale_value();
-  if (saved->learn) {
-    saved->x_codes = x.codes(), saved->y_codes = codes;
+  KeptCodes kept;
+  if (saved->learn && needs_gradient(inputs)) {
+    saved->kept_x = x.kept(), saved->kept_y = kept = KeptCodes(codes, saved->y_range);
     saved->x_scale = x.scale(), saved->x_zero = x.zero_point();
   }
   Tensor handle = make_handle(codes.sizes());
-  return {codes, output.scale_value(), output.range(), connect(handle, inputs, std::move(saved))};
+  return {codes, output.scale_value(), output.range(), connect(handle, inputs, std::move(saved)), kept};
 }
 
 }  // namespace
@@ -258,10 +262,11 @@ QuantizedTensor add(const QuantizedTensor& a, const QuantizedTensor& b, const Ou
            record ? saved->inside.mutable_data_ptr<uint8_t>() : nullptr, relu);
   saved->learn = learn;
   saved->gradient_scale = output.gradient_scale_of(codes);
-  if (learn) saved->a = a.codes(), saved->b = b.codes(), saved->y = codes;
   const ops::CodeRange range = p.range;
+  KeptCodes kept;
+  if (record && learn) saved->a = a.kept(), saved->b = b.kept(), saved->y = kept = KeptCodes(codes, range);
   Tensor handle = make_handle(codes.sizes());
-  return {codes, p.scale_y, range, connect(handle, inputs, std::move(saved))};
+  return {codes, p.scale_y, range, connect(handle, inputs, std::move(saved)), kept};
 }
 
 QuantizedTensor mul(const QuantizedTensor& x, const QuantizedTensor& y, const OutputQuantizer& output) {
@@ -289,13 +294,15 @@ QuantizedTensor mul(const QuantizedTensor& x, const QuantizedTensor& y, const Ou
   } else {
     ops::mul(codes_of(a.codes()), codes_of(b.codes()), codes.numel(), p, codes.mutable_data_ptr<uint8_t>());
   }
-  saved->a = a.codes(), saved->b = b.codes(), saved->y = codes;
-  saved->learn = output.learns();
-  saved->gradient_scale = output.gradient_scale_of(codes);
   const ops::CodeRange range = p.range;
+  saved->learn = output.learns();
+  KeptCodes kept;
+  if (needs_gradient(inputs)) saved->a = a.kept(), saved->b = b.kept();
+  if (needs_gradient(inputs) && saved->learn) saved->y = kept = KeptCodes(codes, range);
+  saved->gradient_scale = output.gradient_scale_of(codes);
   const float scale = p.scale_y;
   Tensor handle = make_handle(codes.sizes());
-  return {codes, scale, range, connect(handle, inputs, std::move(saved))};
+  return {codes, scale, range, connect(handle, inputs, std::move(saved)), kept};
 }
 
 QuantizedTensor relu(const QuantizedTensor& x) {

@@ -24,7 +24,7 @@ struct EncodeBackward final : Backward {
   Tensor inside;
   bool learn = false;
   Watched x;
-  Tensor codes;
+  KeptCodes kept;
   float scale = 1;
   ops::CodeRange range;
   double gradient_scale = 1;
@@ -40,6 +40,7 @@ struct EncodeBackward final : Backward {
       ops::mask_gradient(g, bits, grad.numel(), result[0].mutable_data_ptr<float>());
     }
     if (learn && needed[1]) {
+      const Tensor codes = kept.codes();
       const double ds = ops::encode_scale_gradient(g, codes.const_data_ptr<uint8_t>(), bits,
                                                    x.get(name()).const_data_ptr<float>(), scale, range, grad.numel());
       result[1] = at::empty({1}, at::kFloat).fill_(ds * gradient_scale);
@@ -123,6 +124,7 @@ QuantizedTensor encode(const Tensor& x, const OutputQuantizer& output) {
 
   auto saved = std::make_unique<EncodeBackward>();
   Tensor codes = empty_kernel_layout(x.sizes(), at::kByte);
+  KeptCodes kept;
   {
     const at::NoGradGuard no_grad;
     const PassTimer timer("codes of values");
@@ -136,14 +138,14 @@ QuantizedTensor encode(const Tensor& x, const OutputQuantizer& output) {
     if (record) saved->inside = at::empty({(codes.numel() + 7) / 8}, at::kByte);
     ops::encode(values.const_data_ptr<float>(), values.numel(), saved->scale, saved->range,
                 codes.mutable_data_ptr<uint8_t>(), record ? saved->inside.mutable_data_ptr<uint8_t>() : nullptr);
-    if (record && learn) saved->x = Watched(values), saved->codes = codes;
+    if (record && learn) saved->x = Watched(values), saved->kept = kept = KeptCodes(codes, saved->range);
   }
   saved->learn = learn;
   saved->gradient_scale = output.gradient_scale_of(codes);
   const ops::CodeRange range = saved->range;
   const float scale = saved->scale;
   Tensor handle = make_handle(codes.sizes());
-  return {codes, scale, range, connect(handle, inputs, std::move(saved))};
+  return {codes, scale, range, connect(handle, inputs, std::move(saved)), kept};
 }
 
 QuantizedWeight quantize_weight(const Tensor& weight, const Tensor& scale, int32_t lo, int32_t hi, GradientRule rule,

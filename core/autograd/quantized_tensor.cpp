@@ -9,12 +9,38 @@
 #include "core/autograd/node.h"
 #include "core/base/error.h"
 #include "core/ops/encode.h"
+#include "core/ops/nibbles.h"
 
 namespace qat::autograd {
-QuantizedTensor::QuantizedTensor(at::Tensor codes, float scale, ops::CodeRange range, at::Tensor handle)
-    : codes_(std::move(codes)), scale_(scale), range_(range), handle_(std::move(handle)) {
+
+KeptCodes::KeptCodes(const at::Tensor& codes, const ops::CodeRange& range)
+    : stored_(codes), sizes_(codes.sizes().vec()), lo_(range.lo) {
+  if (range.hi - range.lo > 15) return;
+  const at::Tensor packed = at::empty({ops::packed_bytes(codes.numel())}, at::kByte);
+  packed_ = ops::pack_nibbles(codes.const_data_ptr<uint8_t>(), codes.numel(), lo_, packed.mutable_data_ptr<uint8_t>());
+  if (packed_) stored_ = packed;
+}
+
+at::Tensor KeptCodes::codes() const {
+  if (!packed_) return stored_;
+  at::Tensor codes = empty_kernel_layout(sizes_, at::kByte);
+  ops::unpack_nibbles(stored_.const_data_ptr<uint8_t>(), codes.numel(), lo_, codes.mutable_data_ptr<uint8_t>());
+  return codes;
+}
+
+QuantizedTensor::QuantizedTensor(at::Tensor codes, float scale, ops::CodeRange range, at::Tensor handle, KeptCodes kept)
+    : codes_(std::move(codes)),
+      scale_(scale),
+      range_(range),
+      handle_(std::move(handle)),
+      kept_(std::make_shared<KeptCodes>(std::move(kept))) {
   QAT_CHECK(codes_.scalar_type() == at::kByte && codes_.sizes() == handle_.sizes(),
             "a quantized tensor needs uint8 codes of its handle's sizes");
+}
+
+const KeptCodes& QuantizedTensor::kept() const {
+  if (!kept_->defined()) *kept_ = KeptCodes(codes_, range_);
+  return *kept_;
 }
 
 at::Tensor QuantizedTensor::dequantize() const {

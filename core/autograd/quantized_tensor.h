@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "core/ops/types.h"
@@ -16,6 +17,24 @@ enum class GradientRule {
   kLearnedStep,      // LSQ (arXiv:1902.08153): as above, and the scale learns (ARITHMETIC section 2)
 };
 
+/// Codes as nodes keep them for backward: two a byte where their range has at most 16 codes. Copies share the memory.
+class KeptCodes {
+ public:
+  KeptCodes() = default;
+  KeptCodes(const at::Tensor& codes, const ops::CodeRange& range);
+
+  bool defined() const { return stored_.defined(); }
+  at::IntArrayRef sizes() const { return sizes_; }
+  /// uint8 in kernel_layout's memory format.
+  at::Tensor codes() const;
+
+ private:
+  at::Tensor stored_;
+  std::vector<int64_t> sizes_;
+  bool packed_ = false;
+  int32_t lo_ = 0;
+};
+
 /// Codes with one scale and zero point, and the autograd handle that stands for the real values s * (q - z).
 ///
 /// codes   uint8: [N, C, spatial...] in channels-last memory, or [N, F] contiguous
@@ -25,9 +44,12 @@ enum class GradientRule {
 /// There is no conversion to at::Tensor: a layer that needs floats calls dequantize().
 class QuantizedTensor {
  public:
-  QuantizedTensor(at::Tensor codes, float scale, ops::CodeRange range, at::Tensor handle);
+  /// kept: of these codes, where their maker keeps them.
+  QuantizedTensor(at::Tensor codes, float scale, ops::CodeRange range, at::Tensor handle, KeptCodes kept = {});
 
   const at::Tensor& codes() const { return codes_; }
+  /// Made when first asked for; the same for all who ask.
+  const KeptCodes& kept() const;
   const at::Tensor& handle() const { return handle_; }
   float scale() const { return scale_; }
   const ops::CodeRange& range() const { return range_; }
@@ -42,6 +64,7 @@ class QuantizedTensor {
   float scale_;
   ops::CodeRange range_;
   at::Tensor handle_;
+  std::shared_ptr<KeptCodes> kept_;
 };
 
 /// A weight as int8 codes, one scale per output channel; the handle's gradient is dL/d(s_w * code).

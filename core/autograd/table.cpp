@@ -65,7 +65,7 @@ Tensor look_up(const QuantizedTensor& x, const std::vector<int16_t>& table) {
 /// Tables along channels; a function of one tensor is a concatenation of one.
 struct TableBackward final : Backward {
   std::string operation;
-  std::vector<Tensor> codes;  // of the inputs
+  std::vector<KeptCodes> codes;  // of the inputs
   std::vector<Slopes> slopes;
   bool learn = false;
   double gradient_scale = 1;
@@ -77,10 +77,11 @@ struct TableBackward final : Backward {
     int64_t begin = 0;
     double ds = 0;
     for (size_t i = 0; i < codes.size(); ++i) {
-      const int64_t channels = codes[i].size(1);
+      const Tensor of_input = codes[i].codes();
+      const int64_t channels = of_input.size(1);
       const Tensor part = kernel_layout(grad.narrow(1, begin, channels));
       begin += channels;
-      const uint8_t* q = codes[i].const_data_ptr<uint8_t>();
+      const uint8_t* q = of_input.const_data_ptr<uint8_t>();
       const float* g = part.const_data_ptr<float>();
       if (needed[i]) {
         result[i] = empty_kernel_layout(part.sizes(), at::kFloat);
@@ -112,11 +113,12 @@ QuantizedTensor tables(std::string operation, const std::vector<QuantizedTensor>
     }
     output.observe(lo, hi);
   }
+  const bool record = needs_gradient(handles);
   auto saved = std::make_unique<TableBackward>();
   saved->operation = std::move(operation);
   std::vector<Tensor> parts;
   for (const QuantizedTensor& x : inputs) {
-    saved->codes.push_back(x.codes());
+    if (record) saved->codes.push_back(x.kept());
     saved->slopes.push_back(slopes_of(x, f, output.scale_value(), output.range()));
     parts.push_back(look_up(x, make(x)));
   }

@@ -80,7 +80,8 @@ Folded fold(const FoldInput& in, const std::string& layer) {
               layer, c, scale, b, k, s_x);
     const int8_t* codes = in.codes + c * in.depth;
     int8_t* folded = out.codes.data() + c * in.depth;
-    for (int64_t i = 0; i < in.depth; ++i) {
+    if (!flip && !raise) std::copy_n(codes, in.depth, folded);
+    for (int64_t i = 0; (flip || raise) && i < in.depth; ++i) {
       const int code = flip ? -codes[i] : codes[i];
       QAT_CHECK(code <= 127, "{}: weight code -128 of channel {} has no negative; expected codes in [-127, 127]", layer,
                 c);

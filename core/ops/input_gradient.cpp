@@ -105,6 +105,51 @@ std::pair<int64_t, int64_t> margins(const std::vector<Phase>& phases, int64_t ou
   return {before, after};
 }
 
+/// Channels that fill too little of a vector: there all weights of a pixel of the gradient take the channels' place.
+constexpr int64_t kFewChannels = 4;
+
+/// Every pixel of the gradient times all its weights, [kh][kw][ci], added to the pixels of dx that they reach.
+void scatter_gradient(const ConvGeometry& g, const float* grad, const int8_t* w, const float* scale, float* dx) {
+  const int64_t reach = g.kernel_h * g.kernel_w * g.in_c, run = g.kernel_w * g.in_c;
+  const Phase all{.first = 0, .count = 1, .taps = {0}, .offsets = {0}};
+  const ConvGeometry product{.in_c = reach, .out_c = g.out_c};
+  const std::vector<float> weights = pack_weights(product, w, scale, all, all);
+  const int64_t out_h = g.out_h(), out_w = g.out_w(), line = g.in_w * g.in_c, offset = 0;
+#pragma omp parallel for schedule(dynamic) if (g.rows() * g.out_c * g.depth() >= kParallelProducts)
+  for (int64_t n = 0; n < g.batch; ++n) {
+    ScratchVector<float> row(static_cast<size_t>(out_w * reach));
+    ScratchVector<const float*> pixels(static_cast<size_t>(out_w));
+    ScratchVector<float*> out(static_cast<size_t>(out_w));
+    float* image = dx + n * g.in_h * line;
+    std::fill_n(image, g.in_h * line, 0.0f);
+    for (int64_t y = 0; y < out_h; ++y) {
+      for (int64_t x = 0; x < out_w; ++x) {
+        pixels[x] = grad + ((n * out_h + y) * out_w + x) * g.out_c;
+        out[x] = row.data() + x * reach;
+      }
+      kernels::multiply_inputs({.pixels = pixels.data(),
+                                .pixel_count = out_w,
+                                .tap_offset = &offset,
+                                .taps = 1,
+                                .depth = g.out_c,
+                                .weights = weights.data(),
+                                .channels = reach,
+                                .out = out.data()});
+      for (int64_t kh = 0; kh < g.kernel_h; ++kh) {
+        const int64_t to = y * g.stride_h - g.pad_top + kh * g.dilation_h;
+        if (to < 0 || to >= g.in_h) continue;
+        for (int64_t x = 0; x < out_w; ++x) {
+          const float* from = row.data() + x * reach + kh * run;
+          const int64_t at = (x * g.stride_w - g.pad_left) * g.in_c;
+          const int64_t begin = std::max<int64_t>(0, -at), end = std::min(run, line - at);
+          float* into = image + to * line + at;
+          for (int64_t i = begin; i < end; ++i) into[i] += from[i];
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 
 void input_gradient(const ConvGeometry& geometry, const float* grad, const int8_t* w, const float* scale, float* dx) {
@@ -114,8 +159,12 @@ void input_gradient(const ConvGeometry& geometry, const float* grad, const int8_
     winograd::input_gradient(geometry, grad, w, scale, dx);
     return;
   }
+  if (geometry.batch == 0) return;
+  if (geometry.groups == 1 && geometry.in_c <= kFewChannels && geometry.kernel_w > 1 && geometry.dilation_w == 1) {
+    scatter_gradient(geometry, grad, w, scale, dx);
+    return;
+  }
   const ConvGeometry g = flattened(geometry);
-  if (g.batch == 0 || geometry.batch == 0) return;
   const std::vector<Phase> rows = phases_of(g.in_h, g.kernel_h, g.stride_h, g.dilation_h, g.pad_top),
                            cols = phases_of(g.in_w, g.kernel_w, g.stride_w, g.dilation_w, g.pad_left);
   const auto [above, below] = margins(rows, g.out_h());

@@ -45,10 +45,8 @@ namespace qat::ops::HWY_NAMESPACE {
 
 using F32 = hn::CappedTag<float, kStep>;
 using I32 = hn::Rebind<int32_t, F32>;
-using F64 = hn::ScalableTag<double>;
 using Half = hn::Rebind<float, F64>;
 constexpr int64_t kLanes = hn::MaxLanes(F32());
-constexpr int64_t kDoubles = hn::MaxLanes(F64());
 
 template <class D, class Code>
 HWY_INLINE hn::Vec<D> floats(D d, const Code* codes) {

@@ -45,65 +45,92 @@ HWY_INLINE hn::Vec<F32> value(const Requantization& q, const int32_t* acc, int64
   }
 }
 
+/// int16 of what compact() keeps, of kLanes accumulators.
+HWY_INLINE hn::Vec<I32> compacted(const int32_t* acc, const int32_t* middle, const float* gain) {
+  const F32 df;
+  const I32 di;
+  const auto centred = hn::Sub(hn::LoadU(di, acc), hn::LoadU(di, middle));
+  const auto scaled = hn::Mul(hn::ConvertTo(df, centred), hn::LoadU(df, gain));
+  const auto clipped = hn::Min(hn::Max(scaled, hn::Set(df, -32768.0f)), hn::Set(df, 32767.0f));
+  return rounded(clipped, hn::Zero(di));
+}
+
+constexpr int64_t kVectors = kStep / kLanes;
+
+void compact_step(const Compaction& c, const int32_t* acc, int64_t j, int16_t* kept) {
+  hn::Vec<I32> values[kVectors];
+#pragma GCC unroll 8
+  for (int64_t v = 0; v < kVectors; ++v) {
+    const int64_t k = v * kLanes;
+    values[v] = compacted(acc + k, c.middle + j + k, c.gain + j + k);
+  }
+  store_narrow<int16_t>(I32(), values, kept);
+}
+
 /// kStep codes and their mask bits.
 template <class Code, bool kAffine>
 HWY_INLINE uint32_t quantize_step(const Requantization& q, const int32_t* acc, int64_t j, Code* codes) {
   const F32 df;
   const I32 di;
-  const hn::Rebind<Code, F32> dc;
   const auto lo = hn::Set(df, q.lo), hi = hn::Set(df, q.hi);
   const auto zero_point = hn::Set(di, q.zero_point);
   uint32_t inside = 0;
-#pragma GCC unroll 4
-  for (int64_t k = 0; k < kStep; k += kLanes) {
+  hn::Vec<I32> code[kVectors];
+#pragma GCC unroll 8
+  for (int64_t v = 0; v < kVectors; ++v) {
+    const int64_t k = v * kLanes;
     const auto t = value<kAffine>(q, acc + k, j + k);
     const auto above = hn::Ge(t, lo);
     auto in = hn::And(above, hn::Le(t, hi));
     if (q.relu) in = hn::And(in, hn::Gt(t, hn::Zero(df)));
     inside |= bits_of(df, in) << k;
-    const auto clipped = hn::IfThenElse(above, hn::Min(t, hi), lo);
-    const auto code = rounded(clipped, zero_point);
-    hn::StoreU(hn::DemoteTo(dc, code), dc, codes + k);
+    code[v] = rounded(hn::IfThenElse(above, hn::Min(t, hi), lo), zero_point);
   }
+  store_narrow<Code>(di, code, codes);
   return inside;
 }
 
 template <class Code, bool kAffine>
 HWY_INLINE void quantize_range(const Requantization& q, const int32_t* acc, int64_t begin, int64_t end, Code* codes,
-                               uint8_t* inside) {
+                               uint8_t* inside, const Compaction& compaction) {
   for (int64_t i = begin, j = 0; i < end; i += kStep, j = j + kStep == q.period ? 0 : j + kStep) {
     const int64_t count = std::min(kStep, end - i);
-    uint32_t bits;
     if (count == kStep) {
-      bits = quantize_step<Code, kAffine>(q, acc + i, j, codes + i);
-    } else {
-      int32_t padded[kStep] = {};
-      Code padded_codes[kStep];
-      std::memcpy(padded, acc + i, static_cast<size_t>(count) * sizeof(int32_t));
-      bits = quantize_step<Code, kAffine>(q, padded, j, padded_codes) & ((1u << count) - 1);
-      std::memcpy(codes + i, padded_codes, static_cast<size_t>(count));
+      const uint32_t bits = quantize_step<Code, kAffine>(q, acc + i, j, codes + i);
+      if (inside != nullptr) std::memcpy(inside + i / 8, &bits, sizeof(bits));
+      if (compaction.kept != nullptr) compact_step(compaction, acc + i, j, compaction.kept + i);
+      continue;
     }
+    int32_t padded[kStep] = {};
+    Code padded_codes[kStep];
+    std::memcpy(padded, acc + i, static_cast<size_t>(count) * sizeof(int32_t));
+    const uint32_t bits = quantize_step<Code, kAffine>(q, padded, j, padded_codes) & ((1u << count) - 1);
+    std::memcpy(codes + i, padded_codes, static_cast<size_t>(count));
     if (inside != nullptr) {
       for (int64_t b = 0; b < count; b += 8) inside[(i + b) / 8] = static_cast<uint8_t>(bits >> b);
     }
+    if (compaction.kept == nullptr) continue;
+    int16_t padded_kept[kStep];
+    compact_step(compaction, padded, j, padded_kept);
+    std::memcpy(compaction.kept + i, padded_kept, static_cast<size_t>(count) * sizeof(int16_t));
   }
 }
 
 void requantize_u8(const Requantization& q, const int32_t* acc, int64_t begin, int64_t end, uint8_t* codes,
                    uint8_t* inside) {
-  quantize_range<uint8_t, false>(q, acc, begin, end, codes, inside);
+  quantize_range<uint8_t, false>(q, acc, begin, end, codes, inside, {});
 }
 void requantize_s8(const Requantization& q, const int32_t* acc, int64_t begin, int64_t end, int8_t* codes,
                    uint8_t* inside) {
-  quantize_range<int8_t, false>(q, acc, begin, end, codes, inside);
+  quantize_range<int8_t, false>(q, acc, begin, end, codes, inside, {});
 }
 void requantize_affine_u8(const Requantization& q, const int32_t* acc, int64_t begin, int64_t end, uint8_t* codes,
-                          uint8_t* inside) {
-  quantize_range<uint8_t, true>(q, acc, begin, end, codes, inside);
+                          uint8_t* inside, const Compaction& compaction) {
+  quantize_range<uint8_t, true>(q, acc, begin, end, codes, inside, compaction);
 }
 void requantize_affine_s8(const Requantization& q, const int32_t* acc, int64_t begin, int64_t end, int8_t* codes,
-                          uint8_t* inside) {
-  quantize_range<int8_t, true>(q, acc, begin, end, codes, inside);
+                          uint8_t* inside, const Compaction& compaction) {
+  quantize_range<int8_t, true>(q, acc, begin, end, codes, inside, compaction);
 }
 
 void dequantize_range(const Requantization& q, const int32_t* acc, int64_t begin, int64_t end, float* y) {
@@ -124,29 +151,18 @@ void dequantize_range(const Requantization& q, const int32_t* acc, int64_t begin
   }
 }
 
-void compact_range(const int32_t* acc, const int32_t* middle, const float* gain, int64_t period, int64_t begin,
-                   int64_t end, int16_t* kept) {
-  const F32 df;
-  const I32 di;
-  const hn::Rebind<int16_t, F32> dk;
+void compact_range(const Compaction& c, const int32_t* acc, int64_t period, int64_t begin, int64_t end) {
   for (int64_t i = begin, j = 0; i < end; i += kStep, j = j + kStep == period ? 0 : j + kStep) {
     const int64_t count = std::min(kStep, end - i);
+    if (count == kStep) {
+      compact_step(c, acc + i, j, c.kept + i);
+      continue;
+    }
     int32_t padded[kStep] = {};
     int16_t padded_kept[kStep];
-    const int32_t* in = acc + i;
-    int16_t* out = kept + i;
-    if (count < kStep) {
-      std::memcpy(padded, in, static_cast<size_t>(count) * sizeof(int32_t));
-      in = padded;
-      out = padded_kept;
-    }
-    for (int64_t k = 0; k < kStep; k += kLanes) {
-      const auto centred = hn::Sub(hn::LoadU(di, in + k), hn::LoadU(di, middle + j + k));
-      const auto scaled = hn::Mul(hn::ConvertTo(df, centred), hn::LoadU(df, gain + j + k));
-      const auto clipped = hn::Min(hn::Max(scaled, hn::Set(df, -32768.0f)), hn::Set(df, 32767.0f));
-      hn::StoreU(hn::DemoteTo(dk, rounded(clipped, hn::Zero(di))), dk, out + k);
-    }
-    if (count < kStep) std::memcpy(kept + i, padded_kept, static_cast<size_t>(count) * sizeof(int16_t));
+    std::memcpy(padded, acc + i, static_cast<size_t>(count) * sizeof(int32_t));
+    compact_step(c, padded, j, padded_kept);
+    std::memcpy(c.kept + i, padded_kept, static_cast<size_t>(count) * sizeof(int16_t));
   }
 }
 
@@ -177,27 +193,23 @@ void check_range(CodeRange range) {
             range.zero_point, +Limits::min(), +Limits::max());
 }
 
-/// Elements [begin, end), begin at the start of a period.
+/// Elements [begin, end), begin at the start of a period. compaction: of the affine form.
 template <class Code>
 void quantize_elements(const Requantization& q, const int32_t* acc, int64_t begin, int64_t end, Code* codes,
-                       uint8_t* inside) {
+                       uint8_t* inside, const Compaction& compaction = {}) {
   if constexpr (std::is_same_v<Code, uint8_t>) {
     if (q.offset != nullptr) {
-      HWY_DYNAMIC_DISPATCH(requantize_affine_u8)(q, acc, begin, end, codes, inside);
+      HWY_DYNAMIC_DISPATCH(requantize_affine_u8)(q, acc, begin, end, codes, inside, compaction);
     } else {
       HWY_DYNAMIC_DISPATCH(requantize_u8)(q, acc, begin, end, codes, inside);
     }
   } else {
     if (q.offset != nullptr) {
-      HWY_DYNAMIC_DISPATCH(requantize_affine_s8)(q, acc, begin, end, codes, inside);
+      HWY_DYNAMIC_DISPATCH(requantize_affine_s8)(q, acc, begin, end, codes, inside, compaction);
     } else {
       HWY_DYNAMIC_DISPATCH(requantize_s8)(q, acc, begin, end, codes, inside);
     }
   }
-}
-
-void compact_elements(const Compaction& c, const int32_t* acc, int64_t period, int64_t begin, int64_t end) {
-  HWY_DYNAMIC_DISPATCH(compact_range)(acc, c.middle, c.gain, period, begin, end, c.kept);
 }
 
 template <class Code>
@@ -221,8 +233,7 @@ void requantize_matrix(const int32_t* acc, int64_t rows, int64_t channels, const
   const Periodic<float> gains(compaction.gain, channels);
   const Compaction periodic{.middle = middles.data(), .gain = gains.data(), .kept = compaction.kept};
   for_chunks(n, chunk_of(q.period), [&](int64_t, int64_t begin, int64_t end) {
-    if (periodic.kept != nullptr) compact_elements(periodic, acc, q.period, begin, end);
-    quantize_elements(q, acc, begin, end, codes, inside);
+    quantize_elements(q, acc, begin, end, codes, inside, periodic);
   });
 }
 
@@ -293,8 +304,9 @@ void compact(const int32_t* acc, int64_t rows, int64_t channels, const int32_t* 
   const Periodic<float> gains(gain, channels);
   const int64_t period = period_of(channels);
   const Compaction periodic{.middle = middles.data(), .gain = gains.data(), .kept = kept};
-  for_chunks(rows * channels, chunk_of(period),
-             [&](int64_t, int64_t begin, int64_t end) { compact_elements(periodic, acc, period, begin, end); });
+  for_chunks(rows * channels, chunk_of(period), [&](int64_t, int64_t begin, int64_t end) {
+    HWY_DYNAMIC_DISPATCH(compact_range)(periodic, acc, period, begin, end);
+  });
 }
 
 #define QAT_INSTANTIATE(Code)                                                                                      \

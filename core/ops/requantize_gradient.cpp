@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <numeric>
 #include <optional>
 #include <type_traits>
 #include <vector>
@@ -13,6 +14,7 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "core/ops/requantize_gradient.cpp"
+#include <hwy/cache_control.h>
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
@@ -72,9 +74,7 @@ namespace {
 using F32 = hn::CappedTag<float, kStep>;
 constexpr int64_t kLanes = hn::MaxLanes(F32());
 // Sums are made in double: vectors of as many floats as there are doubles in a vector.
-using F64 = hn::ScalableTag<double>;
 using Half = hn::Rebind<float, F64>;
-constexpr int64_t kDoubles = hn::MaxLanes(F64());
 
 template <Keeping kKeeping, class D>
 HWY_INLINE hn::Vec<D> kept_values(D d, const Kept& kept, int64_t i, int64_t j) {
@@ -96,68 +96,85 @@ HWY_INLINE hn::Vec<D> masked(D d, const float* g, const uint8_t* inside, int64_t
   return inside == nullptr ? value : hn::IfThenElseZero(load_mask(d, inside, i), value);
 }
 
+/// Elements whose gradients and accumulators stay in the first cache while their places are summed.
+constexpr int64_t kCached = 4096;
+
 /// Adds whole periods [begin, begin + periods) to s1, s2 and, with kScale, s3 [period]: each place sums its own rows,
 /// one after another. s3: g * (code - t).
 template <Keeping kKeeping, bool kScale>
 HWY_INLINE void reduce_periods(const float* g, const uint8_t* inside, const Kept& kept, const Steps& steps,
                                int64_t begin, int64_t periods, int64_t period, double* s1, double* s2, double* s3) {
-  const Half df;
+  const F32 df;
   const F64 dd;
-  constexpr int64_t kColumns = kScale ? 2 : 4;  // vectors side by side
-  constexpr int64_t kWidth = kColumns * kDoubles;
+  constexpr int64_t kColumns = kScale && HWY_TARGET > HWY_AVX3 ? 1 : 2;  // vectors side by side, by the registers
+  constexpr int64_t kWidth = kColumns * kLanes, kSums = kParts * kColumns;
   static_assert(kStep % kWidth == 0);
-  const hn::Rebind<int32_t, Half> di;
-  const hn::Rebind<uint8_t, Half> dc;
+  const hn::Rebind<int32_t, F32> di;
+  const hn::Rebind<uint8_t, F32> dc;
   const auto zero = hn::Set(di, steps.zero_point);
-  for (int64_t j = 0; j < period; j += kWidth) {
-    hn::Vec<F64> sum[kColumns], product[kColumns], error[kColumns];
+  const int64_t most = std::max<int64_t>(8, kCached / period);
+  for (int64_t first = 0; first < periods; first += most) {
+    const int64_t rows = std::min(most, periods - first);
+    for (int64_t j = 0; j < period; j += kWidth) {
+      hn::Vec<F64> sum[kSums], product[kSums], error[kSums];
 #pragma GCC unroll 4
-    for (int64_t v = 0; v < kColumns; ++v) sum[v] = product[v] = error[v] = hn::Zero(dd);
-    for (int64_t r = 0, i = begin + j; r < periods; ++r, i += period) {
-#pragma GCC unroll 4
-      for (int64_t v = 0; v < kColumns; ++v) {
-        const int64_t at = v * kDoubles;
-        const auto value = hn::PromoteTo(dd, masked(df, g, inside, i + at));
-        sum[v] = hn::Add(sum[v], value);
-        if constexpr (kKeeping != Keeping::kNothing) {
-          // The product of two floats is exact in double: fused or not, the sum is the same.
-          const auto whole = kept_values<kKeeping>(df, kept, i + at, j + at);
-          product[v] = hn::MulAdd(value, hn::PromoteTo(dd, whole), product[v]);
-          if constexpr (kScale) {
-            const auto m = hn::LoadU(df, steps.multiplier + j + at);
-            const auto t =
-                steps.offset == nullptr ? hn::Mul(whole, m) : fused(df, whole, m, hn::LoadU(df, steps.offset + j + at));
-            const auto code = hn::ConvertTo(df, hn::Sub(hn::PromoteTo(di, hn::LoadU(dc, steps.codes + i + at)), zero));
-            auto difference = hn::Sub(code, t);
-            if (inside != nullptr) difference = hn::IfThenElse(load_mask(df, inside, i + at), difference, code);
-            error[v] =
-                hn::MulAdd(hn::PromoteTo(dd, hn::LoadU(df, g + i + at)), hn::PromoteTo(dd, difference), error[v]);
+      for (int64_t v = 0; v < kSums; ++v) {
+        sum[v] = hn::LoadU(dd, s1 + j + v * kDoubles);
+        product[v] = error[v] = hn::Zero(dd);
+        if constexpr (kKeeping != Keeping::kNothing) product[v] = hn::LoadU(dd, s2 + j + v * kDoubles);
+        if constexpr (kScale) error[v] = hn::LoadU(dd, s3 + j + v * kDoubles);
+      }
+      for (int64_t r = 0, i = begin + first * period + j; r < rows; ++r, i += period) {
+        // What comes next: the machine does not see the order in which columns of rows are read.
+        hwy::Prefetch(g + i + most * period);
+        if constexpr (kKeeping == Keeping::kCompact) hwy::Prefetch(kept.compact + i + most * period);
+        if constexpr (kKeeping == Keeping::kExact) hwy::Prefetch(kept.exact + i + most * period);
+#pragma GCC unroll 2
+        for (int64_t v = 0; v < kColumns; ++v) {
+          const int64_t at = v * kLanes;
+          const auto value = masked(df, g, inside, i + at);
+          hn::Vec<F64> wide[kParts];
+#pragma GCC unroll 2
+          for (int64_t k = 0; k < kParts; ++k) {
+            wide[k] = doubles(df, value, k);
+            sum[kParts * v + k] = hn::Add(sum[kParts * v + k], wide[k]);
+          }
+          if constexpr (kKeeping != Keeping::kNothing) {
+            // The product of two floats is exact in double: fused or not, the sum is the same.
+            const auto whole = kept_values<kKeeping>(df, kept, i + at, j + at);
+#pragma GCC unroll 2
+            for (int64_t k = 0; k < kParts; ++k) {
+              product[kParts * v + k] = hn::MulAdd(wide[k], doubles(df, whole, k), product[kParts * v + k]);
+            }
+            if constexpr (kScale) {
+              const auto m = hn::LoadU(df, steps.multiplier + j + at);
+              auto t = steps.offset == nullptr ? hn::Mul(whole, m)
+                                               : fused(df, whole, m, hn::LoadU(df, steps.offset + j + at));
+              if (inside != nullptr) t = hn::IfThenElseZero(load_mask(df, inside, i + at), t);
+              const auto code = hn::Sub(hn::PromoteTo(di, hn::LoadU(dc, steps.codes + i + at)), zero);
+              const auto difference = hn::Sub(hn::ConvertTo(df, code), t), all = hn::LoadU(df, g + i + at);
+#pragma GCC unroll 2
+              for (int64_t k = 0; k < kParts; ++k) {
+                error[kParts * v + k] =
+                    hn::MulAdd(doubles(df, all, k), doubles(df, difference, k), error[kParts * v + k]);
+              }
+            }
           }
         }
       }
-    }
 #pragma GCC unroll 4
-    for (int64_t v = 0; v < kColumns; ++v) {
-      hn::StoreU(sum[v], dd, s1 + j + v * kDoubles);
-      if constexpr (kKeeping != Keeping::kNothing) hn::StoreU(product[v], dd, s2 + j + v * kDoubles);
-      if constexpr (kScale) hn::StoreU(error[v], dd, s3 + j + v * kDoubles);
+      for (int64_t v = 0; v < kSums; ++v) {
+        hn::StoreU(sum[v], dd, s1 + j + v * kDoubles);
+        if constexpr (kKeeping != Keeping::kNothing) hn::StoreU(product[v], dd, s2 + j + v * kDoubles);
+        if constexpr (kScale) hn::StoreU(error[v], dd, s3 + j + v * kDoubles);
+      }
     }
   }
 }
 
-/// steps null: no s3.
-void reduce_chunk(const float* g, const uint8_t* inside, const Kept& kept, const Steps* steps, int64_t begin,
-                  int64_t periods, int64_t period, double* s1, double* s2, double* s3) {
-  const auto run = [&](auto keeping) HWY_ATTR {
-    constexpr Keeping kKeeping = decltype(keeping)::value;
-    if constexpr (kKeeping != Keeping::kNothing) {
-      if (steps != nullptr) {
-        reduce_periods<kKeeping, true>(g, inside, kept, *steps, begin, periods, period, s1, s2, s3);
-        return;
-      }
-    }
-    reduce_periods<kKeeping, false>(g, inside, kept, Steps{}, begin, periods, period, s1, s2, s3);
-  };
+/// run(how accumulators were kept, as a constant).
+template <class Run>
+HWY_INLINE void with_keeping(const Kept& kept, const Run& run) {
   if (kept.compact != nullptr) {
     run(std::integral_constant<Keeping, Keeping::kCompact>());
   } else if (kept.exact != nullptr) {
@@ -165,6 +182,20 @@ void reduce_chunk(const float* g, const uint8_t* inside, const Kept& kept, const
   } else {
     run(std::integral_constant<Keeping, Keeping::kNothing>());
   }
+}
+
+/// steps null: no s3.
+void reduce_chunk(const float* g, const uint8_t* inside, const Kept& kept, const Steps* steps, int64_t begin,
+                  int64_t periods, int64_t period, double* s1, double* s2, double* s3) {
+  with_keeping(kept, [&](auto keeping) HWY_ATTR {
+    if constexpr (keeping() != Keeping::kNothing) {
+      if (steps != nullptr) {
+        reduce_periods<keeping(), true>(g, inside, kept, *steps, begin, periods, period, s1, s2, s3);
+        return;
+      }
+    }
+    reduce_periods<keeping(), false>(g, inside, kept, Steps{}, begin, periods, period, s1, s2, s3);
+  });
 }
 
 template <Keeping kKeeping>
@@ -185,13 +216,8 @@ HWY_INLINE void affine_range(const float* g, const uint8_t* inside, const Kept& 
 
 void affine_steps(const float* g, const uint8_t* inside, const Kept& kept, const AffineGradient& p, int64_t begin,
                   int64_t end, int64_t period, float* dx) {
-  if (kept.compact != nullptr) {
-    affine_range<Keeping::kCompact>(g, inside, kept, p, begin, end, period, dx);
-  } else if (kept.exact != nullptr) {
-    affine_range<Keeping::kExact>(g, inside, kept, p, begin, end, period, dx);
-  } else {
-    affine_range<Keeping::kNothing>(g, inside, kept, p, begin, end, period, dx);
-  }
+  with_keeping(kept,
+               [&](auto keeping) HWY_ATTR { affine_range<keeping()>(g, inside, kept, p, begin, end, period, dx); });
 }
 
 void mask_steps(const float* g, const uint8_t* inside, int64_t begin, int64_t end, float* dx) {
@@ -238,13 +264,8 @@ HWY_INLINE void scale_range(const float* g, const Code* codes, const uint8_t* in
 template <class Code>
 HWY_INLINE void scale_steps(const float* g, const Code* codes, const uint8_t* inside, const Unrounded& u, int32_t zero,
                             int64_t begin, int64_t end, int64_t period, double* lanes) {
-  if (u.kept.compact != nullptr) {
-    scale_range<Keeping::kCompact>(g, codes, inside, u, zero, begin, end, period, lanes);
-  } else if (u.kept.exact != nullptr) {
-    scale_range<Keeping::kExact>(g, codes, inside, u, zero, begin, end, period, lanes);
-  } else {
-    scale_range<Keeping::kNothing>(g, codes, inside, u, zero, begin, end, period, lanes);
-  }
+  with_keeping(u.kept, [&](auto keeping)
+                           HWY_ATTR { scale_range<keeping()>(g, codes, inside, u, zero, begin, end, period, lanes); });
 }
 void scale_steps_u8(const float* g, const uint8_t* codes, const uint8_t* inside, const Unrounded& u, int32_t zero,
                     int64_t begin, int64_t end, int64_t period, double* lanes) {
@@ -376,10 +397,11 @@ void reduce_gradient(const float* g, const uint8_t* inside, const KeptAccumulato
                   .offset = offsets.data(),
                   .zero_point = scale->range.zero_point};
   }
-  std::vector<double> sums(static_cast<size_t>(3 * chunks * period));
+  ScratchVector<double> sums(static_cast<size_t>(3 * chunks * period));
   for_chunks(n, chunk, [&](int64_t index, int64_t begin, int64_t end) {
     double* first = sums.data() + 3 * index * period;
     double *second = first + period, *third = second + period;
+    std::fill_n(first, 3 * period, 0.0);
     const int64_t periods = (end - begin) / period;
     HWY_DYNAMIC_DISPATCH(reduce_chunk)
     (g, inside, k, steps ? &*steps : nullptr, begin, periods, period, first, second, third);
@@ -397,11 +419,11 @@ void reduce_gradient(const float* g, const uint8_t* inside, const KeptAccumulato
   });
   for (int64_t index = 0; index < chunks; ++index) {
     const double* first = sums.data() + 3 * index * period;
-    for (int64_t j = 0; j < period; ++j) {
-      s1[j % channels] += first[j];
-      if (products) s2[j % channels] += first[period + j];
-      if (scale != nullptr) *scale->sum += first[2 * period + j];
+    for (int64_t j = 0, c = 0; j < period; ++j, c = c + 1 == channels ? 0 : c + 1) {
+      s1[c] += first[j];
+      if (products) s2[c] += first[period + j];
     }
+    if (scale != nullptr) *scale->sum = std::accumulate(first + 2 * period, first + 3 * period, *scale->sum);
   }
 }
 

@@ -8,6 +8,7 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "core/ops/statistics.cpp"
+#include <hwy/cache_control.h>
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
@@ -20,18 +21,22 @@ namespace {
 
 /// Statistics of one chunk for each place of a period.
 struct Sums {
-  explicit Sums(int64_t period)
-      : sum(period), squares(period), min(period, INT32_MAX), max(period, std::numeric_limits<int32_t>::min()) {}
+  Sums(double* sums, int32_t* bounds, int64_t period)
+      : sum(sums), squares(sums + period), min(bounds), max(bounds + period) {
+    std::fill_n(sums, 2 * period, 0.0);
+    std::fill_n(min, period, INT32_MAX);
+    std::fill_n(max, period, std::numeric_limits<int32_t>::min());
+  }
   void add(int64_t place, int32_t value) {
     sum[place] += value;
     squares[place] += static_cast<double>(value) * value;
     min[place] = std::min(min[place], value);
     max[place] = std::max(max[place], value);
   }
-  std::vector<double> sum;  // exact: a chunk holds less than 2^21 elements
-  std::vector<double> squares;
-  std::vector<int32_t> min;
-  std::vector<int32_t> max;
+  double* sum;  // exact: a chunk holds less than 2^21 elements
+  double* squares;
+  int32_t* min;
+  int32_t* max;
 };
 
 }  // namespace
@@ -42,41 +47,60 @@ HWY_BEFORE_NAMESPACE();
 namespace qat::ops::HWY_NAMESPACE {
 namespace {
 
+using I32 = hn::CappedTag<int32_t, kStep>;
+constexpr int64_t kLanes = hn::MaxLanes(I32());
+/// Elements that stay in the first cache while their places are summed.
+constexpr int64_t kCached = 4096;
+
 void add_periods(const int32_t* acc, int64_t periods, int64_t period, Sums& sums) {
-  const hn::ScalableTag<double> dd;
-  const hn::Rebind<int32_t, hn::ScalableTag<double>> di;
-  constexpr int64_t kDoubles = hn::MaxLanes(hn::ScalableTag<double>());
-  constexpr int64_t kColumns = 4;
-  static_assert(kStep % (kColumns * kDoubles) == 0);
-  using Doubles = hn::Vec<hn::ScalableTag<double>>;
-  using Integers = hn::Vec<hn::Rebind<int32_t, hn::ScalableTag<double>>>;
-  for (int64_t j = 0; j < period; j += kColumns * kDoubles) {
-    Doubles sum[kColumns], squares[kColumns];
-    Integers min[kColumns], max[kColumns];
+  const I32 di;
+  const F64 dd;
+  const hn::Rebind<int32_t, F64> dh;
+  constexpr int64_t kColumns = 2, kSums = kColumns * kLanes / kDoubles;
+  static_assert(kStep % (kColumns * kLanes) == 0);
+  const int64_t most = std::max<int64_t>(8, kCached / period);
+  for (int64_t first = 0; first < periods; first += most) {
+    const int64_t rows = std::min(most, periods - first);
+    for (int64_t j = 0; j < period; j += kColumns * kLanes) {
+      hn::Vec<F64> sum[kSums], squares[kSums];
+      hn::Vec<I32> min[kColumns], max[kColumns];
 #pragma GCC unroll 4
-    for (int64_t v = 0; v < kColumns; ++v) {
-      sum[v] = squares[v] = hn::Zero(dd);
-      min[v] = hn::LoadU(di, sums.min.data() + j + v * kDoubles);
-      max[v] = hn::LoadU(di, sums.max.data() + j + v * kDoubles);
-    }
-    for (int64_t r = 0; r < periods; ++r) {
-#pragma GCC unroll 4
-      for (int64_t v = 0; v < kColumns; ++v) {
-        const auto whole = hn::LoadU(di, acc + r * period + j + v * kDoubles);
-        const auto value = hn::PromoteTo(dd, whole);
-        sum[v] = hn::Add(sum[v], value);
-        // Not fused: a square can need more bits than a double has, so that fused sums would differ by machine.
-        squares[v] = hn::Add(squares[v], hn::Mul(value, value));
-        min[v] = hn::Min(min[v], whole);
-        max[v] = hn::Max(max[v], whole);
+      for (int64_t v = 0; v < kSums; ++v) {
+        sum[v] = hn::LoadU(dd, sums.sum + j + v * kDoubles);
+        squares[v] = hn::LoadU(dd, sums.squares + j + v * kDoubles);
       }
-    }
+#pragma GCC unroll 2
+      for (int64_t v = 0; v < kColumns; ++v) {
+        min[v] = hn::LoadU(di, sums.min + j + v * kLanes);
+        max[v] = hn::LoadU(di, sums.max + j + v * kLanes);
+      }
+      const int32_t* at = acc + first * period + j;
+      for (int64_t r = 0; r < rows; ++r, at += period) {
+        hwy::Prefetch(at + most * period);  // the machine does not see the order in which columns of rows are read
+#pragma GCC unroll 2
+        for (int64_t v = 0; v < kColumns; ++v) {
+          const auto whole = hn::LoadU(di, at + v * kLanes);
+          min[v] = hn::Min(min[v], whole);
+          max[v] = hn::Max(max[v], whole);
+        }
 #pragma GCC unroll 4
-    for (int64_t v = 0; v < kColumns; ++v) {
-      hn::StoreU(sum[v], dd, sums.sum.data() + j + v * kDoubles);
-      hn::StoreU(squares[v], dd, sums.squares.data() + j + v * kDoubles);
-      hn::StoreU(min[v], di, sums.min.data() + j + v * kDoubles);
-      hn::StoreU(max[v], di, sums.max.data() + j + v * kDoubles);
+        for (int64_t v = 0; v < kSums; ++v) {
+          const auto value = hn::PromoteTo(dd, hn::LoadU(dh, at + v * kDoubles));
+          sum[v] = hn::Add(sum[v], value);
+          // Not fused: a square can need more bits than a double has, so that fused sums would differ by machine.
+          squares[v] = hn::Add(squares[v], hn::Mul(value, value));
+        }
+      }
+#pragma GCC unroll 4
+      for (int64_t v = 0; v < kSums; ++v) {
+        hn::StoreU(sum[v], dd, sums.sum + j + v * kDoubles);
+        hn::StoreU(squares[v], dd, sums.squares + j + v * kDoubles);
+      }
+#pragma GCC unroll 2
+      for (int64_t v = 0; v < kColumns; ++v) {
+        hn::StoreU(min[v], di, sums.min + j + v * kLanes);
+        hn::StoreU(max[v], di, sums.max + j + v * kLanes);
+      }
     }
   }
 }
@@ -98,22 +122,24 @@ ChannelStatistics channel_statistics(const int32_t* acc, int64_t rows, int64_t c
   s.min.assign(static_cast<size_t>(channels), n == 0 ? 0 : INT32_MAX);
   s.max.assign(static_cast<size_t>(channels), n == 0 ? 0 : std::numeric_limits<int32_t>::min());
   if (n == 0) return s;
-  const int64_t period = period_of(channels), chunk = chunk_of(period);
-  std::vector<Sums> chunks(static_cast<size_t>((n + chunk - 1) / chunk), Sums(period));
+  const int64_t period = period_of(channels), chunk = chunk_of(period), chunks = (n + chunk - 1) / chunk;
+  ScratchVector<double> sums(static_cast<size_t>(2 * chunks * period));
+  ScratchVector<int32_t> bounds(static_cast<size_t>(2 * chunks * period));
   for_chunks(n, chunk, [&](int64_t index, int64_t begin, int64_t end) {
-    Sums& sums = chunks[static_cast<size_t>(index)];
+    Sums of_chunk(sums.data() + 2 * index * period, bounds.data() + 2 * index * period, period);
     const int64_t periods = (end - begin) / period;
-    HWY_DYNAMIC_DISPATCH(add_periods)(acc + begin, periods, period, sums);
-    for (int64_t i = begin + periods * period, j = 0; i < end; ++i, ++j) sums.add(j, acc[i]);
+    HWY_DYNAMIC_DISPATCH(add_periods)(acc + begin, periods, period, of_chunk);
+    for (int64_t i = begin + periods * period, j = 0; i < end; ++i, ++j) of_chunk.add(j, acc[i]);
   });
   std::vector<int64_t> exact(static_cast<size_t>(channels), 0);
-  for (const Sums& sums : chunks) {
-    for (int64_t j = 0; j < period; ++j) {
-      const auto c = static_cast<size_t>(j % channels);
-      exact[c] += static_cast<int64_t>(sums.sum[j]);
-      s.sum_squares[c] += sums.squares[j];
-      s.min[c] = std::min(s.min[c], sums.min[j]);
-      s.max[c] = std::max(s.max[c], sums.max[j]);
+  for (int64_t row = 0; row < chunks * 2 * period; row += 2 * period) {
+    for (int64_t first = row; first < row + period; first += channels) {
+      for (int64_t c = 0; c < channels; ++c) {
+        exact[c] += static_cast<int64_t>(sums[first + c]);
+        s.sum_squares[c] += sums[first + period + c];
+        s.min[c] = std::min(s.min[c], bounds[first + c]);
+        s.max[c] = std::max(s.max[c], bounds[first + period + c]);
+      }
     }
   }
   std::transform(exact.begin(), exact.end(), s.sum.begin(), [](int64_t v) { return static_cast<double>(v); });

@@ -11,6 +11,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 HWY_BEFORE_NAMESPACE();
 namespace qat::ops::HWY_NAMESPACE {
@@ -38,7 +39,7 @@ template <class D>
 HWY_INLINE hn::Mask<D> load_mask(D d, const uint8_t* mask, int64_t i) {
   uint8_t bits[8] = {};
   if constexpr (hn::MaxLanes(D()) >= 8) {
-    std::memcpy(bits, mask + i / 8, hn::MaxLanes(D()) / 8);
+    std::memcpy(bits, mask + static_cast<uint64_t>(i) / 8, hn::MaxLanes(D()) / 8);
   } else {
     bits[0] = static_cast<uint8_t>(mask[i / 8] >> (i % 8));
   }
@@ -48,11 +49,69 @@ HWY_INLINE hn::Mask<D> load_mask(D d, const uint8_t* mask, int64_t i) {
 /// The lanes of a mask in the low bits.
 template <class D>
 HWY_INLINE uint32_t bits_of(D d, hn::Mask<D> mask) {
+#if HWY_TARGET <= HWY_AVX3
+  (void)d;
+  return mask.raw;
+#else
+#if HWY_TARGET == HWY_AVX2
+  if constexpr (std::is_same_v<D, hn::CappedTag<float, 8>>) {
+    return static_cast<uint32_t>(_mm256_movemask_ps(hn::VecFromMask(d, mask).raw));
+  }
+#endif
   uint8_t bytes[8] = {};
   hn::StoreMaskBits(d, mask, bytes);
   uint32_t bits;
   std::memcpy(&bits, bytes, sizeof(bits));
   return bits;
+#endif
+}
+
+/// Elements between what is read and what is fetched for later: further than a page, where the machine's own fetching
+/// ends.
+constexpr int64_t kAhead = 1024;
+
+/// The k-th part of a vector of floats as doubles; 32-bit vectors have as many lanes as kParts vectors of doubles.
+using F64 = hn::ScalableTag<double>;
+constexpr int64_t kDoubles = hn::MaxLanes(F64());
+constexpr int64_t kParts = HWY_TARGET == HWY_SCALAR ? 1 : 2;
+template <class D>
+HWY_INLINE hn::Vec<F64> doubles(D, hn::Vec<D> v, int64_t k) {
+  static_assert(static_cast<int64_t>(hn::MaxLanes(D())) == kParts * kDoubles);
+#if HWY_TARGET == HWY_SCALAR
+  (void)k;
+  return hn::PromoteTo(F64(), v);
+#else
+  return hn::PromoteTo(F64(), k == 0 ? hn::LowerHalf(v) : hn::UpperHalf(hn::Half<D>(), v));
+#endif
+}
+
+/// kCount vectors of 32-bit integers that To holds, one behind another.
+template <class To, int64_t kCount, class D>
+HWY_INLINE void store_narrow(D, const hn::Vec<D> (&values)[kCount], To* to) {
+#if HWY_TARGET == HWY_AVX2
+  // Narrowing one vector alone takes as many instructions as two or four.
+  if constexpr (kCount % 2 == 0 && std::is_same_v<To, int16_t>) {
+#pragma GCC unroll 4
+    for (int64_t k = 0; k < kCount; k += 2) {
+      const __m256i pair = _mm256_packs_epi32(values[k].raw, values[k + 1].raw);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 8 * k), _mm256_permute4x64_epi64(pair, 0xD8));
+    }
+    return;
+  }
+  if constexpr (kCount == 4 && sizeof(To) == 1) {
+    const __m256i low = _mm256_packs_epi32(values[0].raw, values[1].raw);
+    const __m256i high = _mm256_packs_epi32(values[2].raw, values[3].raw);
+    const __m256i mixed = std::is_signed_v<To> ? _mm256_packs_epi16(low, high) : _mm256_packus_epi16(low, high);
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_permutevar8x32_epi32(mixed, order));
+    return;
+  }
+#endif
+  const hn::Rebind<To, D> narrow;
+#pragma GCC unroll 8
+  for (int64_t k = 0; k < kCount; ++k) {
+    hn::StoreU(hn::DemoteTo(narrow, values[k]), narrow, to + k * static_cast<int64_t>(hn::MaxLanes(D())));
+  }
 }
 
 }  // namespace qat::ops::HWY_NAMESPACE

@@ -56,6 +56,16 @@ TEST(EncodeWeights, TellWhetherACodeWasClipped) {
   });
 }
 
+TEST(DequantizeWeights, AreCodesTimesTheirChannelsScale) {
+  const int8_t codes[] = {-128, 3, 127, 0, -5, 7};
+  const float scale[] = {0.5f, 0.1f};
+  on_every_target([&] {
+    std::vector<float> x(7, -1.0f);
+    dequantize_weights(codes, 2, 3, scale, x.data());
+    EXPECT_EQ(x, (std::vector<float>{-64.0f, 1.5f, 63.5f, 0.0f, -5 * 0.1f, 7 * 0.1f, -1.0f}));
+  });
+}
+
 TEST(EncodeWeightsGradient, IsThatOfFakeQuantizeOnEveryTarget) {
   for (const int64_t depth : {1, 15, 16, 33, 144}) {
     const Weights w(6, depth, 0.08);
