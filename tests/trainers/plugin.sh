@@ -31,7 +31,7 @@ succeed 'net.yaml: ok' config --check net.yaml --plugin two_layers.so
 # 4 channels of 3x3x1.
 succeed "two_layers: $((4 * 9 + 8 + 50)) parameters.* 3 quantized layers" inspect --config net.yaml --plugin two_layers.so
 succeed '^integer engine' train --config net.yaml --plugin two_layers.so
-[ "$(sed -n '/^next:/,$p' out.txt | grep -c -- '--plugin two_layers.so')" = 3 ] || fail "next commands: $(cat out.txt)"
+[ "$(sed -n '/^next:/,$p' out.txt | grep -c -- '--plugin two_layers.so')" = 4 ] || fail "next commands: $(cat out.txt)"
 succeed '^integer engine' train --config net.yaml --resume --plugin two_layers.so
 model=runs/net/export/model.safetensors
 succeed '^top1 ' eval --run runs/net --plugin two_layers.so
