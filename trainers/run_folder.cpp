@@ -26,7 +26,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kFormatKey = "qat.checkpoint";
-constexpr const char* kFormat = "2";
+constexpr const char* kFormat = "3";
 constexpr const char* kStateKey = "qat.state";
 constexpr const char* kConfigKey = "qat.config";
 constexpr std::string_view kOptimizer = "optimizer.";

@@ -376,7 +376,7 @@ TEST_F(Train, WithoutASoundCheckpointNothingIsTouched) {
   EXPECT_EQ(read_file(out("run") + "/metrics.jsonl"), metrics);
   io::write_tensors(last, {{}, {{"qat.checkpoint", "1"}}});
   fs::remove(previous);
-  EXPECT_EQ(error_of<CheckpointError>(r), last + ": checkpoint format 1, this program reads 2");
+  EXPECT_EQ(error_of<CheckpointError>(r), last + ": checkpoint format 1, this program reads 3");
 }
 
 TEST_F(Train, AnAllowedChangeOfTheConfigIsTakenUp) {
