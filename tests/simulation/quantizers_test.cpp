@@ -7,10 +7,9 @@
 #include <set>
 
 #include "core/base/error.h"
-#include "core/lower/lower.h"
 #include "core/nn/weighted.h"
-#include "core/simulation/simulation.h"
 #include "tests/support/networks.h"
+#include "tests/support/runtimes.h"
 
 namespace qat::simulation {
 namespace {
@@ -123,7 +122,7 @@ TEST_P(Methods, TrainsAndLowersOrIsRefused) {
       EXPECT_TRUE(at::equal(latent(), trained)) << "evaluation changes the latent weight";
     }
     try {
-      const judges::VerifyResult result = verify(*net, lower::lower(*net, {{0, 0, 0}, {1, 1, 1}}), data.source());
+      const judges::VerifyResult result = test::verify_everywhere(*net, data.source());
       EXPECT_STREQ(c.refusal, "") << "was lowered";
       EXPECT_TRUE(result.passed()) << result.mismatches << " codes differ";
     } catch (const ExportError& error) {

@@ -8,14 +8,12 @@
 #include <map>
 
 #include "core/base/error.h"
-#include "core/export/onnx.h"
-#include "core/judges/onnxruntime.h"
 #include "core/judges/verify.h"
 #include "core/lower/lower.h"
 #include "core/nn/weighted.h"
 #include "core/simulation/simulation.h"
 #include "tests/support/networks.h"
-#include "tests/support/onnxruntime.h"
+#include "tests/support/runtimes.h"
 
 namespace qat::judges {
 namespace {
@@ -23,16 +21,7 @@ namespace {
 using at::Tensor;
 
 using simulation::verify;
-
-/// The three runtimes: training's forward, the engine, and ONNX Runtime on the bytes of an exported file.
-VerifyResult verify_everywhere(graph::GraphModule& net, const BatchSource& batches) {
-  const std::string bytes = exporter::onnx_qdq(lower::lower(net, {{0, 0, 0}, {1, 1, 1}}));
-  const integer::IntegerModel model = exporter::parse_onnx(bytes, "the export");
-  std::vector<std::unique_ptr<Judge>> judges;
-  judges.push_back(std::make_unique<EngineJudge>(model));
-  judges.push_back(std::make_unique<OnnxRuntimeJudge>(test::onnx_runtime(), bytes, model));
-  return judges::verify(simulation::simulate(net, model), model, judges, batches);
-}
+using test::verify_everywhere;
 
 constexpr int64_t kSize = 14;
 
