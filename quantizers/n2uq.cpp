@@ -1,7 +1,8 @@
 #include "quantizers/n2uq.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/bucketize.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
@@ -9,6 +10,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <utility>
 #include <vector>
 
 #include "core/autograd/fake_quantize.h"
@@ -24,11 +27,48 @@ using at::Tensor;
 /// An interval this small against the step would make gradients explode.
 constexpr double kNarrowest = 1e-3;
 
+/// How many of some ascending thresholds lie below a value, by a table of what equal cells of their range begin with.
+class Thresholds {
+ public:
+  explicit Thresholds(std::vector<float> ascending) : thresholds_(std::move(ascending)) {
+    thresholds_.push_back(std::numeric_limits<float>::infinity());
+    first_ = thresholds_.front();
+    const double width = static_cast<double>(thresholds_[size() - 1]) - first_;
+    cells_per_unit_ = width > 0 ? static_cast<float>(static_cast<double>(kCells * size()) / width) : 0.0f;
+    // The cell of a threshold is found as that of a value is: no value of a later cell lies below it.
+    begin_.assign(kCells * size() + 1, 0);
+    for (size_t i = 0; i < size(); ++i) ++begin_[cell(thresholds_[i])];
+    size_t before = 0;
+    for (size_t& begin : begin_) before += std::exchange(begin, before);
+  }
+
+  /// NaN: all of them.
+  int64_t below(float x) const {
+    if (!(x <= thresholds_[size() - 1])) return static_cast<int64_t>(size());
+    size_t i = begin_[cell(x)];
+    while (thresholds_[i] < x) ++i;
+    return static_cast<int64_t>(i);
+  }
+
+ private:
+  static constexpr size_t kCells = 8;  // a threshold
+  size_t size() const { return thresholds_.size() - 1; }
+  size_t cell(float x) const {
+    const float at = (x - first_) * cells_per_unit_;
+    return at > 0 ? std::min(static_cast<size_t>(at), begin_.size() - 1) : 0;
+  }
+
+  std::vector<float> thresholds_;  // and infinity
+  float first_ = 0, cells_per_unit_ = 0;
+  std::vector<size_t> begin_;  // thresholds in earlier cells
+};
+
 struct N2uqBackward final : autograd::Backward {
   autograd::Watched x;
   Tensor codes;                        // float32: q - z
   std::vector<double> starts, widths;  // d_i, a_i
   double scale = 1;
+  int32_t zero_point = 0;
 
   std::string name() const override { return "qat::n2uq"; }
 
@@ -40,10 +80,13 @@ struct N2uqBackward final : autograd::Backward {
     std::vector<double> da(n, 0.0), before(n, 0.0);  // before[i]: what reaches every interval below i
     const float *v = values.const_data_ptr<float>(), *dy = g.const_data_ptr<float>();
     auto* out = dx.mutable_data_ptr<float>();
+    const float* q = codes.const_data_ptr<float>();
     const double end = starts.back() + widths.back();
     for (int64_t k = 0; k < values.numel(); ++k) {
       if (!(v[k] >= starts[0] && v[k] <= end)) continue;
-      const int64_t i = std::min<int64_t>(std::upper_bound(starts.begin(), starts.end(), v[k]) - starts.begin(), n) - 1;
+      // Code q begins in the middle of interval q - 1 and ends in that of interval q.
+      int64_t i = std::min<int64_t>(static_cast<int64_t>(q[k]) + zero_point, n - 1);
+      if (v[k] < starts[i]) --i;
       const double slope = dy[k] * scale / widths[i];
       out[k] = static_cast<float>(slope);
       da[i] -= slope * (v[k] - starts[i]) / widths[i];
@@ -117,18 +160,27 @@ Tensor N2uq::fake_quantize(const Tensor& x) {
     const at::NoGradGuard no_grad;
     const auto n = intervals_.numel();
     const float* a = intervals_.const_data_ptr<float>();
-    Tensor thresholds = at::zeros({n}, at::kFloat);
+    std::vector<float> middles(n);
     double begin = start_.item<float>();
     for (int64_t i = 0; i < n; ++i) {
       saved->starts.push_back(begin);
       saved->widths.push_back(a[i]);
-      thresholds.mutable_data_ptr<float>()[i] = static_cast<float>(begin + a[i] / 2.0);
+      middles[i] = static_cast<float>(begin + a[i] / 2.0);
       begin += a[i];
     }
     saved->x = autograd::Watched(x.detach());
     saved->scale = scale_.item<float>();
-    const Tensor q = at::bucketize(x.detach().contiguous(), thresholds, false, true);
-    saved->codes = (q - spec().symmetric_zero_point()).to(at::kFloat);
+    saved->zero_point = spec().symmetric_zero_point();
+    const Tensor values = x.detach().contiguous();
+    saved->codes = at::empty(values.sizes(), at::kFloat);
+    const Thresholds thresholds(std::move(middles));
+    const float* from = values.const_data_ptr<float>();
+    auto* to = saved->codes.mutable_data_ptr<float>();
+    at::parallel_for(0, values.numel(), 1 << 14, [&](int64_t first, int64_t last) {
+      for (int64_t k = first; k < last; ++k) {
+        to[k] = static_cast<float>(thresholds.below(from[k]) - saved->zero_point);
+      }
+    });
     y = saved->codes * scale_;
   }
   return autograd::connect(y, {x, intervals_, scale_}, std::move(saved));

@@ -53,12 +53,18 @@ struct Compacting {
 /// Keeps accumulators for backward as the memory mode says; int16 is left to be written.
 Compacting keep(ConvBackward& saved, const Tensor& acc, const ops::ChannelStatistics& stats, Memory memory) {
   Compacting result;
+  const int64_t rows = acc.size(0), channels = acc.size(1);
+  const bool narrow = acc.scalar_type() == at::kShort;
+  if (narrow) {
+    saved.middle = to_tensor(std::vector<int32_t>(channels, 0));
+    saved.step = to_tensor(std::vector<float>(channels, 1.0f));
+  }
   if (memory == Memory::kRecompute) {
     saved.recompute = true;
-  } else if (memory == Memory::kExact) {
+    saved.narrow = narrow;
+  } else if (memory == Memory::kExact || narrow) {
     saved.kept = acc;
   } else {
-    const int64_t rows = acc.size(0), channels = acc.size(1);
     result.middle.resize(channels), result.gain.resize(channels);
     std::vector<float> step(channels);
     for (int64_t c = 0; c < channels; ++c) {
@@ -162,6 +168,8 @@ ConvResult conv(const QuantizedTensor& x, const QuantizedWeight& w, const ConvCa
   const at::NoGradGuard no_grad;
   const float* w_scale = w.scale.const_data_ptr<float>();
 
+  // What stays float is a logit or two: not worth another path.
+  const bool narrow = call.output.has_value();
   Accumulators made;
   std::vector<int32_t> bias;                                        // folded
   std::vector<double> real_scale(channels), real_offset(channels);  // real value = scale * acc + offset
@@ -171,10 +179,12 @@ ConvResult conv(const QuantizedTensor& x, const QuantizedWeight& w, const ConvCa
 
   if (live) {
     const BatchNorm& norm = *call.batch_norm;
-    made = run_convolution(call, x.codes(), x.range(), w.codes);
+    made = run_convolution(call, x.codes(), x.range(), w.codes, narrow);
     const int64_t rows = made.values.size(0);
     QAT_CHECK(rows > 1, "{}: batch norm needs more than one value per channel to train", call.name);
-    {
+    if (made.statistics) {
+      stats = std::move(*made.statistics);
+    } else {
       const PassTimer timer("statistics");
       stats = ops::channel_statistics(made.values.const_data_ptr<int32_t>(), rows, channels);
     }
@@ -221,16 +231,19 @@ ConvResult conv(const QuantizedTensor& x, const QuantizedWeight& w, const ConvCa
     saved->k = std::move(folded.k);
     if (call.batch_norm && call.weight_gain.empty()) saved->weight_factor = saved->k;
     bias = std::move(folded.bias);
-    made = run_convolution(call, x.codes(), x.range(), w_codes);
+    made = run_convolution(call, x.codes(), x.range(), w_codes, narrow);
     for (int64_t c = 0; c < channels; ++c) {
       real_scale[c] = static_cast<double>(x.scale()) * folded.scale[c];
       real_offset[c] = real_scale[c] * bias[c];
     }
-    if (observing || (keeping && call.memory == Memory::kCompact)) {
+    if (made.statistics) {
+      stats = std::move(*made.statistics);
+    } else if (observing || (keeping && call.memory == Memory::kCompact)) {
       stats = ops::channel_statistics(made.values.const_data_ptr<int32_t>(), made.values.size(0), channels);
     }
   }
-  const auto& [acc, sizes] = made;
+  const Tensor& acc = made.values;
+  const std::vector<int64_t>& sizes = made.sizes;
   const int64_t rows = acc.size(0);
   Compacting compacting;
   if (keeping) compacting = keep(*saved, acc, stats, call.memory);
@@ -268,7 +281,9 @@ ConvResult conv(const QuantizedTensor& x, const QuantizedWeight& w, const ConvCa
   Tensor codes = empty_kernel_layout(sizes, at::kByte);
   if (record) saved->inside = mask_bits(codes.numel());
   uint8_t* inside = record ? saved->inside.mutable_data_ptr<uint8_t>() : nullptr;
-  const int32_t* accumulators = acc.const_data_ptr<int32_t>();
+  const auto with_accumulators = [&](const auto& run) {
+    return acc.scalar_type() == at::kShort ? run(acc.const_data_ptr<int16_t>()) : run(acc.const_data_ptr<int32_t>());
+  };
   const PassTimer timer("requantization");
   std::vector<float> multiplier(channels), offset(channels);
   if (live) {
@@ -277,12 +292,16 @@ ConvResult conv(const QuantizedTensor& x, const QuantizedWeight& w, const ConvCa
       offset[c] = static_cast<float>(real_offset[c] / y_scale);
     }
     const ops::Compaction compaction = compacting.kept.defined() ? compacting.compaction() : ops::Compaction{};
-    ops::requantize_affine(accumulators, rows, channels, multiplier.data(), offset.data(), range,
-                           codes.mutable_data_ptr<uint8_t>(), inside, call.relu, &compaction);
+    with_accumulators([&](const auto* accumulators) {
+      ops::requantize_affine(accumulators, rows, channels, multiplier.data(), offset.data(), range,
+                             codes.mutable_data_ptr<uint8_t>(), inside, call.relu, &compaction);
+    });
   } else {
     multiplier = ops::multipliers(std::vector<float>(folded_scale, folded_scale + channels), x.scale(), y_scale);
-    ops::requantize(accumulators, rows, channels, bias.data(), multiplier.data(), range,
-                    codes.mutable_data_ptr<uint8_t>(), inside, call.relu);
+    with_accumulators([&](const auto* accumulators) {
+      ops::requantize(accumulators, rows, channels, bias.data(), multiplier.data(), range,
+                      codes.mutable_data_ptr<uint8_t>(), inside, call.relu);
+    });
     for (int64_t c = 0; c < channels; ++c) offset[c] = multiplier[c] * static_cast<float>(bias[c]);
   }
   KeptCodes kept_y;

@@ -15,7 +15,9 @@
 #include "core/ops/convolve.h"
 #include "core/ops/convolve_gradient.h"
 #include "core/ops/encode.h"
+#include "core/ops/nibbles.h"
 #include "core/ops/requantize.h"
+#include "core/ops/scratch.h"
 #include "core/ops/weight_codes.h"
 
 namespace qat::autograd {
@@ -59,16 +61,23 @@ std::vector<int64_t> output_padding_of(const ConvCall& call) {
 }  // namespace
 
 Accumulators run_convolution(const ConvCall& call, const Tensor& x_codes, const ops::CodeRange& x_range,
-                             const Tensor& w_codes) {
+                             const Tensor& w_codes, bool narrow) {
   const int32_t zero_point = x_range.zero_point;
   if (has_integer_kernel(x_codes.dim(), call)) {
     const ops::ConvGeometry g = kernel_geometry(x_codes.sizes(), w_codes.sizes(), call);
-    Accumulators acc{at::empty({g.rows(), g.out_c}, at::kInt), {g.batch, g.out_c}};
+    Accumulators acc{.values = {}, .sizes = {g.batch, g.out_c}, .statistics = {}};
     if (x_codes.dim() == 4) acc.sizes.push_back(g.out_h());
     if (x_codes.dim() >= 3) acc.sizes.push_back(g.out_w());
     const PassTimer timer("convolution");
-    ops::PackedConvolution<uint8_t>(g, w_codes.const_data_ptr<int8_t>(), zero_point, x_range.hi)
-        .accumulate(x_codes.const_data_ptr<uint8_t>(), g.batch, acc.values.mutable_data_ptr<int32_t>());
+    const ops::PackedConvolution<uint8_t> packed(g, w_codes.const_data_ptr<int8_t>(), zero_point, x_range.hi);
+    const uint8_t* x = x_codes.const_data_ptr<uint8_t>();
+    if (narrow && packed.fits_int16()) {
+      acc.values = at::empty({g.rows(), g.out_c}, at::kShort);
+      packed.accumulate(x, g.batch, acc.values.mutable_data_ptr<int16_t>(), &acc.statistics.emplace());
+    } else {
+      acc.values = at::empty({g.rows(), g.out_c}, at::kInt);
+      packed.accumulate(x, g.batch, acc.values.mutable_data_ptr<int32_t>());
+    }
     return acc;
   }
   // float64 holds every sum of products of codes exactly.
@@ -77,7 +86,7 @@ Accumulators run_convolution(const ConvCall& call, const Tensor& x_codes, const 
   const Tensor y =
       at::convolution(x_codes.to(at::kDouble).sub_(zero_point), g.transposed ? output_first(w, g.groups) : w, Tensor(),
                       g.stride, g.padding, g.dilation, g.transposed, output_padding_of(call), g.groups);
-  return {y.movedim(1, -1).reshape({-1, y.size(1)}).to(at::kInt), y.sizes().vec()};
+  return {y.movedim(1, -1).reshape({-1, y.size(1)}).to(at::kInt), y.sizes().vec(), {}};
 }
 
 Tensor ConvBackward::weight_codes() const {
@@ -102,7 +111,7 @@ std::vector<Tensor> ConvBackward::apply(const Tensor& grad, const std::vector<bo
   // The gradient of the weight alone needs no codes of it.
   const bool own = has_integer_kernel(w_sizes.size(), call);
   const Tensor codes = recompute || needed[0] || !own ? weight_codes() : Tensor();
-  if (recompute) kept = run_convolution(call, kept_x.codes(), x_range, codes).values;
+  if (recompute) kept = run_convolution(call, kept_x.codes(), x_range, codes, narrow).values;
   if (kept.defined()) {
     if (kept.scalar_type() == at::kShort) {
       acc.compact = kept.const_data_ptr<int16_t>();
@@ -123,13 +132,12 @@ std::vector<Tensor> ConvBackward::apply(const Tensor& grad, const std::vector<bo
   double scale_sum = 0;
   {
     const PassTimer timer("sums of gradients");
-    const Tensor y_codes = learning ? kept_y.codes() : Tensor();
-    const ops::ScaleGradient scale{.codes = learning ? y_codes.const_data_ptr<uint8_t>() : nullptr,
+    const ops::ScaleGradient scale{.codes = kept_y.stored(),
                                    .multiplier = multiplier.data(),
                                    .offset = offset.empty() ? nullptr : offset.data(),
                                    .range = y_range,
                                    .sum = &scale_sum};
-    ops::reduce_gradient(g, bits, acc, rows, channels, s1.data(), live ? s2.data() : nullptr,
+    ops::reduce_gradient(g, bits, acc, rows, channels, s1.data(), live || learning ? s2.data() : nullptr,
                          learning ? &scale : nullptr);
   }
   if (learning) result[next] = to_tensor(std::vector<float>{static_cast<float>(scale_sum * gradient_scale)});
@@ -229,8 +237,7 @@ void ConvBackward::add_convolution_gradients(const Tensor& grad, const MakeRows&
   const auto dims = static_cast<int64_t>(w_sizes.size());
   const int64_t channels = w_sizes[0];
   const bool own = has_integer_kernel(dims, call);
-  const Tensor x_codes = kept_x.codes();
-  const ops::ConvGeometry g = own ? kernel_geometry(x_codes.sizes(), w_sizes, call) : ops::ConvGeometry{.groups = -1};
+  const ops::ConvGeometry g = own ? kernel_geometry(kept_x.sizes(), w_sizes, call) : ops::ConvGeometry{.groups = -1};
   // Grouped convolutions have no kernels of ours: LibTorch's takes the weight whatever is asked for.
   const Tensor codes = kept_codes.defined() || (own && ops::has_gradients(g)) ? kept_codes : weight_codes();
   if (own && ops::has_gradients(g)) {
@@ -238,9 +245,10 @@ void ConvBackward::add_convolution_gradients(const Tensor& grad, const MakeRows&
     std::vector<float> factor(channels, x_scale);
     for (size_t c = 0; c < weight_factor.size(); ++c) factor[c] = static_cast<float>(x_scale * weight_factor[c]);
     Tensor w, dw, rows;
+    ops::ScratchVector<uint8_t> unpacked;
     if (make) rows = at::empty({parts.step, channels}, at::kFloat);
     if (needed[0]) {
-      result[0] = empty_kernel_layout(x_codes.sizes(), at::kFloat);
+      result[0] = empty_kernel_layout(kept_x.sizes(), at::kFloat);
       if (ops::is_pointwise(g)) {
         const PassTimer timer("gradients of inputs");
         w = at::empty({channels, g.in_c}, at::kFloat);
@@ -263,8 +271,11 @@ void ConvBackward::add_convolution_gradients(const Tensor& grad, const MakeRows&
       if (needed[1]) {
         const PassTimer timer("gradients of weights");
         Tensor& into = i == 0 ? result[1] : dw;
-        ops::weight_gradient(part, x_codes.const_data_ptr<uint8_t>() + in, x_range.zero_point, dy, factor.data(),
-                             into.mutable_data_ptr<float>());
+        const int64_t inputs = part.batch * part.in_h * part.in_w * part.in_c;
+        const ops::StoredCodes stored = kept_x.stored();
+        if (stored.packed) unpacked.resize(ops::unpacked_bytes(inputs));
+        const uint8_t* x = ops::codes_in(stored, in, inputs, unpacked.data());
+        ops::weight_gradient(part, x, x_range.zero_point, dy, factor.data(), into.mutable_data_ptr<float>());
         if (i > 0) result[1].add_(dw);
       }
       if (!needed[0]) continue;
@@ -285,6 +296,7 @@ void ConvBackward::add_convolution_gradients(const Tensor& grad, const MakeRows&
     make(0, channels == 0 ? 0 : grad.numel() / channels, dy.mutable_data_ptr<float>());
   }
   const PassTimer timer("gradients of other convolutions");
+  const Tensor x_codes = kept_x.codes();
   Tensor x = empty_kernel_layout(x_codes.sizes(), at::kFloat);  // only its sizes are read for the input's gradient
   if (needed[1]) {
     ops::dequantize(x_codes.const_data_ptr<uint8_t>(), x_codes.numel(), x_scale, x_range.zero_point,

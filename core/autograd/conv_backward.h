@@ -5,11 +5,13 @@
 #include <ATen/ops/from_blob.h>
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "core/autograd/functions.h"
 #include "core/autograd/node.h"
+#include "core/ops/convolve.h"
 #include "core/ops/types.h"
 
 namespace qat::autograd {
@@ -25,15 +27,17 @@ inline at::Tensor to_float_tensor(const std::vector<double>& values) {
   return to_tensor(std::vector<float>(values.begin(), values.end()));
 }
 
-/// int32 [rows, C], and the sizes [N, C, spatial...] of the map that the rows are.
+/// int32 [rows, C], or int16 with their statistics; and the sizes [N, C, spatial...] of the map that the rows are.
 struct Accumulators {
   at::Tensor values;
   std::vector<int64_t> sizes;
+  std::optional<ops::ChannelStatistics> statistics;
 };
 
 /// The convolution of codes: by the integer kernels, or in float64 where they have no form (exact as well).
+/// narrow: int16 where the weights leave the accumulators no other values.
 Accumulators run_convolution(const ConvCall& call, const at::Tensor& x_codes, const ops::CodeRange& x_range,
-                             const at::Tensor& w_codes);
+                             const at::Tensor& w_codes, bool narrow);
 
 /// A node behind a weight's handle that can make the weight's codes again, so that no one need keep them.
 class RemakesCodes {
@@ -62,9 +66,10 @@ struct ConvBackward final : Backward {
   std::vector<double> weight_factor;  // of the gradient at the weight's handle to that of the weight that ran; empty: 1
 
   at::Tensor inside;  // bit mask; undefined: everywhere
-  at::Tensor kept;    // int16 (compact) or int32 accumulators; undefined: none, or recomputed
+  at::Tensor kept;    // int16 (compact, or narrow) or int32 accumulators; undefined: none, or recomputed
   bool recompute = false;
   at::Tensor middle, step;  // with int16
+  bool narrow = false;      // how they are recomputed
 
   // Live batch norm: xhat = p * acc + q.
   std::vector<double> p, q, gain;  // gain = gamma / sqrt(var + eps)

@@ -56,15 +56,17 @@ struct AddBackward final : Backward {
   std::vector<Tensor> apply(const Tensor& grad, const std::vector<bool>& needed) override {
     const PassTimer timer("gradients of adds");
     std::vector<Tensor> result(needed.size());
+    const bool learning = learn && needed[2];
+    Tensor dx;
     if (needed[0] || needed[1]) {
-      const Tensor dx = masked(grad, inside);
+      dx = learning ? empty_kernel_layout(grad.sizes(), at::kFloat) : masked(grad, inside);
       if (needed[0]) result[0] = dx;
       if (needed[1]) result[1] = dx;
     }
-    if (learn && needed[2]) {
-      const Tensor qa = a.codes(), qb = b.codes(), qy = y.codes();
-      const double ds = ops::add_scale_gradient(grad.const_data_ptr<float>(), codes_of(qa), codes_of(qb), codes_of(qy),
-                                                codes_of(inside), grad.numel(), params);
+    if (learning) {
+      const double ds =
+          ops::add_scale_gradient(grad.const_data_ptr<float>(), a.stored(), b.stored(), y.stored(), codes_of(inside),
+                                  grad.numel(), params, dx.defined() ? dx.mutable_data_ptr<float>() : nullptr);
       result[2] = at::empty({1}, at::kFloat).fill_(ds * gradient_scale);
     }
     return result;

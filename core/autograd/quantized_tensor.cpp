@@ -9,7 +9,6 @@
 #include "core/autograd/node.h"
 #include "core/base/error.h"
 #include "core/ops/encode.h"
-#include "core/ops/nibbles.h"
 
 namespace qat::autograd {
 
@@ -26,6 +25,12 @@ at::Tensor KeptCodes::codes() const {
   at::Tensor codes = empty_kernel_layout(sizes_, at::kByte);
   ops::unpack_nibbles(stored_.const_data_ptr<uint8_t>(), codes.numel(), lo_, codes.mutable_data_ptr<uint8_t>());
   return codes;
+}
+
+ops::StoredCodes KeptCodes::stored() const {
+  if (!defined()) return {};
+  const uint8_t* data = stored_.const_data_ptr<uint8_t>();
+  return packed_ ? ops::StoredCodes(data, lo_) : ops::StoredCodes(data);
 }
 
 QuantizedTensor::QuantizedTensor(at::Tensor codes, float scale, ops::CodeRange range, at::Tensor handle, KeptCodes kept)

@@ -7,6 +7,7 @@
 #include <memory>
 #include <vector>
 
+#include "core/ops/nibbles.h"
 #include "core/ops/types.h"
 
 namespace qat::autograd {
@@ -27,6 +28,8 @@ class KeptCodes {
   at::IntArrayRef sizes() const { return sizes_; }
   /// uint8 in kernel_layout's memory format.
   at::Tensor codes() const;
+  /// In the order of that memory, while this lives.
+  ops::StoredCodes stored() const;
 
  private:
   at::Tensor stored_;

@@ -8,6 +8,10 @@
 #include "core/ops/types.h"
 
 namespace qat::ops {
+namespace kernels {
+template <class Code>
+struct PackedWeights;
+}
 
 /// A 1x1 convolution without stride, padding or groups: the matrix product of pixels and weights.
 inline bool is_pointwise(const ConvGeometry& g) {
@@ -22,6 +26,15 @@ inline bool is_pointwise(const ConvGeometry& g) {
 /// The scalar definition; every other implementation must give the same integers.
 template <class Code>
 void convolve_reference(const ConvGeometry& g, const Code* x, int32_t zero_point, const int16_t* w, int32_t* acc);
+
+/// Exact statistics of accumulators per channel. Sums are made in a fixed order that does not depend on the number of
+/// threads or on vector width.
+struct ChannelStatistics {
+  std::vector<double> sum;
+  std::vector<double> sum_squares;
+  std::vector<int32_t> min;
+  std::vector<int32_t> max;
+};
 
 /// A convolution with its weights in the order that this machine's kernels read, packed once for any number of inputs.
 /// Which kernel runs follows from the values of the weights and the range of the input codes; all give the same
@@ -50,6 +63,12 @@ class PackedConvolution {
   /// The accumulators [rows][out_c] of `batch` images.
   void accumulate(const Code* x, int64_t batch, int32_t* acc) const;
 
+  /// Whether, of all inputs, every accumulator lies in [-32767, 32767].
+  bool fits_int16() const;
+  /// Accumulators of a convolution that fits_int16(), and their statistics on the way. Throws qat::Error if it does
+  /// not.
+  void accumulate(const Code* x, int64_t batch, int16_t* acc, ChannelStatistics* statistics = nullptr) const;
+
   /// The codes that requantize() (requantize.h) makes of the accumulators, which never reach memory as a whole. bias
   /// may be null. Throws qat::Error if the range is not one of Code.
   void requantize(const Code* x, int64_t batch, const int32_t* bias, const float* multiplier, CodeRange range,
@@ -60,27 +79,15 @@ class PackedConvolution {
 
  private:
   static constexpr int32_t kHighest = std::is_signed_v<Code> ? 127 : 255;
-  struct Packed;
-  template <class Weight>
-  static std::unique_ptr<Packed> pack(const ConvGeometry& g, const Weight* w, int32_t zero_point, int32_t highest);
-  template <class Finish>
-  void run(const Code* x, int64_t batch, const Finish& finish) const;
 
-  std::unique_ptr<Packed> packed_;
+  std::unique_ptr<kernels::PackedWeights<Code>> packed_;
 };
 
 /// Packs and accumulates at once. An empty batch is fine.
 template <class Code>
 void convolve(const ConvGeometry& g, const Code* x, int32_t zero_point, const int16_t* w, int32_t* acc);
 
-/// Exact statistics of accumulators per channel. Sums are made in a fixed order that does not depend on the number of
-/// threads or on vector width.
-struct ChannelStatistics {
-  std::vector<double> sum;
-  std::vector<double> sum_squares;
-  std::vector<int32_t> min;
-  std::vector<int32_t> max;
-};
+/// Of int32 accumulators [rows][channels].
 ChannelStatistics channel_statistics(const int32_t* acc, int64_t rows, int64_t channels);
 
 }  // namespace qat::ops

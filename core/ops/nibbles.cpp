@@ -10,27 +10,40 @@
 
 #include "core/ops/pieces.h"
 
+#ifndef QAT_CORE_OPS_NIBBLES_CPP
+#define QAT_CORE_OPS_NIBBLES_CPP
+namespace qat::ops {
+namespace {
+constexpr int64_t kHalf = kNibbleBlock / 2;
+}  // namespace
+}  // namespace qat::ops
+#endif
+
 HWY_BEFORE_NAMESPACE();
 namespace qat::ops::HWY_NAMESPACE {
 namespace {
 
-/// Returns the bits of all codes less lo.
-uint8_t pack(const uint8_t* __restrict low, const uint8_t* __restrict high, int64_t n, uint8_t lo,
-             uint8_t* __restrict packed) {
-  uint8_t all = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    const auto a = static_cast<uint8_t>(low[i] - lo), b = static_cast<uint8_t>(high[i] - lo);
-    all = static_cast<uint8_t>(all | a | b);
-    packed[i] = static_cast<uint8_t>(a | b << 4);
+/// Whole blocks. Returns the bits of all codes less lo.
+uint8_t pack(const uint8_t* __restrict codes, int64_t blocks, uint8_t lo, uint8_t* __restrict packed) {
+  uint8_t all[kHalf] = {};
+  for (int64_t b = 0; b < blocks; ++b, codes += kNibbleBlock, packed += kHalf) {
+    for (int64_t i = 0; i < kHalf; ++i) {
+      const auto low = static_cast<uint8_t>(codes[i] - lo), high = static_cast<uint8_t>(codes[kHalf + i] - lo);
+      all[i] = static_cast<uint8_t>(all[i] | low | high);
+      packed[i] = static_cast<uint8_t>(low | high << 4);
+    }
   }
-  return all;
+  uint8_t any = 0;
+  for (const uint8_t bits : all) any = static_cast<uint8_t>(any | bits);
+  return any;
 }
 
-void unpack(const uint8_t* __restrict packed, int64_t n, uint8_t lo, uint8_t* __restrict low,
-            uint8_t* __restrict high) {
-  for (int64_t i = 0; i < n; ++i) {
-    low[i] = static_cast<uint8_t>((packed[i] & 15) + lo);
-    high[i] = static_cast<uint8_t>((packed[i] >> 4) + lo);
+void unpack(const uint8_t* __restrict packed, int64_t blocks, uint8_t lo, uint8_t* __restrict codes) {
+  for (int64_t b = 0; b < blocks; ++b, codes += kNibbleBlock, packed += kHalf) {
+    for (int64_t i = 0; i < kHalf; ++i) {
+      codes[i] = static_cast<uint8_t>((packed[i] & 15) + lo);
+      codes[kHalf + i] = static_cast<uint8_t>((packed[i] >> 4) + lo);
+    }
   }
 }
 
@@ -45,27 +58,40 @@ HWY_EXPORT(pack);
 HWY_EXPORT(unpack);
 
 bool pack_nibbles(const uint8_t* codes, int64_t n, int32_t lo, uint8_t* packed) {
-  const int64_t half = packed_bytes(n), pairs = n / 2;
   const auto least = static_cast<uint8_t>(lo);
+  const int64_t whole = n / kNibbleBlock * kNibbleBlock;
   int all = 0;
-#pragma omp parallel for schedule(static) reduction(| : all) if (pairs >= 16 * kPiece)
-  for (int64_t i = 0; i < pairs; i += kPiece) {
-    all |= HWY_DYNAMIC_DISPATCH(pack)(codes + i, codes + half + i, std::min(kPiece, pairs - i), least, packed + i);
+  static_assert(kPiece % kNibbleBlock == 0);
+#pragma omp parallel for schedule(static) reduction(| : all) if (whole >= 16 * kPiece)
+  for (int64_t i = 0; i < whole; i += kPiece) {
+    all |= HWY_DYNAMIC_DISPATCH(pack)(codes + i, std::min(kPiece, whole - i) / kNibbleBlock, least, packed + i / 2);
   }
-  if (pairs < half) {
-    packed[pairs] = static_cast<uint8_t>(codes[pairs] - least);
-    all |= packed[pairs];
+  if (whole < n) {
+    uint8_t last[kNibbleBlock];
+    std::fill(std::copy(codes + whole, codes + n, last), last + kNibbleBlock, least);
+    all |= HWY_DYNAMIC_DISPATCH(pack)(last, 1, least, packed + whole / 2);
   }
   return all <= 15;
 }
 
 void unpack_nibbles(const uint8_t* packed, int64_t n, int32_t lo, uint8_t* codes) {
-  const int64_t half = packed_bytes(n), pairs = n / 2;
-  const auto least = static_cast<uint8_t>(lo);
-  for_pieces(pairs, [&](int64_t, int64_t begin, int64_t count) {
-    HWY_DYNAMIC_DISPATCH(unpack)(packed + begin, count, least, codes + begin, codes + half + begin);
+  for_pieces(n, [&](int64_t, int64_t begin, int64_t count) {
+    const int64_t whole = count / kNibbleBlock * kNibbleBlock, at = begin + whole;
+    HWY_DYNAMIC_DISPATCH(unpack)
+    (packed + begin / 2, whole / kNibbleBlock, static_cast<uint8_t>(lo), codes + begin);
+    for (int64_t i = at; i < begin + count; ++i) {
+      const int place = static_cast<int>(i - at), byte = packed[at / 2 + place % kHalf];
+      codes[i] = static_cast<uint8_t>((place < kHalf ? byte & 15 : byte >> 4) + lo);
+    }
   });
-  if (pairs < half) codes[pairs] = static_cast<uint8_t>(packed[pairs] + least);
+}
+
+const uint8_t* codes_in(const StoredCodes& stored, int64_t begin, int64_t count, uint8_t* memory) {
+  if (!stored.packed) return stored.data + begin;
+  const int64_t first = begin / kNibbleBlock, last = (begin + count + kNibbleBlock - 1) / kNibbleBlock;
+  HWY_DYNAMIC_DISPATCH(unpack)
+  (stored.data + first * kHalf, last - first, static_cast<uint8_t>(stored.lo), memory);
+  return memory + (begin - first * kNibbleBlock);
 }
 
 }  // namespace qat::ops

@@ -122,10 +122,9 @@ HWY_INLINE void range_piece(const Code* a, const Code* b, int64_t n, const Binar
   run(hn::CappedTag<float, 1>(), whole, n);
 }
 
-/// Sum of g * (y - (inside ? value : z)) in 16 lanes, which are added in their order.
-template <class Code>
-HWY_INLINE double add_gradient_piece(const float* g, const Code* a, const Code* b, const Code* y, const uint8_t* inside,
-                                     int64_t n, const AddConstants& k, float zero_y) {
+/// Sum of g * (y - (inside ? value : z)) in 16 lanes, which are added in their order; dx may be null.
+double add_gradient(const float* g, const uint8_t* a, const uint8_t* b, const uint8_t* y, const uint8_t* inside,
+                    int64_t n, const AddConstants& k, float zero_y, float* dx) {
   constexpr int64_t kSums = 16;
   const Half d;
   const F64 dd;
@@ -138,18 +137,26 @@ HWY_INLINE double add_gradient_piece(const float* g, const Code* a, const Code* 
 #pragma GCC unroll 16
     for (int64_t v = 0; v < kSums / kDoubles; ++v) {
       const int64_t at = i + v * kDoubles;
-      auto t = sum_of(d, a + at, b + at, k);
-      if (inside != nullptr) t = hn::IfThenElse(load_mask(d, inside, at), t, hn::Set(d, zero_y));
+      const auto gradient = hn::LoadU(d, g + at);
+      auto t = sum_of(d, a + at, b + at, k), slope = gradient;
+      if (inside != nullptr) {
+        const auto mask = load_mask(d, inside, at);
+        t = hn::IfThenElse(mask, t, hn::Set(d, zero_y));
+        slope = hn::IfThenElseZero(mask, gradient);
+      }
+      if (dx != nullptr) hn::StoreU(slope, d, dx + at);
       const auto difference = hn::PromoteTo(dd, hn::Sub(floats(d, y + at), t));
       // The product of two floats is exact in double: fused or not, the sum is the same.
-      sums[v] = hn::MulAdd(hn::PromoteTo(dd, hn::LoadU(d, g + at)), difference, sums[v]);
+      sums[v] = hn::MulAdd(hn::PromoteTo(dd, gradient), difference, sums[v]);
     }
   }
 #pragma GCC unroll 16
   for (int64_t v = 0; v < kSums / kDoubles; ++v) hn::StoreU(sums[v], dd, lanes + v * kDoubles);
   for (int64_t i = whole; i < n; ++i) {
     const float v = std::fma(static_cast<float>(a[i]), k.ra, std::fma(static_cast<float>(b[i]), k.rb, k.f));
-    const float t = mask_bit(inside, i) ? v : zero_y;
+    const bool in = mask_bit(inside, i);
+    const float t = in ? v : zero_y;
+    if (dx != nullptr) dx[i] = in ? g[i] : 0.0f;
     lanes[i - whole] += static_cast<double>(g[i]) * static_cast<double>(static_cast<float>(y[i]) - t);
   }
   double sum = 0;
@@ -179,10 +186,6 @@ void relu_piece(const Code* x, int64_t n, Code zero_point, Code* y) {
   void range_##suffix(const Code* a, const Code* b, int64_t n, const BinaryParams& p, float* lo, float* hi) {       \
     range_piece(a, b, n, p, lo, hi);                                                                                \
   }                                                                                                                 \
-  double add_gradient_##suffix(const float* g, const Code* a, const Code* b, const Code* y, const uint8_t* inside,  \
-                               int64_t n, const AddConstants& k, float zero_y) {                                    \
-    return add_gradient_piece(g, a, b, y, inside, n, k, zero_y);                                                    \
-  }                                                                                                                 \
   void mul_##suffix(const Code* a, const Code* b, int64_t n, MulConstants k, Code* y) { mul_piece(a, b, n, k, y); } \
   void relu_##suffix(const Code* x, int64_t n, Code zero_point, Code* y) { relu_piece(x, n, zero_point, y); }
 QAT_KERNELS(u8, uint8_t)
@@ -201,10 +204,10 @@ namespace {
   HWY_EXPORT(name##_i8);
 QAT_EXPORT(add)
 QAT_EXPORT(range)
-QAT_EXPORT(add_gradient)
 QAT_EXPORT(mul)
 QAT_EXPORT(relu)
 #undef QAT_EXPORT
+HWY_EXPORT(add_gradient);
 
 template <class Code, class KernelU8, class KernelI8>
 constexpr auto select(KernelU8 u8, KernelI8 i8) {
@@ -318,15 +321,16 @@ void lookup(const Code* x, int64_t n, const int16_t* table, Code* y) {
   });
 }
 
-template <class Code>
-double add_scale_gradient(const float* g, const Code* a, const Code* b, const Code* y, const uint8_t* inside, int64_t n,
-                          const BinaryParams& p) {
+double add_scale_gradient(const float* g, const StoredCodes& a, const StoredCodes& b, const StoredCodes& y,
+                          const uint8_t* inside, int64_t n, const BinaryParams& p, float* dx) {
   const AddConstants k = add_constants(p);
   std::vector<double> sums((n + kPiece - 1) / kPiece);
   for_pieces(n, [&](int64_t piece, int64_t begin, int64_t count) {
-    const uint8_t* mask = inside == nullptr ? nullptr : inside + begin / 8;
-    sums[piece] = QAT_KERNEL(add_gradient)(g + begin, a + begin, b + begin, y + begin, mask, count, k,
-                                           static_cast<float>(p.range.zero_point));
+    uint8_t memory[3][unpacked_bytes(kPiece)];
+    sums[piece] = HWY_DYNAMIC_DISPATCH(add_gradient)(
+        g + begin, codes_in(a, begin, count, memory[0]), codes_in(b, begin, count, memory[1]),
+        codes_in(y, begin, count, memory[2]), inside == nullptr ? nullptr : inside + begin / 8, count, k,
+        static_cast<float>(p.range.zero_point), dx == nullptr ? nullptr : dx + begin);
   });
   return std::accumulate(sums.begin(), sums.end(), 0.0);
 }
@@ -339,9 +343,7 @@ double add_scale_gradient(const float* g, const Code* a, const Code* b, const Co
   template void mul<Code>(const Code*, const Code*, int64_t, const BinaryParams&, Code*);                             \
   template void mul_broadcast<Code>(const Code*, const Code*, int64_t, int64_t, int64_t, const BinaryParams&, Code*); \
   template void relu<Code>(const Code*, int64_t, int32_t, Code*, uint8_t*);                                           \
-  template void lookup<Code>(const Code*, int64_t, const int16_t*, Code*);                                            \
-  template double add_scale_gradient<Code>(const float*, const Code*, const Code*, const Code*, const uint8_t*,       \
-                                           int64_t, const BinaryParams&);
+  template void lookup<Code>(const Code*, int64_t, const int16_t*, Code*);
 QAT_INSTANTIATE(uint8_t)
 QAT_INSTANTIATE(int8_t)
 #undef QAT_INSTANTIATE

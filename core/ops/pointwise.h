@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/ops/nibbles.h"
 #include "core/ops/types.h"
 
 namespace qat::ops {
@@ -52,9 +53,8 @@ template <class Code>
 void lookup(const Code* x, int64_t n, const int16_t* table, Code* y);
 
 /// LSQ's gradient of the output scale of add(), as scale_gradient in requantize.h; t is the value before rounding -
-/// z_y.
-template <class Code>
-double add_scale_gradient(const float* g, const Code* a, const Code* b, const Code* y, const uint8_t* inside, int64_t n,
-                          const BinaryParams& p);
+/// z_y. dx (optional) [n]: inside ? g : 0, the gradient of both operands.
+double add_scale_gradient(const float* g, const StoredCodes& a, const StoredCodes& b, const StoredCodes& y,
+                          const uint8_t* inside, int64_t n, const BinaryParams& p, float* dx = nullptr);
 
 }  // namespace qat::ops

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "core/base/error.h"
 #include "core/ops/requantize_kernels.h"
@@ -30,12 +31,17 @@ HWY_INLINE hn::Vec<I32> rounded(hn::Vec<F32> value, hn::Vec<I32> zero_point) {
   return hn::Sub(bits, hn::Sub(hn::Set(I32(), 0x4b400000), zero_point));
 }
 
+HWY_INLINE hn::Vec<I32> load(const int32_t* acc) { return hn::LoadU(I32(), acc); }
+HWY_INLINE hn::Vec<I32> load(const int16_t* acc) {
+  return hn::PromoteTo(I32(), hn::LoadU(hn::Rebind<int16_t, I32>(), acc));
+}
+
 /// float(acc + bias) * multiplier, or fma(float(acc), multiplier, offset).
-template <bool kAffine>
-HWY_INLINE hn::Vec<F32> value(const Requantization& q, const int32_t* acc, int64_t j) {
+template <bool kAffine, class Acc>
+HWY_INLINE hn::Vec<F32> value(const Requantization& q, const Acc* acc, int64_t j) {
   const F32 df;
   const I32 di;
-  auto a = hn::LoadU(di, acc);
+  auto a = load(acc);
   const auto m = hn::LoadU(df, q.multiplier + j);
   if constexpr (kAffine) {
     return fused(df, hn::ConvertTo(df, a), m, hn::LoadU(df, q.offset + j));
@@ -68,8 +74,8 @@ void compact_step(const Compaction& c, const int32_t* acc, int64_t j, int16_t* k
 }
 
 /// kStep codes and their mask bits.
-template <class Code, bool kAffine>
-HWY_INLINE uint32_t quantize_step(const Requantization& q, const int32_t* acc, int64_t j, Code* codes) {
+template <class Code, bool kAffine, class Acc>
+HWY_INLINE uint32_t quantize_step(const Requantization& q, const Acc* acc, int64_t j, Code* codes) {
   const F32 df;
   const I32 di;
   const auto lo = hn::Set(df, q.lo), hi = hn::Set(df, q.hi);
@@ -90,32 +96,41 @@ HWY_INLINE uint32_t quantize_step(const Requantization& q, const int32_t* acc, i
   return inside;
 }
 
-template <class Code, bool kAffine>
-HWY_INLINE void quantize_range(const Requantization& q, const int32_t* acc, int64_t begin, int64_t end, Code* codes,
+template <class Code, bool kAffine, class Acc>
+HWY_INLINE void quantize_range(const Requantization& q, const Acc* acc, int64_t begin, int64_t end, Code* codes,
                                uint8_t* inside, const Compaction& compaction) {
   for (int64_t i = begin, j = 0; i < end; i += kStep, j = j + kStep == q.period ? 0 : j + kStep) {
     const int64_t count = std::min(kStep, end - i);
     if (count == kStep) {
       const uint32_t bits = quantize_step<Code, kAffine>(q, acc + i, j, codes + i);
       if (inside != nullptr) std::memcpy(inside + i / 8, &bits, sizeof(bits));
-      if (compaction.kept != nullptr) compact_step(compaction, acc + i, j, compaction.kept + i);
+      if constexpr (std::is_same_v<Acc, int32_t>) {
+        if (compaction.kept != nullptr) compact_step(compaction, acc + i, j, compaction.kept + i);
+      }
       continue;
     }
-    int32_t padded[kStep] = {};
+    Acc padded[kStep] = {};
     Code padded_codes[kStep];
-    std::memcpy(padded, acc + i, static_cast<size_t>(count) * sizeof(int32_t));
+    std::memcpy(padded, acc + i, static_cast<size_t>(count) * sizeof(Acc));
     const uint32_t bits = quantize_step<Code, kAffine>(q, padded, j, padded_codes) & ((1u << count) - 1);
     std::memcpy(codes + i, padded_codes, static_cast<size_t>(count));
     if (inside != nullptr) {
       for (int64_t b = 0; b < count; b += 8) inside[(i + b) / 8] = static_cast<uint8_t>(bits >> b);
     }
-    if (compaction.kept == nullptr) continue;
-    int16_t padded_kept[kStep];
-    compact_step(compaction, padded, j, padded_kept);
-    std::memcpy(compaction.kept + i, padded_kept, static_cast<size_t>(count) * sizeof(int16_t));
+    if constexpr (std::is_same_v<Acc, int32_t>) {
+      if (compaction.kept == nullptr) continue;
+      int16_t padded_kept[kStep];
+      compact_step(compaction, padded, j, padded_kept);
+      std::memcpy(compaction.kept + i, padded_kept, static_cast<size_t>(count) * sizeof(int16_t));
+    }
   }
 }
 
+void requantize_narrow(const Requantization& q, const int16_t* acc, int64_t begin, int64_t end, uint8_t* codes,
+                       uint8_t* inside) {
+  if (q.offset != nullptr) return quantize_range<uint8_t, true>(q, acc, begin, end, codes, inside, {});
+  quantize_range<uint8_t, false>(q, acc, begin, end, codes, inside, {});
+}
 void requantize_u8(const Requantization& q, const int32_t* acc, int64_t begin, int64_t end, uint8_t* codes,
                    uint8_t* inside) {
   quantize_range<uint8_t, false>(q, acc, begin, end, codes, inside, {});
@@ -173,6 +188,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace qat::ops {
 
+HWY_EXPORT(requantize_narrow);
 HWY_EXPORT(requantize_u8);
 HWY_EXPORT(requantize_s8);
 HWY_EXPORT(requantize_affine_u8);
@@ -194,10 +210,13 @@ void check_range(CodeRange range) {
 }
 
 /// Elements [begin, end), begin at the start of a period. compaction: of the affine form.
-template <class Code>
-void quantize_elements(const Requantization& q, const int32_t* acc, int64_t begin, int64_t end, Code* codes,
+template <class Code, class Acc>
+void quantize_elements(const Requantization& q, const Acc* acc, int64_t begin, int64_t end, Code* codes,
                        uint8_t* inside, const Compaction& compaction = {}) {
-  if constexpr (std::is_same_v<Code, uint8_t>) {
+  if constexpr (std::is_same_v<Acc, int16_t>) {
+    static_assert(std::is_same_v<Code, uint8_t>);
+    HWY_DYNAMIC_DISPATCH(requantize_narrow)(q, acc, begin, end, codes, inside);
+  } else if constexpr (std::is_same_v<Code, uint8_t>) {
     if (q.offset != nullptr) {
       HWY_DYNAMIC_DISPATCH(requantize_affine_u8)(q, acc, begin, end, codes, inside, compaction);
     } else {
@@ -212,11 +231,13 @@ void quantize_elements(const Requantization& q, const int32_t* acc, int64_t begi
   }
 }
 
-template <class Code>
-void requantize_matrix(const int32_t* acc, int64_t rows, int64_t channels, const int32_t* bias, const float* multiplier,
+template <class Code, class Acc>
+void requantize_matrix(const Acc* acc, int64_t rows, int64_t channels, const int32_t* bias, const float* multiplier,
                        const float* offset, CodeRange range, Code* codes, uint8_t* inside, bool relu,
                        const Compaction& compaction) {
   check_range<Code>(range);
+  QAT_CHECK((std::is_same_v<Acc, int32_t>) || compaction.kept == nullptr,
+            "accumulators of 16 bits are kept as they are");
   const int64_t n = rows * channels;
   if (n == 0) return;
   const Periodic<int32_t> biases(bias, channels);
@@ -273,14 +294,14 @@ template class Requantizer<int8_t>;
 
 }  // namespace kernels
 
-template <class Code>
-void requantize(const int32_t* acc, int64_t rows, int64_t channels, const int32_t* bias, const float* multiplier,
+template <class Code, class Acc>
+void requantize(const Acc* acc, int64_t rows, int64_t channels, const int32_t* bias, const float* multiplier,
                 CodeRange range, Code* codes, uint8_t* inside, bool relu) {
   requantize_matrix(acc, rows, channels, bias, multiplier, nullptr, range, codes, inside, relu, {});
 }
 
-template <class Code>
-void requantize_affine(const int32_t* acc, int64_t rows, int64_t channels, const float* multiplier, const float* offset,
+template <class Code, class Acc>
+void requantize_affine(const Acc* acc, int64_t rows, int64_t channels, const float* multiplier, const float* offset,
                        CodeRange range, Code* codes, uint8_t* inside, bool relu, const Compaction* compaction) {
   requantize_matrix(acc, rows, channels, nullptr, multiplier, offset, range, codes, inside, relu,
                     compaction == nullptr ? Compaction{} : *compaction);
@@ -309,13 +330,14 @@ void compact(const int32_t* acc, int64_t rows, int64_t channels, const int32_t* 
   });
 }
 
-#define QAT_INSTANTIATE(Code)                                                                                      \
-  template void requantize<Code>(const int32_t*, int64_t, int64_t, const int32_t*, const float*, CodeRange, Code*, \
-                                 uint8_t*, bool);                                                                  \
-  template void requantize_affine<Code>(const int32_t*, int64_t, int64_t, const float*, const float*, CodeRange,   \
-                                        Code*, uint8_t*, bool, const Compaction*);
-QAT_INSTANTIATE(uint8_t)
-QAT_INSTANTIATE(int8_t)
+#define QAT_INSTANTIATE(Code, Acc)                                                                                  \
+  template void requantize<Code, Acc>(const Acc*, int64_t, int64_t, const int32_t*, const float*, CodeRange, Code*, \
+                                      uint8_t*, bool);                                                              \
+  template void requantize_affine<Code, Acc>(const Acc*, int64_t, int64_t, const float*, const float*, CodeRange,   \
+                                             Code*, uint8_t*, bool, const Compaction*);
+QAT_INSTANTIATE(uint8_t, int32_t)
+QAT_INSTANTIATE(int8_t, int32_t)
+QAT_INSTANTIATE(uint8_t, int16_t)
 #undef QAT_INSTANTIATE
 
 }  // namespace qat::ops

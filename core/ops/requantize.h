@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "core/ops/nibbles.h"
 #include "core/ops/types.h"
 
 namespace qat::ops {
@@ -16,9 +17,9 @@ namespace qat::ops {
 ///   code = rne(clip(t, lo - z, hi - z)) + z
 /// bias may be null. inside (optional): lo - z <= t <= hi - z, closed, and t > 0 where relu.
 /// ReLU itself is lo == z in the range; `relu` only decides what the mask holds. NaN gives lo and is outside.
-/// Throws qat::Error if lo, hi or z is not a Code.
-template <class Code>
-void requantize(const int32_t* acc, int64_t rows, int64_t channels, const int32_t* bias, const float* multiplier,
+/// Throws qat::Error if lo, hi or z is not a Code. Acc: int32_t, or int16_t with codes of uint8_t.
+template <class Code, class Acc>
+void requantize(const Acc* acc, int64_t rows, int64_t channels, const int32_t* bias, const float* multiplier,
                 CodeRange range, Code* codes, uint8_t* inside = nullptr, bool relu = false);
 
 /// What compact() makes of the accumulators, in the pass of another function.
@@ -28,9 +29,10 @@ struct Compaction {
   int16_t* kept = nullptr;
 };
 
-/// Live batch norm (training): t = fma(float(acc), multiplier[c], offset[c]), then as above. compaction: optional.
-template <class Code>
-void requantize_affine(const int32_t* acc, int64_t rows, int64_t channels, const float* multiplier, const float* offset,
+/// Live batch norm (training): t = fma(float(acc), multiplier[c], offset[c]), then as above. compaction: optional, of
+/// int32_t accumulators.
+template <class Code, class Acc>
+void requantize_affine(const Acc* acc, int64_t rows, int64_t channels, const float* multiplier, const float* offset,
                        CodeRange range, Code* codes, uint8_t* inside = nullptr, bool relu = false,
                        const Compaction* compaction = nullptr);
 
@@ -41,7 +43,8 @@ void dequantize_accumulators(const int32_t* acc, int64_t rows, int64_t channels,
 /// Batch norm's input kept for backward as int16: i = rne((acc - middle[c]) * gain[c]) with, from the channel's minimum
 /// and maximum, middle = min + (max - min) / 2 (integer division) and gain = 65000 / (max - min) (0 if equal).
 /// Rebuilt as  a = middle[c] + i * step[c],  step = (max - min) / 65000. For gradients only; codes never come from it.
-void compact(const int32_t* acc, int64_t rows, int64_t channels, const int32_t* middle, const float* gain, int16_t* kept);
+void compact(const int32_t* acc, int64_t rows, int64_t channels, const int32_t* middle, const float* gain,
+             int16_t* kept);
 
 /// How accumulators were kept: exactly one pointer is set.
 /// a(row, c) = int16 ? float(middle[c]) + float(i) * step[c] : float(acc).
@@ -52,11 +55,11 @@ struct KeptAccumulators {
   const float* step = nullptr;      // with compact
 };
 
-/// What scale_gradient() below makes of the same gradient and accumulators, in the pass of another function. The codes
-/// are the forward's: rounding the kept accumulators again would put one of a few thousand on the other side of a tie,
-/// with an error of a whole step where the rule counts rounding errors.
+/// What scale_gradient() below makes of the same gradient and accumulators, in the pass of another function, with t in
+/// double. The codes are the forward's: rounding the kept accumulators again would put one of a few thousand on the
+/// other side of a tie, with an error of a whole step where the rule counts rounding errors.
 struct ScaleGradient {
-  const uint8_t* codes = nullptr;
+  StoredCodes codes;
   const float* multiplier = nullptr;
   const float* offset = nullptr;  // may be null
   CodeRange range;
@@ -65,9 +68,9 @@ struct ScaleGradient {
 
 /// s1[c] = sum of g where inside, s2[c] = sum of g * a where inside; double sums in a fixed order, independent of the
 /// number of threads. inside null: everywhere. kept with no pointer set: s2 is not computed (may be null).
-/// scale: optional, with kept accumulators; then s2 is computed if it is not null.
-void reduce_gradient(const float* g, const uint8_t* inside, const KeptAccumulators& kept, int64_t rows, int64_t channels,
-                     double* s1, double* s2, const ScaleGradient* scale = nullptr);
+/// scale: optional, with kept accumulators and s2.
+void reduce_gradient(const float* g, const uint8_t* inside, const KeptAccumulators& kept, int64_t rows,
+                     int64_t channels, double* s1, double* s2, const ScaleGradient* scale = nullptr);
 
 /// dx = (inside ? a_g[c] * g : 0) + b_a[c] * a + c0[c]: batch norm's input gradient.
 void batch_norm_gradient(const float* g, const uint8_t* inside, const KeptAccumulators& kept, int64_t rows,

@@ -3,7 +3,6 @@
 #include <array>
 #include <cmath>
 #include <numeric>
-#include <optional>
 #include <type_traits>
 #include <vector>
 
@@ -40,13 +39,17 @@ inline float kept_value(const Kept& kept, int64_t i, int64_t j) {
   return kept.exact != nullptr ? static_cast<float>(kept.exact[i]) : 0.0f;
 }
 
-/// Codes, and t = a * multiplier + offset over a whole period.
-struct Steps {
-  const uint8_t* codes = nullptr;
-  const float* multiplier = nullptr;
-  const float* offset = nullptr;
+/// The output's codes, and memory for those of kCached elements or 8 periods.
+struct Codes {
+  StoredCodes stored;
   int32_t zero_point = 0;
+  uint8_t* memory = nullptr;
 };
+
+/// Elements whose gradients and accumulators stay in the first cache while their places are summed.
+constexpr int64_t kCached = 4096;
+
+inline int64_t cached_periods(int64_t period) { return std::max<int64_t>(8, kCached / period); }
 
 struct AffineGradient {
   const float* a_g = nullptr;
@@ -96,14 +99,11 @@ HWY_INLINE hn::Vec<D> masked(D d, const float* g, const uint8_t* inside, int64_t
   return inside == nullptr ? value : hn::IfThenElseZero(load_mask(d, inside, i), value);
 }
 
-/// Elements whose gradients and accumulators stay in the first cache while their places are summed.
-constexpr int64_t kCached = 4096;
-
 /// Adds whole periods [begin, begin + periods) to s1, s2 and, with kScale, s3 [period]: each place sums its own rows,
-/// one after another. s3: g * (code - t).
+/// one after another. s3: g * (code - zero point), inside or not.
 template <Keeping kKeeping, bool kScale>
-HWY_INLINE void reduce_periods(const float* g, const uint8_t* inside, const Kept& kept, const Steps& steps,
-                               int64_t begin, int64_t periods, int64_t period, double* s1, double* s2, double* s3) {
+HWY_INLINE void reduce_periods(const float* g, const uint8_t* inside, const Kept& kept, const Codes& y, int64_t begin,
+                               int64_t periods, int64_t period, double* s1, double* s2, double* s3) {
   const F32 df;
   const F64 dd;
   constexpr int64_t kColumns = kScale && HWY_TARGET > HWY_AVX3 ? 1 : 2;  // vectors side by side, by the registers
@@ -111,10 +111,11 @@ HWY_INLINE void reduce_periods(const float* g, const uint8_t* inside, const Kept
   static_assert(kStep % kWidth == 0);
   const hn::Rebind<int32_t, F32> di;
   const hn::Rebind<uint8_t, F32> dc;
-  const auto zero = hn::Set(di, steps.zero_point);
-  const int64_t most = std::max<int64_t>(8, kCached / period);
+  const auto zero = hn::Set(di, y.zero_point);
+  const int64_t most = cached_periods(period);
   for (int64_t first = 0; first < periods; first += most) {
-    const int64_t rows = std::min(most, periods - first);
+    const int64_t rows = std::min(most, periods - first), start = begin + first * period;
+    const uint8_t* codes = kScale ? codes_in(y.stored, start, rows * period, y.memory) : nullptr;
     for (int64_t j = 0; j < period; j += kWidth) {
       hn::Vec<F64> sum[kSums], product[kSums], error[kSums];
 #pragma GCC unroll 4
@@ -124,7 +125,7 @@ HWY_INLINE void reduce_periods(const float* g, const uint8_t* inside, const Kept
         if constexpr (kKeeping != Keeping::kNothing) product[v] = hn::LoadU(dd, s2 + j + v * kDoubles);
         if constexpr (kScale) error[v] = hn::LoadU(dd, s3 + j + v * kDoubles);
       }
-      for (int64_t r = 0, i = begin + first * period + j; r < rows; ++r, i += period) {
+      for (int64_t r = 0, i = start + j; r < rows; ++r, i += period) {
         // What comes next: the machine does not see the order in which columns of rows are read.
         hwy::Prefetch(g + i + most * period);
         if constexpr (kKeeping == Keeping::kCompact) hwy::Prefetch(kept.compact + i + most * period);
@@ -146,18 +147,13 @@ HWY_INLINE void reduce_periods(const float* g, const uint8_t* inside, const Kept
             for (int64_t k = 0; k < kParts; ++k) {
               product[kParts * v + k] = hn::MulAdd(wide[k], doubles(df, whole, k), product[kParts * v + k]);
             }
-            if constexpr (kScale) {
-              const auto m = hn::LoadU(df, steps.multiplier + j + at);
-              auto t = steps.offset == nullptr ? hn::Mul(whole, m)
-                                               : fused(df, whole, m, hn::LoadU(df, steps.offset + j + at));
-              if (inside != nullptr) t = hn::IfThenElseZero(load_mask(df, inside, i + at), t);
-              const auto code = hn::Sub(hn::PromoteTo(di, hn::LoadU(dc, steps.codes + i + at)), zero);
-              const auto difference = hn::Sub(hn::ConvertTo(df, code), t), all = hn::LoadU(df, g + i + at);
+          }
+          if constexpr (kScale) {
+            const auto code = hn::Sub(hn::PromoteTo(di, hn::LoadU(dc, codes + i + at - start)), zero);
+            const auto real = hn::ConvertTo(df, code), all = hn::LoadU(df, g + i + at);
 #pragma GCC unroll 2
-              for (int64_t k = 0; k < kParts; ++k) {
-                error[kParts * v + k] =
-                    hn::MulAdd(doubles(df, all, k), doubles(df, difference, k), error[kParts * v + k]);
-              }
+            for (int64_t k = 0; k < kParts; ++k) {
+              error[kParts * v + k] = hn::MulAdd(doubles(df, all, k), doubles(df, real, k), error[kParts * v + k]);
             }
           }
         }
@@ -184,17 +180,17 @@ HWY_INLINE void with_keeping(const Kept& kept, const Run& run) {
   }
 }
 
-/// steps null: no s3.
-void reduce_chunk(const float* g, const uint8_t* inside, const Kept& kept, const Steps* steps, int64_t begin,
+/// y null: no s3.
+void reduce_chunk(const float* g, const uint8_t* inside, const Kept& kept, const Codes* y, int64_t begin,
                   int64_t periods, int64_t period, double* s1, double* s2, double* s3) {
   with_keeping(kept, [&](auto keeping) HWY_ATTR {
     if constexpr (keeping() != Keeping::kNothing) {
-      if (steps != nullptr) {
-        reduce_periods<keeping(), true>(g, inside, kept, *steps, begin, periods, period, s1, s2, s3);
+      if (y != nullptr) {
+        reduce_periods<keeping(), true>(g, inside, kept, *y, begin, periods, period, s1, s2, s3);
         return;
       }
     }
-    reduce_periods<keeping(), false>(g, inside, kept, Steps{}, begin, periods, period, s1, s2, s3);
+    reduce_periods<keeping(), false>(g, inside, kept, Codes{}, begin, periods, period, s1, s2, s3);
   });
 }
 
@@ -378,6 +374,7 @@ void reduce_gradient(const float* g, const uint8_t* inside, const KeptAccumulato
                      int64_t channels, double* s1, double* s2, const ScaleGradient* scale) {
   const bool kept_any = kept.compact != nullptr || kept.exact != nullptr;
   QAT_CHECK(scale == nullptr || kept_any, "the gradient of a scale needs the kept accumulators");
+  QAT_CHECK(scale == nullptr || s2 != nullptr, "the gradient of a scale needs the sums of products");
   const bool products = s2 != nullptr && kept_any;
   std::fill(s1, s1 + channels, 0.0);
   if (products) std::fill(s2, s2 + channels, 0.0);
@@ -385,36 +382,30 @@ void reduce_gradient(const float* g, const uint8_t* inside, const KeptAccumulato
   const int64_t n = rows * channels;
   if (n == 0) return;
   const PeriodicKept expanded(kept, channels);
-  const Kept k = products || scale != nullptr ? expanded.view() : Kept{};
+  const Kept k = products ? expanded.view() : Kept{};
   const int64_t period = period_of(channels), chunk = chunk_of(period);
   const int64_t chunks = (n + chunk - 1) / chunk;
-  const Periodic<float> multipliers(scale == nullptr ? nullptr : scale->multiplier, channels),
-      offsets(scale == nullptr ? nullptr : scale->offset, channels);
-  std::optional<Steps> steps;
-  if (scale != nullptr) {
-    steps = Steps{.codes = scale->codes,
-                  .multiplier = multipliers.data(),
-                  .offset = offsets.data(),
-                  .zero_point = scale->range.zero_point};
-  }
   ScratchVector<double> sums(static_cast<size_t>(3 * chunks * period));
   for_chunks(n, chunk, [&](int64_t index, int64_t begin, int64_t end) {
     double* first = sums.data() + 3 * index * period;
     double *second = first + period, *third = second + period;
     std::fill_n(first, 3 * period, 0.0);
-    const int64_t periods = (end - begin) / period;
+    const int64_t periods = (end - begin) / period, rest = begin + periods * period;
+    ScratchVector<uint8_t> memory;
+    Codes y;
+    if (scale != nullptr) {
+      if (scale->codes.packed) memory.resize(unpacked_bytes(cached_periods(period) * period));
+      y = {.stored = scale->codes, .zero_point = scale->range.zero_point, .memory = memory.data()};
+    }
     HWY_DYNAMIC_DISPATCH(reduce_chunk)
-    (g, inside, k, steps ? &*steps : nullptr, begin, periods, period, first, second, third);
-    for (int64_t i = begin + periods * period, j = 0; i < end; ++i, ++j) {
-      const bool in = mask_bit(inside, i);
-      const float a = kept_value(k, i, j);
-      if (in) first[j] += g[i];
-      if (in) second[j] += static_cast<double>(g[i]) * a;
-      if (!steps) continue;
-      const float t =
-          steps->offset == nullptr ? a * steps->multiplier[j] : std::fma(a, steps->multiplier[j], steps->offset[j]);
-      const auto code = static_cast<float>(steps->codes[i] - steps->zero_point);
-      third[j] += static_cast<double>(g[i]) * (in ? code - t : code);
+    (g, inside, k, scale == nullptr ? nullptr : &y, begin, periods, period, first, second, third);
+    const uint8_t* codes = scale == nullptr ? nullptr : codes_in(y.stored, rest, end - rest, y.memory);
+    for (int64_t i = rest, j = 0; i < end; ++i, ++j) {
+      if (mask_bit(inside, i)) {
+        first[j] += g[i];
+        second[j] += static_cast<double>(g[i]) * kept_value(k, i, j);
+      }
+      if (codes != nullptr) third[j] += static_cast<double>(g[i]) * (codes[i - rest] - y.zero_point);
     }
   });
   for (int64_t index = 0; index < chunks; ++index) {
@@ -424,6 +415,12 @@ void reduce_gradient(const float* g, const uint8_t* inside, const KeptAccumulato
       if (products) s2[c] += first[period + j];
     }
     if (scale != nullptr) *scale->sum = std::accumulate(first + 2 * period, first + 3 * period, *scale->sum);
+  }
+  if (scale == nullptr) return;
+  // The sum of g * t over the elements inside is linear in sums that are there already.
+  for (int64_t c = 0; c < channels; ++c) {
+    *scale->sum -= scale->multiplier[c] * s2[c];
+    if (scale->offset != nullptr) *scale->sum -= scale->offset[c] * s1[c];
   }
 }
 

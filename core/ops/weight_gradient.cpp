@@ -7,6 +7,7 @@
 #include "core/base/error.h"
 #include "core/ops/convolve_gradient.h"
 #include "core/ops/gradient_kernels.h"
+#include "core/ops/scratch.h"
 #include "core/ops/strips.h"
 #include "core/ops/winograd.h"
 
@@ -141,7 +142,7 @@ class TileInput {
   int64_t lanes_;
   bool blocked_;
   int64_t rows_ = 0, cols_ = 0, image_pixels_ = 0, block_stride_ = 0;
-  std::vector<float> values_;
+  ScratchVector<float> values_;
 };
 
 /// The sums over images [first, last), times factor where that is not null, in rows [channel, channel + channels) of
@@ -150,7 +151,7 @@ template <class Code>
 void add_images(const ConvGeometry& g, const Code* x, int32_t zero_point, const float* grad, int64_t first,
                 int64_t last, int64_t channel, int64_t channels, const float* factor, float* dw) {
   TileInput<Code> input(g, x, zero_point);
-  std::vector<float> packed;
+  ScratchVector<float> packed;
   std::vector<Column> columns;
   const std::vector<Tile> tiles = tiles_of(g, first, last);
   for (const Tile& t : tiles) {
@@ -177,19 +178,31 @@ void add_images(const ConvGeometry& g, const Code* x, int32_t zero_point, const 
 template <class Code>
 void add_depthwise_images(const ConvGeometry& g, const Code* x, int32_t zero_point, const float* grad, int64_t first,
                           int64_t last, float* sums) {
-  const int64_t width = g.in_w + g.pad_left + g.pad_right, line = width * g.in_c;
-  std::vector<float> rows(static_cast<size_t>((g.in_h + g.pad_top + g.pad_bottom) * line + kernels::kSlack), 0.0f);
-  std::vector<int64_t> offset;
-  for (int64_t k = 0; k < g.kernel_h * g.kernel_w; ++k) {
-    offset.push_back((k / g.kernel_w * g.dilation_h * width + k % g.kernel_w * g.dilation_w) * g.in_c);
-  }
+  // The padded rows under one row of the output: row r in place r % height.
+  const int64_t line = (g.in_w + g.pad_left + g.pad_right) * g.in_c, left = g.pad_left * g.in_c,
+                inner = g.in_w * g.in_c, height = g.dilation_h * (g.kernel_h - 1) + 1;
+  ScratchVector<float> rows(static_cast<size_t>(height * line + kernels::kSlack));
+  std::vector<int64_t> offset(static_cast<size_t>(g.kernel_h * g.kernel_w));
   for (int64_t n = first; n < last; ++n) {
-    for (int64_t r = 0; r < g.in_h; ++r) {
-      kernels::widen(x + (n * g.in_h + r) * g.in_w * g.in_c, g.in_w * g.in_c, zero_point,
-                     rows.data() + (r + g.pad_top) * line + g.pad_left * g.in_c);
-    }
+    int64_t loaded = 0;
     for (int64_t y = 0; y < g.out_h(); ++y) {
-      kernels::add_depthwise_row({.x = rows.data() + y * g.stride_h * line,
+      const int64_t top = y * g.stride_h;
+      for (loaded = std::max(loaded, top); loaded < top + height; ++loaded) {
+        float* row = rows.data() + loaded % height * line;
+        const int64_t from = loaded - g.pad_top;
+        if (from < 0 || from >= g.in_h) {
+          std::fill_n(row, line, 0.0f);
+          continue;
+        }
+        std::fill_n(row, left, 0.0f);
+        kernels::widen(x + (n * g.in_h + from) * inner, inner, zero_point, row + left);
+        std::fill_n(row + left + inner, line - left - inner, 0.0f);
+      }
+      for (int64_t k = 0; k < g.kernel_h * g.kernel_w; ++k) {
+        const int64_t row = (top + k / g.kernel_w * g.dilation_h) % height;
+        offset[k] = row * line + k % g.kernel_w * g.dilation_w * g.in_c;
+      }
+      kernels::add_depthwise_row({.x = rows.data(),
                                   .g = grad + (n * g.out_h() + y) * g.out_w() * g.out_c,
                                   .cols = g.out_w(),
                                   .step = g.stride_w * g.in_c,

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "tests/ops/vector_targets.h"
@@ -10,25 +11,50 @@ namespace qat::ops {
 namespace {
 
 TEST(Nibbles, HoldTwoCodesAByte) {
-  const uint8_t codes[] = {120, 135, 121, 127, 122};
-  uint8_t packed[3], back[5];
-  EXPECT_EQ(packed_bytes(5), 3);
+  // Codes 0 and 64 share a byte, 1 and 65 the next one.
+  std::vector<uint8_t> codes(66, 120), packed(packed_bytes(66)), back(66);
+  codes[0] = 125, codes[1] = 135, codes[64] = 121, codes[65] = 127;
+  EXPECT_EQ(packed.size(), 64);
   on_every_target([&] {
-    EXPECT_TRUE(pack_nibbles(codes, 5, 120, packed));
-    EXPECT_EQ((std::vector<int>{packed[0], packed[1], packed[2]}), (std::vector<int>{0x70, 0x2f, 0x01}));
-    unpack_nibbles(packed, 5, 120, back);
-    EXPECT_EQ(std::vector<uint8_t>(back, back + 5), std::vector<uint8_t>(codes, codes + 5));
+    EXPECT_TRUE(pack_nibbles(codes.data(), 66, 120, packed.data()));
+    EXPECT_EQ((std::vector<int>{packed[0], packed[1], packed[2]}), (std::vector<int>{0x15, 0x7f, 0x00}));
+    unpack_nibbles(packed.data(), 66, 120, back.data());
+    EXPECT_EQ(back, codes);
   });
+}
+
+std::vector<uint8_t> some_codes(int64_t n) {
+  std::vector<uint8_t> codes(n);
+  for (int64_t i = 0; i < n; ++i) codes[i] = static_cast<uint8_t>(3 + i * 7 % 16);
+  return codes;
 }
 
 TEST(Nibbles, ComeBackAtAnyLength) {
   on_every_target([] {
-    for (const int64_t n : {0, 1, 2, 31, 64, 129, 8191, 140001}) {
-      std::vector<uint8_t> codes(n), packed(packed_bytes(n)), back(n);
-      for (int64_t i = 0; i < n; ++i) codes[i] = static_cast<uint8_t>(3 + i * 7 % 16);
+    for (const int64_t n : {0, 1, 2, 31, 64, 65, 127, 128, 129, 8191, 140001}) {
+      const std::vector<uint8_t> codes = some_codes(n);
+      std::vector<uint8_t> packed(packed_bytes(n)), back(n);
       EXPECT_TRUE(pack_nibbles(codes.data(), n, 3, packed.data()));
       unpack_nibbles(packed.data(), n, 3, back.data());
       EXPECT_EQ(back, codes) << n;
+    }
+  });
+}
+
+TEST(Nibbles, AreReadFromAnyPlace) {
+  const std::vector<uint8_t> codes = some_codes(1000);
+  std::vector<uint8_t> packed(packed_bytes(1000));
+  ASSERT_TRUE(pack_nibbles(codes.data(), 1000, 3, packed.data()));
+  on_every_target([&] {
+    for (const int64_t begin : {0, 1, 63, 64, 127, 128, 500, 999, 1000}) {
+      for (const int64_t count : {0, 1, 64, 129, 400}) {
+        const int64_t length = std::min<int64_t>(count, 1000 - begin);
+        std::vector<uint8_t> memory(unpacked_bytes(length));
+        const std::vector<uint8_t> expected(codes.begin() + begin, codes.begin() + begin + length);
+        const uint8_t* found = codes_in({packed.data(), 3}, begin, length, memory.data());
+        EXPECT_EQ(std::vector<uint8_t>(found, found + length), expected) << begin << " " << length;
+        EXPECT_EQ(codes_in(codes.data(), begin, length, nullptr), codes.data() + begin);
+      }
     }
   });
 }

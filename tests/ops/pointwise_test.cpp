@@ -193,7 +193,34 @@ TEST(add_scale_gradient, is_the_rounding_error_inside_and_the_bound_outside) {
   const std::vector<uint8_t> inside{0b1011};
   const BinaryParams p = params(0.5f, 0.5f, 1, 0, 0, {0, 255, 10});
   // 2 * (10 - 10.5) + 3 * 0 + 5 * (255 - 10) + 7 * (12 - 11.5).
-  EXPECT_EQ(add_scale_gradient(g.data(), a.data(), b.data(), y.data(), inside.data(), 4, p), -1.0 + 1225.0 + 3.5);
+  std::vector<float> dx(4);
+  EXPECT_EQ(add_scale_gradient(g.data(), a.data(), b.data(), y.data(), inside.data(), 4, p, dx.data()),
+            -1.0 + 1225.0 + 3.5);
+  EXPECT_THAT(dx, ElementsAre(2, 3, 0, 7));
+}
+
+TEST(add_scale_gradient, reads_packed_codes_and_masks_the_gradient) {
+  constexpr int64_t kN = 9001;
+  std::mt19937 random(11);
+  std::vector<uint8_t> a(kN), b(kN), y(kN), inside((kN + 7) / 8), packed[3];
+  std::vector<float> g(kN);
+  for (int64_t i = 0; i < kN; ++i) a[i] = random() % 16, b[i] = 40 + random() % 16, g[i] = 1.0f + random() % 9;
+  const BinaryParams p = params(0.3f, 0.2f, 0.25f, 3, 44, {100, 115, 105});
+  add(a.data(), b.data(), kN, p, y.data(), inside.data());
+  int32_t lo[] = {0, 40, 100};
+  StoredCodes stored[3];
+  for (int i = 0; i < 3; ++i) {
+    packed[i].resize(packed_bytes(kN));
+    ASSERT_TRUE(pack_nibbles((i == 0 ? a : i == 1 ? b : y).data(), kN, lo[i], packed[i].data()));
+    stored[i] = {packed[i].data(), lo[i]};
+  }
+  std::vector<float> expected(kN), dx(kN);
+  for (int64_t i = 0; i < kN; ++i) expected[i] = (inside[i / 8] >> (i % 8) & 1) != 0 ? g[i] : 0.0f;
+  on_every_target([&] {
+    EXPECT_EQ(add_scale_gradient(g.data(), stored[0], stored[1], stored[2], inside.data(), kN, p, dx.data()),
+              add_scale_gradient(g.data(), a.data(), b.data(), y.data(), inside.data(), kN, p));
+    EXPECT_EQ(dx, expected);
+  });
 }
 
 TEST(add_scale_gradient, has_the_same_bits_for_every_thread_count_and_target) {

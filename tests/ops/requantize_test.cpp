@@ -194,7 +194,7 @@ TEST(Requantize, RefusesCodesOutsideTheStorageType) {
 TEST(Requantize, EmptyMatrixIsFine) {
   const float m = 1;
   double s1[1] = {5}, s2[1] = {5};
-  requantize<uint8_t>(nullptr, 0, 1, nullptr, &m, {}, nullptr);
+  requantize<uint8_t, int32_t>(nullptr, 0, 1, nullptr, &m, {}, nullptr);
   reduce_gradient(nullptr, nullptr, {}, 0, 1, s1, s2);
   EXPECT_EQ(s1[0], 0.0);
   EXPECT_EQ(channel_statistics(nullptr, 0, 3).sum, std::vector<double>(3, 0.0));
@@ -328,24 +328,36 @@ TEST(RequantizeGradient, ReduceGivesTheScaleGradientToo) {
     std::vector<double> now;
     for (const int64_t channels : kChannels) {
       const Matrix m(channels == 100 ? 700 : 53, channels, channels + 4);
-      const CodeRange range{10, 200, 120};
+      const int64_t n = m.rows * channels;
+      const CodeRange range{118, 133, 120};
       std::vector<float> multiplier(channels, 0.01f), offset(channels, 3.3f);
-      std::vector<uint8_t> codes(m.acc.size()), mask((m.acc.size() + 7) / 8);
+      std::vector<uint8_t> codes(n), mask((n + 7) / 8), packed(packed_bytes(n));
       requantize_affine(m.acc.data(), m.rows, channels, multiplier.data(), offset.data(), range, codes.data(),
                         mask.data());
+      ASSERT_TRUE(pack_nibbles(codes.data(), n, range.lo, packed.data()));
       const KeptAccumulators kept{.exact = m.acc.data()};
-      const double expected = scale_gradient(m.g.data(), codes.data(), mask.data(), kept, multiplier.data(),
-                                             offset.data(), range, m.rows, channels);
+      double expected = 0, size = 0;
+      for (int64_t i = 0; i < n; ++i) {
+        const double t = static_cast<double>(0.01f) * static_cast<float>(m.acc[i]) + 3.3f;
+        const bool in = (mask[i / 8] >> (i % 8) & 1) != 0;
+        expected += m.g[i] * (codes[i] - 120 - (in ? t : 0.0));
+        size += std::abs(m.g[i]) * 25;
+      }
       std::vector<double> s1(channels), s2(channels), plain1(channels), plain2(channels);
-      double sum = -1;
-      const ScaleGradient request{codes.data(), multiplier.data(), offset.data(), range, &sum};
+      double sum = -1, of_packed = -1;
+      ScaleGradient request{codes.data(), multiplier.data(), offset.data(), range, &sum};
       reduce_gradient(m.g.data(), mask.data(), kept, m.rows, channels, plain1.data(), plain2.data());
       reduce_gradient(m.g.data(), mask.data(), kept, m.rows, channels, s1.data(), s2.data(), &request);
       EXPECT_EQ(s1, plain1);
       EXPECT_EQ(s2, plain2);
-      EXPECT_NEAR(sum, expected, 1e-9 * std::abs(expected) + 1e-9);
-      reduce_gradient(m.g.data(), mask.data(), kept, m.rows, channels, s1.data(), nullptr, &request);
-      EXPECT_EQ(s1, plain1);
+      EXPECT_NEAR(sum, expected, 1e-13 * size);
+      EXPECT_NEAR(sum,
+                  scale_gradient(m.g.data(), codes.data(), mask.data(), kept, multiplier.data(), offset.data(), range,
+                                 m.rows, channels),
+                  1e-7 * size);
+      request.codes = {packed.data(), range.lo}, request.sum = &of_packed;
+      reduce_gradient(m.g.data(), mask.data(), kept, m.rows, channels, s1.data(), s2.data(), &request);
+      EXPECT_EQ(of_packed, sum);
       now.push_back(sum);
     }
     if (bits.empty()) bits = now;
