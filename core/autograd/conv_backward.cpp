@@ -9,6 +9,7 @@
 #include <ATen/ops/mm.h>
 
 #include <algorithm>
+#include <numeric>
 
 #include "core/base/error.h"
 #include "core/base/pass_timer.h"
@@ -18,6 +19,7 @@
 #include "core/ops/nibbles.h"
 #include "core/ops/requantize.h"
 #include "core/ops/scratch.h"
+#include "core/ops/spread.h"
 #include "core/ops/weight_codes.h"
 
 namespace qat::autograd {
@@ -32,8 +34,8 @@ Tensor per_row(const Tensor& v, int64_t dims) {
   return v.view(sizes);
 }
 
-/// Whether the integer kernels run it; a one-dimensional convolution is a two-dimensional one of height 1.
-bool has_integer_kernel(size_t dims, const ConvCall& call) { return dims <= 4 && !call.geometry.transposed; }
+/// Whether the gradients are ours; a one-dimensional convolution is a two-dimensional one of height 1.
+bool has_own_gradients(size_t dims, const ConvCall& call) { return dims <= 4 && !call.geometry.transposed; }
 
 ops::ConvGeometry kernel_geometry(at::IntArrayRef x, at::IntArrayRef w, const ConvCall& call) {
   ops::ConvGeometry g;
@@ -53,6 +55,16 @@ ops::ConvGeometry kernel_geometry(at::IntArrayRef x, at::IntArrayRef w, const Co
   return g;
 }
 
+/// The same of a transposed convolution, whose input has been spread.
+ops::ConvGeometry spread_kernel_geometry(const ops::SpreadGeometry& x, at::IntArrayRef w, const ConvGeometry& call) {
+  ops::ConvGeometry g;
+  g.batch = x.batch, g.in_c = x.channels, g.in_h = x.out_h(), g.in_w = x.out_w();
+  g.out_c = w[0], g.groups = call.groups;
+  g.kernel_w = w.back(), g.dilation_w = call.dilation.back();
+  if (w.size() == 4) g.kernel_h = w[2], g.dilation_h = call.dilation[0];
+  return g;
+}
+
 std::vector<int64_t> output_padding_of(const ConvCall& call) {
   const ConvGeometry& g = call.geometry;
   return g.output_padding.empty() ? std::vector<int64_t>(g.stride.size(), 0) : g.output_padding;
@@ -60,17 +72,46 @@ std::vector<int64_t> output_padding_of(const ConvCall& call) {
 
 }  // namespace
 
+ops::SpreadGeometry spread_geometry(const ConvGeometry& geometry, at::IntArrayRef x, at::IntArrayRef kernel) {
+  const auto& [stride, padding, dilation, output_padding, groups, transposed] = geometry;
+  // What the flipped kernel reads before the first pixel, and behind the last one.
+  const auto before = [&](size_t d) { return dilation[d] * (kernel[d] - 1) - padding[d]; };
+  const auto after = [&](size_t d) { return before(d) + (output_padding.empty() ? 0 : output_padding[d]); };
+  ops::SpreadGeometry g{.batch = x[0], .in_w = x.back(), .channels = x[1], .step_w = stride.back()};
+  const size_t last = kernel.size() - 1;
+  g.pad_left = before(last), g.pad_right = after(last);
+  if (kernel.size() == 1) return g;
+  g.in_h = x[2], g.step_h = stride[0];
+  g.pad_top = before(0), g.pad_bottom = after(0);
+  return g;
+}
+
 Accumulators run_convolution(const ConvCall& call, const Tensor& x_codes, const ops::CodeRange& x_range,
                              const Tensor& w_codes, bool narrow) {
   const int32_t zero_point = x_range.zero_point;
-  if (has_integer_kernel(x_codes.dim(), call)) {
-    const ops::ConvGeometry g = kernel_geometry(x_codes.sizes(), w_codes.sizes(), call);
+  if (x_codes.dim() <= 4) {
+    const bool transposed = call.geometry.transposed;
+    Tensor x_map = x_codes, weight = w_codes;
+    ops::ConvGeometry g;
+    if (transposed) {
+      const ops::SpreadGeometry spread = spread_geometry(call.geometry, x_codes.sizes(), w_codes.sizes().slice(2));
+      QAT_CHECK(spread.out_h() > 0 && spread.out_w() > 0, "{}: its padding leaves nothing of the output", call.name);
+      x_map = at::empty({spread.batch, spread.out_h(), spread.out_w(), spread.channels}, at::kByte);
+      ops::spread(spread, x_codes.const_data_ptr<uint8_t>(), static_cast<uint8_t>(zero_point),
+                  x_map.mutable_data_ptr<uint8_t>());
+      std::vector<int64_t> spatial(w_codes.dim() - 2);
+      std::iota(spatial.begin(), spatial.end(), 2);
+      weight = kernel_layout(w_codes.flip(spatial));
+      g = spread_kernel_geometry(spread, w_codes.sizes(), call.geometry);
+    } else {
+      g = kernel_geometry(x_codes.sizes(), w_codes.sizes(), call);
+    }
     Accumulators acc{.values = {}, .sizes = {g.batch, g.out_c}, .statistics = {}};
     if (x_codes.dim() == 4) acc.sizes.push_back(g.out_h());
     if (x_codes.dim() >= 3) acc.sizes.push_back(g.out_w());
     const PassTimer timer("convolution");
-    const ops::PackedConvolution<uint8_t> packed(g, w_codes.const_data_ptr<int8_t>(), zero_point, x_range.hi);
-    const uint8_t* x = x_codes.const_data_ptr<uint8_t>();
+    const ops::PackedConvolution<uint8_t> packed(g, weight.const_data_ptr<int8_t>(), zero_point, x_range.hi);
+    const uint8_t* x = x_map.const_data_ptr<uint8_t>();
     if (narrow && packed.fits_int16()) {
       acc.values = at::empty({g.rows(), g.out_c}, at::kShort);
       packed.accumulate(x, g.batch, acc.values.mutable_data_ptr<int16_t>(), &acc.statistics.emplace());
@@ -109,7 +150,7 @@ std::vector<Tensor> ConvBackward::apply(const Tensor& grad, const std::vector<bo
 
   ops::KeptAccumulators acc;
   // The gradient of the weight alone needs no codes of it.
-  const bool own = has_integer_kernel(w_sizes.size(), call);
+  const bool own = has_own_gradients(w_sizes.size(), call);
   const Tensor codes = recompute || needed[0] || !own ? weight_codes() : Tensor();
   if (recompute) kept = run_convolution(call, kept_x.codes(), x_range, codes, narrow).values;
   if (kept.defined()) {
@@ -236,7 +277,7 @@ void ConvBackward::add_convolution_gradients(const Tensor& grad, const MakeRows&
                                              const std::vector<bool>& needed, std::vector<Tensor>& result) const {
   const auto dims = static_cast<int64_t>(w_sizes.size());
   const int64_t channels = w_sizes[0];
-  const bool own = has_integer_kernel(dims, call);
+  const bool own = has_own_gradients(dims, call);
   const ops::ConvGeometry g = own ? kernel_geometry(kept_x.sizes(), w_sizes, call) : ops::ConvGeometry{.groups = -1};
   // Grouped convolutions have no kernels of ours: LibTorch's takes the weight whatever is asked for.
   const Tensor codes = kept_codes.defined() || (own && ops::has_gradients(g)) ? kept_codes : weight_codes();

@@ -14,6 +14,7 @@
 
 #include "core/autograd/quantized_tensor.h"
 #include "core/ops/fold.h"
+#include "core/ops/spread.h"
 
 namespace qat::autograd {
 
@@ -108,6 +109,10 @@ QuantizedWeight quantize_weight(const at::Tensor& weight, const at::Tensor& scal
 /// A transposed convolution's weight [in, out / groups, kernel...] with output channels first: [out, in / groups,
 /// kernel...]. Differentiable. The function is its own inverse but for the roles of in and out.
 at::Tensor output_first(const at::Tensor& weight, int64_t groups);
+
+/// How the input of a transposed convolution (one or two dimensions) is spread, so that a convolution of stride 1 and
+/// no padding with the kernel's taps in reverse gives its output. x: [N, C, spatial...], kernel: its spatial sizes.
+ops::SpreadGeometry spread_geometry(const ConvGeometry& geometry, at::IntArrayRef x, at::IntArrayRef kernel);
 
 /// fl32(scale * float(code)) of a weight, with the gradient passed to the handle unchanged.
 at::Tensor dequantize(const QuantizedWeight& weight);

@@ -54,10 +54,27 @@ ops::ConvGeometry conv_geometry(const Node& node, const Tensor& x, const Tensor&
   std::tie(g.kernel_h, g.kernel_w) = std::pair(node.kernel[0], node.kernel[1]);
   std::tie(g.stride_h, g.stride_w) = std::pair(node.stride[0], node.stride[1]);
   std::tie(g.dilation_h, g.dilation_w) = std::pair(node.dilation[0], node.dilation[1]);
+  g.groups = node.groups;
+  if (node.is_spread()) {
+    const ops::SpreadGeometry spread = spread_geometry(node, x);
+    g.in_h = spread.out_h(), g.in_w = spread.out_w();
+    return g;
+  }
   std::tie(g.pad_top, g.pad_left) = std::pair(node.pad[0], node.pad[1]);
   std::tie(g.pad_bottom, g.pad_right) = std::pair(node.pad[2], node.pad[3]);
-  g.groups = node.groups;
   return g;
+}
+
+ops::SpreadGeometry spread_geometry(const Node& node, const Tensor& x) {
+  return {.in_h = x.shape[1],
+          .in_w = x.shape[2],
+          .channels = x.shape[0],
+          .step_h = node.spread[0],
+          .step_w = node.spread[1],
+          .pad_top = node.pad[0],
+          .pad_left = node.pad[1],
+          .pad_bottom = node.pad[2],
+          .pad_right = node.pad[3]};
 }
 
 Network::Network(integer::IntegerModel given) : model(std::move(given)), prepared(model.nodes.size()) {

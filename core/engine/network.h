@@ -7,10 +7,13 @@
 
 #include "core/integer/integer_model.h"
 #include "core/ops/convolve.h"
+#include "core/ops/spread.h"
 
 namespace qat::engine {
 
+/// Of the spread map, where the node is_spread().
 ops::ConvGeometry conv_geometry(const integer::Node& node, const integer::Tensor& x, const integer::Tensor& y);
+ops::SpreadGeometry spread_geometry(const integer::Node& node, const integer::Tensor& x);
 
 /// What a node needs beside the model's own fields.
 struct Prepared {

@@ -174,6 +174,17 @@ struct Runner::Memory {
     const int32_t* bias = node.bias.empty() ? nullptr : node.bias.data();
     const float* multiplier = prepared.multiplier.data();
     const ops::PackedConvolution<Code>* packed = &*prepared.convolution<Code>();
+    if (node.is_spread()) {
+      const Tensor& tx = network_.tensor(node.inputs[0]);
+      ops::SpreadGeometry g = spread_geometry(node, tx);
+      g.batch = batch_;
+      spread.resize(std::max(spread.size(), static_cast<size_t>(batch_ * g.out_h() * g.out_w() * g.channels)));
+      return [=, this, r = range(ty), y = codes<Code>(node.output), zero = static_cast<Code>(tx.zero_point)] {
+        Code* map = reinterpret_cast<Code*>(spread.data());
+        ops::spread(g, x, zero, map);
+        packed->requantize(map, batch_, bias, multiplier, r, y);
+      };
+    }
     if (ty.type != CodeType::kFloat32) {
       return [=, n = batch_, r = range(ty), y = codes<Code>(node.output)] {
         packed->requantize(x, n, bias, multiplier, r, y);
@@ -236,7 +247,8 @@ struct Runner::Memory {
   Plan plan;
   std::unique_ptr<uint8_t[], Free> bytes;
   std::vector<int32_t> accumulators;
-  std::vector<Step> steps;  // by node
+  std::vector<uint8_t> spread;  // the input of a transposed convolution
+  std::vector<Step> steps;      // by node
 };
 
 Runner::Runner(const Engine& engine, int64_t batch, int threads)

@@ -7,9 +7,9 @@
 //
 // In both: IR version 8; scales and zero points of a tensor are rank-0 initializers; a range of codes that is narrower
 // than its type's is an integer Clip behind the operator; ReLU on codes is an integer Clip(min = zero point); a
-// function of one code (SiLU, hardswish, ...; all but leaky ReLU) is a Gather from its 256 values; channel slices and
-// shuffles (Slice; Reshape, Transpose, Reshape) move codes. Codes of tensor T are the value
-// T_quantized, its parameters T_scale and T_zero_point.
+// function of one code (SiLU, hardswish, ...; all but leaky ReLU) is a Gather from its 256 values; channel slices,
+// shuffles (Slice; Reshape, Transpose, Reshape) and the spreading of a transposed convolution's input (Reshape, Pad,
+// Reshape, Pad) move codes. Codes of tensor T are the value T_quantized, its parameters T_scale and T_zero_point.
 // Metadata: qat.format, qat.target, qat.preprocessing {"mean", "std", "transforms", "classes"}, qat.sha256 {value:
 // digest on the fixed input of fingerprint.h}.
 #pragma once

@@ -101,7 +101,8 @@ class FloatTwin {
   static void window(onnx::NodeProto& proto, const Node& node) {
     attribute(proto, "kernel_shape", std::vector(node.kernel.begin(), node.kernel.end()));
     attribute(proto, "strides", std::vector(node.stride.begin(), node.stride.end()));
-    attribute(proto, "pads", std::vector(node.pad.begin(), node.pad.end()));
+    const std::array<int64_t, 4> pad = node.is_spread() ? Node().pad : node.pad;
+    attribute(proto, "pads", std::vector(pad.begin(), pad.end()));
     if (node.op == Op::kConv) attribute(proto, "group", node.groups);
     if (node.op != Op::kAveragePool) {
       attribute(proto, "dilations", std::vector(node.dilation.begin(), node.dilation.end()));
@@ -127,6 +128,7 @@ class FloatTwin {
         values_[static_cast<size_t>(node.output)] = x;
         return;
       case Op::kConv:
+        if (node.is_spread()) inputs[0] = spread(node, x);
         add_weight(node, inputs);
         window(add("Conv", inputs, value), node);
         break;
@@ -178,6 +180,21 @@ class FloatTwin {
       }
     }
     if (relu) add("Relu", {value}, out);
+  }
+
+  /// What a runtime does for a transposed convolution.
+  std::string spread(const Node& node, const std::string& x) {
+    const std::vector<int64_t>& s = tensor(node.inputs[0]).shape;
+    const auto [h, w] = node.spread;
+    const std::string to = node.name;
+    const std::vector<int64_t> fill{0, 0, 0, 0, 0, 0, 0, 0, 0, h - 1, 0, w - 1},
+        pads{0, 0, node.pad[0], node.pad[1], 0, 0, node.pad[2] - h + 1, node.pad[3] - w + 1};
+    add("Reshape", {x, constant(to + ".one", {6}, std::vector<int64_t>{1, s[0], s[1], 1, s[2], 1})}, to + ".apart");
+    add("Pad", {to + ".apart", constant(to + ".fill", {12}, fill)}, to + ".filled");
+    add("Reshape", {to + ".filled", constant(to + ".whole", {4}, std::vector<int64_t>{1, s[0], s[1] * h, s[2] * w})},
+        to + ".joined");
+    add("Pad", {to + ".joined", constant(to + ".pads", {8}, pads)}, to + ".map");
+    return to + ".map";
   }
 
   void function(const Node& node, const std::string& x, const std::string& y) {

@@ -22,7 +22,8 @@ class QdqWriter : public OnnxWriter {
   void write(const Node& node) override {
     std::vector<std::string> inputs;
     for (size_t k = 0; k < node.inputs.size(); ++k) {
-      inputs.push_back(dequantized(fmt::format("{}_x{}", node.name, k), input(node, k)));
+      const std::string from = node.op == Op::kConv ? map_of(node) : onnx_name(input(node, k));
+      inputs.push_back(dequantized(fmt::format("{}_x{}", node.name, k), from, input(node, k)));
     }
     const bool has_weight = node.op == Op::kConv || node.op == Op::kLinear;
     if (has_weight) add_weight(node, inputs);
@@ -77,10 +78,10 @@ class QdqWriter : public OnnxWriter {
     }
   }
 
-  /// A DequantizeLinear for one operand alone; returns its output.
-  std::string dequantized(const std::string& name, const Tensor& x) {
+  /// A DequantizeLinear for one operand alone, of codes with the parameters of x; returns its output.
+  std::string dequantized(const std::string& name, const std::string& from, const Tensor& x) {
     add("DequantizeLinear", name + "_dequantize",
-        {onnx_name(x), constant(name + "_scale", x.scale), code(name + "_zero_point", x.zero_point, x.type)}, name);
+        {from, constant(name + "_scale", x.scale), code(name + "_zero_point", x.zero_point, x.type)}, name);
     return name;
   }
 

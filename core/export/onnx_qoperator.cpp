@@ -101,6 +101,7 @@ class QOperatorWriter : public OnnxWriter {
 
   void convolution(const Node& node) {
     std::vector<std::string> inputs = operand(node, 0);
+    inputs[0] = map_of(node);
     append(inputs, weight(node));
     append(inputs, result(node));
     append(inputs, bias(node));

@@ -87,6 +87,7 @@ void OnnxReader::read_node(const onnx::NodeProto& proto) {
       {"Slice", &OnnxReader::slice},
       {"Reshape", &OnnxReader::reshape},
       {"Transpose", &OnnxReader::transpose},
+      {"Pad", &OnnxReader::pad},
       {"Conv", &OnnxReader::conv},
       {"Gemm", &OnnxReader::gemm},
       {"MaxPool", passing(Op::kMaxPool)},
@@ -146,11 +147,6 @@ int OnnxReader::codes(const std::string& name) {
   const Codes& value = get<Codes>(name);
   QAT_CHECK(!value.unclipped, "input {} must be clipped first", in_quotes(name));
   return value.tensor;
-}
-
-bool OnnxReader::is_codes(const std::string& name) const {
-  const auto found = values_.find(name);
-  return found != values_.end() && std::holds_alternative<Codes>(found->second);
 }
 
 std::vector<int64_t> OnnxReader::shape_of(const std::string& name, CodeType type) const {

@@ -43,11 +43,21 @@ class OnnxReader {
     int64_t groups;
     bool exchanged;
   };
+  struct Spread {  // codes on their way to the map of a transposed convolution
+    int tensor;
+    int moves;  // made so far, of 4
+    std::array<int64_t, 2> apart;
+    std::array<int64_t, 4> pad;
+  };
+  struct SpreadValues {  // their end, dequantized
+    Spread map;
+  };
   struct Unquantized {  // an operator's float result, for a QuantizeLinear
     integer::Node node;
     std::vector<float> table;  // of a Gather
   };
-  using Value = std::variant<Floats, Codes, Dequantized, integer::Weight, Bias, Index, Shuffle, Unquantized>;
+  using Value = std::variant<Floats, Codes, Dequantized, integer::Weight, Bias, Index, Shuffle, Spread, SpreadValues,
+                             Unquantized>;
 
   template <class T>
   static constexpr const char* kind() {
@@ -58,6 +68,8 @@ class OnnxReader {
     if constexpr (std::is_same_v<T, Bias>) return "a dequantized bias";
     if constexpr (std::is_same_v<T, Index>) return "codes cast to int32";
     if constexpr (std::is_same_v<T, Shuffle>) return "codes inside a channel shuffle";
+    if constexpr (std::is_same_v<T, Spread>) return "codes that are spread";
+    if constexpr (std::is_same_v<T, SpreadValues>) return "dequantized codes of a spread map";
     return "the float32 result of an operator";
   }
 
@@ -86,7 +98,12 @@ class OnnxReader {
     return value;
   }
   int codes(const std::string& name);
-  bool is_codes(const std::string& name) const;
+  template <class T>
+  bool holds(const std::string& name) const {
+    const auto found = values_.find(name);
+    return found != values_.end() && std::holds_alternative<T>(found->second);
+  }
+  bool is_codes(const std::string& name) const { return holds<Codes>(name); }
   /// Without the batch; the element type must be the one given.
   std::vector<int64_t> shape_of(const std::string& name, integer::CodeType type) const;
   int add_tensor(const std::string& value, integer::Tensor t);
@@ -108,6 +125,12 @@ class OnnxReader {
   void slice(OnnxNode& node);
   void reshape(OnnxNode& node);
   void transpose(OnnxNode& node);
+  void pad(OnnxNode& node);
+  /// A Reshape of codes that are spread.
+  void spread(OnnxNode& node, const std::vector<int64_t>& to);
+  /// A value that has been spread whole.
+  Spread take_map(const std::string& name);
+  static void set_map(integer::Node& n, const Spread& map);
   void conv(OnnxNode& node);
   void gemm(OnnxNode& node);
   void qlinear_conv(OnnxNode& node);

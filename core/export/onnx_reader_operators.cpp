@@ -1,5 +1,7 @@
 // What OnnxReader makes of each operator.
 #include <algorithm>
+#include <optional>
+#include <utility>
 
 #include "core/export/onnx_reader.h"
 #include "core/ops/encode.h"
@@ -58,6 +60,11 @@ void OnnxReader::dequantize(OnnxNode& node) {
     expect_parameters(node, 1, index);
     if (outputs_.contains(node.output())) return emit_floats(start(Op::kDequantize, node, {index}), node.output());
     return define(node.output(), Dequantized{index});
+  }
+  if (holds<Spread>(x)) {
+    const Spread map = take_map(x);
+    expect_parameters(node, 1, map.tensor);
+    return define(node.output(), SpreadValues{map});
   }
   QAT_CHECK(initializers_.contains(x), "input {} is neither codes nor an initializer", in_quotes(x));
   const std::string scale = node.input(1), zero_point = node.input(2);
@@ -137,6 +144,7 @@ void OnnxReader::slice(OnnxNode& node) {
 void OnnxReader::reshape(OnnxNode& node) {
   node.require_inputs(2, 2);
   const std::vector<int64_t> to = initializers_.int64s(node.input(1));
+  if (to.size() == 6 || holds<Spread>(node.input(0))) return spread(node, to);
   const bool splits = is_codes(node.input(0));
   const Shuffle shuffle = splits ? Shuffle{codes(node.input(0)), 0, false} : take<Shuffle>(node.input(0));
   const std::vector<int64_t> shape = tensor(shuffle.tensor).shape;
@@ -161,6 +169,56 @@ void OnnxReader::transpose(OnnxNode& node) {
             "expected groups and their channels exchanged");
   shuffle.exchanged = true;
   define(node.output(), shuffle);
+}
+
+/// [N, C, H, W] -> [N, C, H, 1, W, 1], and after a Pad [N, C, H, step, W, step] -> [N, C, H * step, W * step].
+void OnnxReader::spread(OnnxNode& node, const std::vector<int64_t>& to) {
+  const bool begins = is_codes(node.input(0));
+  Spread map = begins ? Spread{codes(node.input(0)), 0, {1, 1}, {}} : take<Spread>(node.input(0));
+  const std::vector<int64_t> s = tensor(map.tensor).shape;
+  QAT_CHECK(s.size() == 3, "expected feature maps, found {} dimensions", s.size());
+  const std::vector<int64_t> expected = begins
+                                            ? std::vector<int64_t>{0, s[0], s[1], 1, s[2], 1}
+                                            : std::vector<int64_t>{0, s[0], s[1] * map.apart[0], s[2] * map.apart[1]};
+  QAT_CHECK(to == expected && (begins || map.moves == 2), "expected pixels apart, [{}], found [{}]",
+            fmt::join(expected, ", "), fmt::join(to, ", "));
+  ++map.moves;
+  define(node.output(), map);
+}
+
+void OnnxReader::pad(OnnxNode& node) {
+  node.require_inputs(3, 3);
+  Spread map = take<Spread>(node.input(0));
+  const Tensor& t = tensor(map.tensor);
+  std::vector<int64_t> pads = initializers_.int64s(node.input(1));
+  QAT_CHECK(initializers_.code(node.input(2), t.type) == t.zero_point, "expected the zero point, {}, as padding",
+            t.zero_point);
+  QAT_CHECK(map.moves == 1 || map.moves == 3, "expected codes that a Reshape moved");
+  QAT_CHECK(pads.size() == (map.moves == 1 ? 12 : 8), "found {} pads", pads.size());
+  const auto taken = [&](size_t i) { return std::exchange(pads[i], 0); };
+  constexpr int64_t kMost = 1 << 20;
+  QAT_CHECK(std::ranges::all_of(pads, [](int64_t v) { return v >= -kMost && v <= kMost; }), "pads are out of range");
+  if (map.moves == 1) {
+    map.apart = {1 + taken(9), 1 + taken(11)};
+    QAT_CHECK(map.apart[0] >= 1 && map.apart[1] >= 1, "pixels come {} and {} apart", map.apart[0], map.apart[1]);
+  } else {
+    map.pad = {taken(2), taken(3), taken(6) + map.apart[0] - 1, taken(7) + map.apart[1] - 1};
+  }
+  QAT_CHECK(std::ranges::all_of(pads, [](int64_t v) { return v == 0; }), "other dimensions are padded too");
+  ++map.moves;
+  define(node.output(), map);
+}
+
+OnnxReader::Spread OnnxReader::take_map(const std::string& name) {
+  const Spread map = take<Spread>(name);
+  QAT_CHECK(map.moves == 4, "input {} is not a whole map yet", in_quotes(name));
+  return map;
+}
+
+void OnnxReader::set_map(Node& n, const Spread& map) {
+  QAT_CHECK(n.pad == Node().pad, "a spread map is padded before");
+  n.spread = map.apart;
+  n.pad = map.pad;
 }
 
 void OnnxReader::read_window(Node& n, OnnxNode& node) {
@@ -207,9 +265,12 @@ void OnnxReader::read_weight(Node& n, OnnxNode& node) {
 }
 
 void OnnxReader::conv(OnnxNode& node) {
-  Node n = start(Op::kConv, node, {take<Dequantized>(node.input(0)).tensor});
+  std::optional<Spread> map;
+  if (holds<SpreadValues>(node.input(0))) map = take<SpreadValues>(node.input(0)).map;
+  Node n = start(Op::kConv, node, {map ? map->tensor : take<Dequantized>(node.input(0)).tensor});
   read_weight(n, node);
   read_window(n, node);
+  if (map) set_map(n, *map);
   define(node.output(), Unquantized{std::move(n), {}});
 }
 
@@ -258,10 +319,16 @@ void OnnxReader::qlinear_concat(OnnxNode& node) {
 
 void OnnxReader::qlinear_conv(OnnxNode& node) {
   node.require_inputs(8, 9);
-  Node n = start(Op::kConv, node, {operand(node, 0)});
+  std::optional<Spread> map;
+  if (holds<Spread>(node.input(0))) {
+    map = take_map(node.input(0));
+    expect_parameters(node, 1, map->tensor);
+  }
+  Node n = start(Op::kConv, node, {map ? map->tensor : operand(node, 0)});
   n.weight = initializers_.weight(node.input(3), node.input(4), node.input(5));
   if (node.inputs() == 9) n.bias = initializers_.int32s(node.input(8));
   read_window(n, node);
+  if (map) set_map(n, *map);
   emit(std::move(n), node.output(), parameters(node, 6));
 }
 

@@ -127,7 +127,8 @@ void OnnxWriter::attribute(onnx::NodeProto& node, const char* name, const std::v
 void OnnxWriter::window(onnx::NodeProto& proto, const Node& node) {
   attribute(proto, "kernel_shape", std::vector(node.kernel.begin(), node.kernel.end()));
   attribute(proto, "strides", std::vector(node.stride.begin(), node.stride.end()));
-  attribute(proto, "pads", std::vector(node.pad.begin(), node.pad.end()));
+  const std::array<int64_t, 4> pad = node.is_spread() ? Node().pad : node.pad;  // the map has been padded
+  attribute(proto, "pads", std::vector(pad.begin(), pad.end()));
   if (node.op != Op::kAveragePool) {
     attribute(proto, "dilations", std::vector(node.dilation.begin(), node.dilation.end()));
   }
@@ -213,6 +214,28 @@ void OnnxWriter::gather(const Node& node) {
   attribute(lookup, "axis", int64_t{0});
   lookup.set_doc_string(node.function);
   quantize(node.name + "_quantize", node.name + "_value", node);
+}
+
+/// [N, C, H, W] -> [N, C, H, 1, W, 1], padded to [N, C, H, step, W, step], -> [N, C, H * step, W * step], padded.
+std::string OnnxWriter::map_of(const Node& node) {
+  const Tensor& x = input(node);
+  if (!node.is_spread()) return onnx_name(x);
+  const int64_t c = x.shape[0], h = x.shape[1], w = x.shape[2];
+  const auto [step_h, step_w] = node.spread;
+  const std::string apart = node.name + "_apart", filled = node.name + "_filled", joined = node.name + "_joined",
+                    map = node.name + "_map";
+  const auto reshape = [&](const std::string& from, const std::string& to, const std::vector<int64_t>& shape) {
+    add("Reshape", to, {from, constant(to + "_shape", {std::ssize(shape)}, shape)}, to);
+  };
+  const auto pad = [&](const std::string& from, const std::string& to, const std::vector<int64_t>& pads) {
+    add("Pad", to, {from, constant(to + "_pads", {std::ssize(pads)}, pads), code(to + "_zero", x.zero_point, x.type)},
+        to);
+  };
+  reshape(onnx_name(x), apart, {0, c, h, 1, w, 1});
+  pad(apart, filled, {0, 0, 0, 0, 0, 0, 0, 0, 0, step_h - 1, 0, step_w - 1});
+  reshape(filled, joined, {0, c, h * step_h, w * step_w});
+  pad(joined, map, {0, 0, node.pad[0], node.pad[1], 0, 0, node.pad[2] - (step_h - 1), node.pad[3] - (step_w - 1)});
+  return map;
 }
 
 void OnnxWriter::slice(const Node& node) {

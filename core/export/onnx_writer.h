@@ -35,6 +35,8 @@ class OnnxWriter {
   static void attribute(onnx::NodeProto& node, const char* name, int64_t value);
   static void attribute(onnx::NodeProto& node, const char* name, float value);
   static void attribute(onnx::NodeProto& node, const char* name, const std::vector<int64_t>& values);
+  /// The codes that a convolution reads: its input's, or those of its spread map, made by moves of codes.
+  std::string map_of(const integer::Node& node);
   /// kernel_shape, strides and pads; dilations, group, ceil_mode and count_include_pad where the operator has them.
   static void window(onnx::NodeProto& proto, const integer::Node& node);
 

@@ -210,6 +210,7 @@ class Inserter {
                                       choice.location.empty() ? "" : ": ", infos_[i].name));
       }
       quant::QuantSpec spec{.role = quant::Role::kWeight, .bits = bits_of(choice), .is_signed = true};
+      if (choice.reduce_range && spec.bits == 8) spec.bits = 7;
       spec.affine = choice.scheme == "affine";
       spec.narrow_range = choice.narrow_range.value_or(spec.bits == 8);
       spec.channels = weighted.out_channels();
@@ -228,6 +229,11 @@ class Inserter {
       line += " weight " + how;
       if (choices_[i].bias && has_bias(weighted)) {
         const TensorChoice& of_bias = *choices_[i].bias;
+        if (of_bias.reduce_range) {
+          throw ConfigError(
+              fmt::format("{}{}{}'s bias: reduce_range is for weights, whose products are summed: leave it out",
+                          of_bias.location, of_bias.location.empty() ? "" : ": ", infos_[i].name));
+        }
         quant::QuantSpec bias{.role = quant::Role::kWeight, .bits = bits_of(of_bias), .is_signed = true};
         bias.narrow_range = of_bias.narrow_range.value_or(bias.bits == 8);
         bias.channels = weighted.out_channels();
@@ -239,12 +245,15 @@ class Inserter {
     }
     if (owns) {
       const TensorChoice choice = activation_of(i);
-      if ((choice.granularity_given && choice.granularity != quant::Granularity::kTensor) || choice.narrow_range) {
+      if ((choice.granularity_given && choice.granularity != quant::Granularity::kTensor) || choice.narrow_range ||
+          choice.reduce_range) {
         throw ConfigError(
             fmt::format("{}{}{}'s activation: the target has one scale a tensor and all codes: leave out "
                         "{}",
                         choice.location, choice.location.empty() ? "" : ": ", infos_[i].name,
-                        choice.narrow_range ? "narrow_range" : "granularity"));
+                        choice.reduce_range   ? "reduce_range"
+                        : choice.narrow_range ? "narrow_range"
+                                              : "granularity"));
       }
       quant::QuantSpec spec{.role = quant::Role::kActivation, .bits = bits_of(choice)};
       spec.is_signed = choice.dtype ? *choice.dtype == "int" : !non_negative_[i];

@@ -170,13 +170,15 @@ class NodeCheck {
 
   /// Output size along one axis; the last window of ceil mode must start in the input or its leading padding.
   int64_t window(size_t axis) const {
-    const int64_t in = x_[0]->shape[1 + axis], kernel = node_.kernel[axis], stride = node_.stride[axis];
+    const int64_t apart = node_.is_spread() ? node_.spread[axis] : 1, lowest = node_.is_spread() ? -kMaxAttribute : 0;
+    const int64_t in = (x_[0]->shape[1 + axis] - 1) * apart + 1;
+    const int64_t kernel = node_.kernel[axis], stride = node_.stride[axis];
     const int64_t before = node_.pad[axis], after = node_.pad[axis + 2], dilation = node_.dilation[axis];
     for (int64_t v : {kernel, stride, dilation}) {
       require(v >= 1 && v <= kMaxAttribute, fmt::format("kernel, stride or dilation {} is out of range", v));
     }
     for (int64_t v : {before, after}) {
-      require(v >= 0 && v <= kMaxAttribute, fmt::format("padding {} is out of range", v));
+      require(v >= lowest && v <= kMaxAttribute, fmt::format("padding {} is out of range", v));
     }
     const int64_t room = in + before + after - dilation * (kernel - 1) - 1;
     require(room >= 0, "the kernel is larger than the padded input");
@@ -196,6 +198,11 @@ class NodeCheck {
     require(node_.groups >= 1 && in % node_.groups == 0 && out % node_.groups == 0,
             fmt::format("{} groups do not divide {} inputs and {} outputs", node_.groups, in, out));
     require(!node_.ceil_mode, "a convolution has no ceil mode");
+    for (const int64_t apart : node_.spread) {
+      const bool valid = node_.is_spread() ? apart >= 1 && apart <= kMaxAttribute : apart == 0;
+      require(valid, fmt::format("pixels {} apart are out of range", apart));
+    }
+    require(!node_.is_spread() || node_.stride == Node().stride, "a spread map is read with a stride of 1");
     check_output({out, window(0), window(1)});
     check_weight({out, in / node_.groups, node_.kernel[0], node_.kernel[1]});
   }

@@ -115,6 +115,7 @@ std::string IntegerModel::dump() const {
     if (is_window(node.op)) {
       text += fmt::format(" kernel {} stride {} pad {}", node.kernel, node.stride, node.pad);
       if (node.dilation != Node().dilation) text += fmt::format(" dilation {}", node.dilation);
+      if (node.is_spread()) text += fmt::format(" spread {}", node.spread);
       if (node.groups != 1) text += fmt::format(" groups {}", node.groups);
       if (node.ceil_mode) text += " ceil";
       if (node.op == Op::kAveragePool) text += node.count_include_pad ? " divide by kernel" : " divide by valid pixels";

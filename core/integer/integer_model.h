@@ -17,7 +17,7 @@ enum class CodeType { kUint8, kInt8, kFloat32 };
 enum class Op {
   kQuantize,           // float32 -> codes: rne(clip(x / s, lo - z, hi - z)) + z, a true division
   kDequantize,         // codes -> float32: fl32(s * float(q - z))
-  kConv,               // codes, weight OIHW -> codes (acc * m)
+  kConv,               // codes, weight OIHW -> codes (acc * m); of a spread map: a transposed convolution
   kLinear,             // codes {F}, weight [out, in] -> codes, or float32: fl32(float(acc) * fl32(s_x * s_w))
   kAdd,                // a + b on raw codes, operand order kept; broadcast of {C, 1, 1} allowed on either side
   kMul,                // a * b on codes
@@ -75,6 +75,9 @@ struct Node {
   std::array<int64_t, 2> kernel{1, 1};
   std::array<int64_t, 2> stride{1, 1};
   std::array<int64_t, 4> pad{0, 0, 0, 0};  // top, left, bottom, right; the padded code is the input's zero point
+  /// kConv: the input's pixels come this far apart, with its zero point between them, before the padding, which may be
+  /// negative then (rows and columns taken away). {0, 0}: it is read as it is.
+  std::array<int64_t, 2> spread{0, 0};
   std::array<int64_t, 2> dilation{1, 1};
   int64_t groups = 1;  // kConv, kChannelShuffle
   int64_t begin = 0;   // kChannelSlice
@@ -86,6 +89,8 @@ struct Node {
   std::string function;        // kTable: "sigmoid", "leaky_relu", ...
   double alpha = 0.0;          // kTable, leaky_relu: slope below zero (a float32 value)
   std::vector<int16_t> table;  // kTable: 256 output codes
+
+  bool is_spread() const { return spread[0] != 0; }
 
   bool operator==(const Node&) const = default;
 };

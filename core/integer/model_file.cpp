@@ -50,6 +50,7 @@ Json node_json(const Node& node, const std::vector<Tensor>& tensors) {
   put_unless_default(json, "kernel", node, &Node::kernel);
   put_unless_default(json, "stride", node, &Node::stride);
   put_unless_default(json, "pad", node, &Node::pad);
+  put_unless_default(json, "spread", node, &Node::spread);
   put_unless_default(json, "dilation", node, &Node::dilation);
   put_unless_default(json, "groups", node, &Node::groups);
   put_unless_default(json, "begin", node, &Node::begin);
@@ -215,6 +216,7 @@ Node node_from(const Json& json, const std::map<std::string, int>& index) {
   get_if_present(json, "kernel", node.kernel);
   get_if_present(json, "stride", node.stride);
   get_if_present(json, "pad", node.pad);
+  get_if_present(json, "spread", node.spread);
   get_if_present(json, "dilation", node.dilation);
   get_if_present(json, "groups", node.groups);
   get_if_present(json, "begin", node.begin);

@@ -53,9 +53,12 @@ int64_t accumulator(const Node& node, const Tensor& x, const engine::Value& valu
   const int64_t depth = w.shape[1], first = out / (w.shape[0] / node.groups) * depth;
   for (int64_t k = 0; k < depth * node.kernel[0] * node.kernel[1]; ++k) {
     const int64_t c = k / (node.kernel[0] * node.kernel[1]);
-    const int64_t row =
-        index[2] * node.stride[0] - node.pad[0] + k / node.kernel[1] % node.kernel[0] * node.dilation[0];
-    const int64_t column = index[3] * node.stride[1] - node.pad[1] + k % node.kernel[1] * node.dilation[1];
+    int64_t row = index[2] * node.stride[0] - node.pad[0] + k / node.kernel[1] % node.kernel[0] * node.dilation[0];
+    int64_t column = index[3] * node.stride[1] - node.pad[1] + k % node.kernel[1] * node.dilation[1];
+    if (node.is_spread()) {
+      if (row % node.spread[0] != 0 || column % node.spread[1] != 0) continue;
+      row /= node.spread[0], column /= node.spread[1];
+    }
     if (row < 0 || row >= x.shape[1] || column < 0 || column >= x.shape[2]) continue;
     const int64_t pixel = (index[0] * x.shape[1] + row) * x.shape[2] + column;
     sum += term(pixel * x.shape[0] + first + c, out * depth * node.kernel[0] * node.kernel[1] + k);

@@ -75,6 +75,7 @@ Standing OpenCvJudge::standing(const Node& node) const {
       return {};
     case Op::kConv:
     case Op::kLinear:
+      if (node.is_spread()) return {Kind::kLeftOut, "it does not read moves of codes in six dimensions"};
       if (tensor(node.output).type == CodeType::kFloat32) return {Kind::kLeftOut, "it has no QGemm of float32 outputs"};
       if (node.weight.type == CodeType::kUint8 ||
           std::ranges::any_of(node.weight.zero_point, [](int z) { return z != 0; })) {

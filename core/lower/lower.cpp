@@ -76,7 +76,8 @@ class Lowering {
       return layer.output_quantizer() == nullptr && passing_operators().count(layer.type()) != 0;
     }
     if (const auto* weighted = dynamic_cast<const nn::WeightedLayer*>(&layer)) {
-      const bool matches = layer.type() == "conv2d" || (weighted->is_linear() && step.sizes.size() == 1);
+      const bool matches = layer.type() == "conv2d" || layer.type() == "conv_transpose2d" ||
+                           (weighted->is_linear() && step.sizes.size() == 1);
       return matches && layer.weight_quantizer() != nullptr &&
              (layer.output_quantizer() != nullptr || weighted->is_linear());
     }
@@ -215,28 +216,35 @@ class Lowering {
   void lower_weighted(int i, const nn::WeightedLayer& layer) {
     const auto& step = net_.steps()[i];
     const integer::Tensor& x = model_.tensors[tensors_[step.inputs[0]]];
-    const at::Tensor& raw = layer.tensors().weight;
     const auto [weight, call] = layer.quantized();
+    const std::vector<int64_t> sizes = weight.codes.sizes().vec();
     const ops::Folded folded = autograd::fold(weight, call, x.scale);
 
     // Codes come in the kernels' layout (output, kernel, input); files and this model have (output, input, kernel).
-    at::Tensor codes = autograd::empty_kernel_layout(raw.sizes(), at::kChar);
+    at::Tensor codes = autograd::empty_kernel_layout(sizes, at::kChar);
     std::copy(folded.codes.begin(), folded.codes.end(), codes.mutable_data_ptr<int8_t>());
+    if (layer.geometry().transposed) codes = codes.flip({2, 3});
     codes = codes.contiguous();
     const int8_t* data = codes.const_data_ptr<int8_t>();
 
     integer::Node node;
-    node.op = raw.dim() == 4 ? Op::kConv : Op::kLinear;
-    if (raw.dim() == 4) {
+    node.op = sizes.size() == 4 ? Op::kConv : Op::kLinear;
+    if (sizes.size() == 4) {
       const nn::ConvGeometry& g = layer.geometry();
-      node.kernel = {raw.size(2), raw.size(3)};
-      node.stride = {g.stride[0], g.stride[1]};
-      node.pad = {g.padding[0], g.padding[1], g.padding[0], g.padding[1]};
+      node.kernel = {sizes[2], sizes[3]};
       node.dilation = {g.dilation[0], g.dilation[1]};
       node.groups = g.groups;
+      if (g.transposed) {
+        const ops::SpreadGeometry spread = autograd::spread_geometry(g, {1, sizes[1], 1, 1}, {sizes[2], sizes[3]});
+        node.spread = {spread.step_h, spread.step_w};
+        node.pad = {spread.pad_top, spread.pad_left, spread.pad_bottom, spread.pad_right};
+      } else {
+        node.stride = {g.stride[0], g.stride[1]};
+        node.pad = {g.padding[0], g.padding[1], g.padding[0], g.padding[1]};
+      }
     }
     node.weight = {.type = CodeType::kInt8,
-                   .shape = raw.sizes().vec(),
+                   .shape = sizes,
                    .codes = {data, data + codes.numel()},
                    .scale = folded.scale,
                    .zero_point = {0}};

@@ -42,6 +42,7 @@ void apply(TensorChoice& choice, const TensorConfig& config, const std::string& 
   if (config.dtype) choice.dtype = config.dtype;
   if (config.scheme) choice.scheme = config.scheme;
   if (config.narrow_range) choice.narrow_range = config.narrow_range;
+  if (config.reduce_range) choice.reduce_range = *config.reduce_range;
   if (!config.options.is_null()) choice.options = config.options;
   choice.location = location;
 }

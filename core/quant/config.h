@@ -20,6 +20,7 @@ struct TensorConfig {
   std::optional<std::string> dtype;        // activations: int | uint
   std::optional<std::string> scheme;       // symmetric | affine
   std::optional<bool> narrow_range;        // weights
+  std::optional<bool> reduce_range;        // weights
   config::Node options;                    // the method's own keys
 };
 
@@ -80,6 +81,7 @@ struct TensorChoice {
   int64_t groups = 1;
   std::optional<std::string> dtype, scheme;
   std::optional<bool> narrow_range;
+  bool reduce_range = false;
   config::Node options;
   std::string location;                            // of the last rule that set a key, "" for defaults
   bool sets_bits = false, sets_quantizer = false;  // by a rule
@@ -117,6 +119,10 @@ struct qat::config::Schema<qat::quant::TensorConfig> {
         .doc("activations with negative values: affine (default) or symmetric; weights are symmetric")
         .one_of({"symmetric", "affine"});
     f.field("narrow_range", &C::narrow_range).doc("weights: no code -2^(bits-1); default true at 8 bits");
+    f.field("reduce_range", &C::reduce_range)
+        .doc(
+            "weights of 8 bits: codes of 7 bits only, so that no sum of two products with uint8 codes exceeds int16, "
+            "which runtimes cut it to on CPUs with AVX2 and no VNNI");
     f.field("options", &C::options).doc("the quantizer's own keys, see quantizers/README.md");
   }
 };

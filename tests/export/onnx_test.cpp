@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -279,6 +280,67 @@ TEST(OnnxReader, NamesTheNodeAndTheReason) {
   EXPECT_THAT(refused([](auto& m) { m.mutable_graph()->mutable_output(0)->set_name("nothing"); }),
               HasSubstr("is used by no node"));
   EXPECT_THAT(error_of<FileError>([] { parse_onnx("", "m.onnx"); }), HasSubstr("m.onnx: not an ONNX model"));
+}
+
+/// image {1, 2, 2} -> codes -> a convolution of one tap over pixels 2 and 3 apart, one row taken away below.
+IntegerModel spread_model() {
+  IntegerModel m = integer::sample_model();
+  m.nodes[1].spread = {2, 3};
+  m.nodes[1].pad = {1, 0, -1, 2};
+  m.tensors[2].shape = {2, 3, 6};
+  m.tensors[3].shape = {36};
+  m.nodes[3].weight.shape = {2, 36};
+  m.nodes[3].weight.codes.assign(72, 1);
+  return m;
+}
+
+TEST(OnnxWriter, SpreadsTheInputOfATransposedConvolutionByMovesOfCodes) {
+  for (const Form& form : kForms) {
+    const IntegerModel model = spread_model();
+    const std::string bytes = form.write(model);
+    EXPECT_EQ(parse_onnx(bytes, "m.onnx"), model) << form.name;
+    const onnx::ModelProto proto = proto_of(bytes);
+    const std::vector<std::string> ops = operators(proto);
+    EXPECT_THAT(std::vector<std::string>(ops.begin() + 1, ops.begin() + 5),
+                ElementsAre("Reshape", "Pad", "Reshape", "Pad"));
+    const auto numbers = [&](const std::string& name) {
+      const std::string& raw = initializer(proto, name).raw_data();
+      const auto* data = reinterpret_cast<const int64_t*>(raw.data());
+      return std::vector<int64_t>(data, data + raw.size() / sizeof(int64_t));
+    };
+    EXPECT_THAT(numbers("conv_apart_shape"), ElementsAre(0, 1, 2, 1, 2, 1));
+    EXPECT_THAT(numbers("conv_filled_pads"), ElementsAre(0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 2));
+    EXPECT_THAT(numbers("conv_joined_shape"), ElementsAre(0, 1, 4, 6));
+    // The last pixel's own fill, one row and two columns, goes; so does a row more, and two columns come.
+    EXPECT_THAT(numbers("conv_map_pads"), ElementsAre(0, 0, 1, 0, 0, 0, -2, 0));
+    EXPECT_EQ(initializer(proto, "conv_map_zero").raw_data(), std::string(1, 10));
+  }
+}
+
+TEST(OnnxReader, RefusesOtherMovesOfCodes) {
+  for (const Form& form : kForms) {
+    const auto refused = [&](const std::string& name, int at, int64_t value) {
+      onnx::ModelProto proto = proto_of(form.write(spread_model()));
+      std::string& raw = *const_cast<onnx::TensorProto&>(initializer(proto, name)).mutable_raw_data();
+      std::memcpy(raw.data() + static_cast<size_t>(at) * sizeof(value), &value, sizeof(value));
+      return error_of<FileError>([&] { parse_onnx(bytes_of(proto), "m.onnx"); });
+    };
+    EXPECT_THAT(refused("conv_apart_shape", 3, 2), HasSubstr("expected pixels apart, [0, 1, 2, 1, 2, 1]"));
+    EXPECT_THAT(refused("conv_filled_pads", 10, 1), HasSubstr("other dimensions are padded too"));
+    EXPECT_THAT(refused("conv_filled_pads", 9, -1), HasSubstr("pixels come 0 and 3 apart"));
+    EXPECT_THAT(refused("conv_joined_shape", 2, 5), HasSubstr("expected pixels apart, [0, 1, 4, 6]"));
+    EXPECT_THAT(refused("conv_map_pads", 2, int64_t{1} << 40), HasSubstr("pads are out of range"));
+    EXPECT_THAT(refused("conv_map_pads", 3, 1), HasSubstr("expected output shape"));
+    onnx::ModelProto other = proto_of(form.write(spread_model()));
+    const_cast<onnx::TensorProto&>(initializer(other, "conv_map_zero")).set_raw_data(std::string(1, 9));
+    EXPECT_THAT(error_of<FileError>([&] { parse_onnx(bytes_of(other), "m.onnx"); }),
+                HasSubstr("expected the zero point, 10, as padding"));
+    onnx::ModelProto half = proto_of(form.write(spread_model()));  // the last Pad left out
+    half.mutable_graph()->mutable_node(5)->set_input(0, "conv_joined");
+    half.mutable_graph()->mutable_node()->DeleteSubrange(4, 1);
+    EXPECT_THAT(error_of<FileError>([&] { parse_onnx(bytes_of(half), "m.onnx"); }),
+                HasSubstr("input 'conv_joined' is not a whole map yet"));
+  }
 }
 
 /// Bytes of a file changed, cut and repeated: a model or a FileError, nothing else.

@@ -200,6 +200,18 @@ TEST(Insert, KeysOfEachTensorKind) {
   EXPECT_THAT(refusal("{weight: {granularity: group, groups: 3}}"), HasSubstr("3 groups do not divide 4"));
 }
 
+TEST(Insert, ReducedRangeKeepsProductsWithinInt16) {
+  const Resnet r(
+      "{weight: {reduce_range: true}, rules: [{match: {name: layer1.*}, weight: {bits: 4}}, {match: {type: linear}, "
+      "weight: {reduce_range: false}}]}");
+  EXPECT_EQ(r.weight_bits("conv1"), 7);
+  EXPECT_EQ(r.weight_bits("layer1.0.conv1"), 4);
+  EXPECT_EQ(r.weight_bits("fc"), 8);
+  const quant::QuantSpec spec = r.layer("conv1").weight_quantizer()->spec();
+  // Two products with the largest uint8 code, of a weight whose sign a batch norm may have turned.
+  EXPECT_LE(2 * 255 * std::max(spec.hi(), -spec.lo()), 32767);
+}
+
 TEST(Insert, OptionsBelongToTheirMethod) {
   // Another method in a rule drops the defaults' options; a method of one width needs no bits.
   const Resnet r(

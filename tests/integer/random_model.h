@@ -168,6 +168,7 @@ class RandomModel {
       node.pad = {node.kernel[0] / 2, node.kernel[1] / 2, node.kernel[0] / 2, node.kernel[1] / 2};
     } else {
       set_window(node, x, true);
+      if (x.shape[1] < 12 && x.shape[2] < 12 && chance(0.2)) spread(node, x);
     }
     if (chance(0.4)) {  // depthwise, or any groups
       std::vector<int64_t> divisors;
@@ -178,8 +179,21 @@ class RandomModel {
       out = same_shape ? in : node.groups * between(1, 2);
     }
     weigh(node, {out, in / node.groups, node.kernel[0], node.kernel[1]});
-    const ops::PoolGeometry g = geometry(node, x);
+    ops::PoolGeometry g = geometry(node, x);
+    if (node.is_spread()) g.in_h = (g.in_h - 1) * node.spread[0] + 1, g.in_w = (g.in_w - 1) * node.spread[1] + 1;
     return append(std::move(node), weighted_output({out, g.out_h(), g.out_w()}));
+  }
+
+  /// A transposed convolution, whose padding may take pixels away.
+  void spread(Node& node, const Tensor& x) {
+    node.stride = {1, 1};
+    for (size_t i = 0; i < 2; ++i) {
+      node.spread[i] = between(1, 3);
+      const int64_t in = (x.shape[1 + i] - 1) * node.spread[i] + 1, reach = node.dilation[i] * (node.kernel[i] - 1);
+      const int64_t spare = std::min<int64_t>(2, (in - reach - 1) / 2);  // may go on either side
+      node.pad[i] = between(-spare, reach);
+      node.pad[2 + i] = between(-spare, reach);
+    }
   }
 
   int pool(int index, Op op) {

@@ -32,6 +32,22 @@ struct GatedNet : torch::nn::Module {
   }
 };
 
+/// Transposed convolutions: with a rest of the output, dilated in groups behind a batch norm, and of one tap whose
+/// padding takes pixels away.
+struct UpsamplingNet : torch::nn::Module {
+  using Options = torch::nn::ConvTranspose2dOptions;
+  torch::nn::Conv2d stem = register_module("stem", torch::nn::Conv2d(torch::nn::Conv2dOptions(3, 8, 3).stride(2)));
+  torch::nn::ConvTranspose2d up = register_module(
+      "up", torch::nn::ConvTranspose2d(Options(8, 6, {3, 4}).stride({2, 3}).padding(1).output_padding(1)));
+  torch::nn::ConvTranspose2d wide = register_module(
+      "wide", torch::nn::ConvTranspose2d(Options(6, 4, 3).groups(2).dilation(2).padding({2, 1}).bias(false)));
+  torch::nn::BatchNorm2d norm = register_module("norm", torch::nn::BatchNorm2d(4));
+  torch::nn::ConvTranspose2d cut =
+      register_module("cut", torch::nn::ConvTranspose2d(Options(4, 5, 1).stride(2).padding(1)));
+
+  Tensor forward(const Tensor& x) { return cut(at::relu(norm(wide(at::relu(up(at::relu(stem(x)))))))).mean({2, 3}); }
+};
+
 /// Tensors by name: codes of the simulation in evaluation, NHWC.
 std::map<std::string, std::vector<uint8_t>> simulate(graph::GraphModule& net, const Tensor& images, Tensor& logits) {
   net.eval();
@@ -46,11 +62,12 @@ std::map<std::string, std::vector<uint8_t>> simulate(graph::GraphModule& net, co
   return codes;
 }
 
-TEST(Operators, TrainedFrozenAndLoweredTheyGiveTheEnginesCodes) {
+template <class Net>
+void expect_the_engines_codes(size_t tensors) {
   for (int seed = 0; seed < 6; ++seed) {
     SCOPED_TRACE(seed);
     at::manual_seed(seed);
-    GatedNet net;
+    Net net;
     quant::QuantizationConfig config;
     config.weight.quantizer = config.activation.quantizer = seed % 2 == 0 ? "minmax" : "lsq";
     config.weight.bits = config.activation.bits = std::vector<int>{8, 4, 3}[static_cast<size_t>(seed % 3)];
@@ -76,12 +93,16 @@ TEST(Operators, TrainedFrozenAndLoweredTheyGiveTheEnginesCodes) {
       ++compared;
     });
     EXPECT_EQ(compared, expected.size());
-    EXPECT_GE(compared, 15u);
+    EXPECT_GE(compared, tensors);
     const Tensor flat = logits.contiguous();
     EXPECT_EQ(outputs[0].values,
               std::vector<float>(flat.const_data_ptr<float>(), flat.const_data_ptr<float>() + flat.numel()));
   }
 }
+
+TEST(Operators, TrainedFrozenAndLoweredTheyGiveTheEnginesCodes) { expect_the_engines_codes<GatedNet>(15); }
+
+TEST(Operators, SoDoTransposedConvolutions) { expect_the_engines_codes<UpsamplingNet>(6); }
 
 TEST(Operators, AClipBecomesTheRangeOfItsCodes) {
   at::manual_seed(1);

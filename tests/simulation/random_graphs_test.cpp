@@ -84,12 +84,27 @@ class RandomNet : public torch::nn::Module {
     }
     const Tensor weight = at::randn({out, in / groups, kernel[0], kernel[1]}) / std::sqrt(in / groups * kernel[0]);
     const std::string name = fmt::format("conv{}", steps_.size());
-    register_parameter(name + "_weight", weight);
+    const bool transposed = !same && size(x, 2) < 14 && size(x, 3) < 14 && chance(0.2);
+    if (!transposed) register_parameter(name + "_weight", weight);
     Tensor bias;
     if (chance(0.5)) bias = register_parameter(name + "_bias", at::randn({out}) * 0.2);
-    size_t y = append(x, [=](const Tensor& t) {
-      return at::conv2d(t, weight, bias, stride, at::IntArrayRef(padding), dilation, groups);
-    });
+    size_t y = 0;
+    if (transposed) {
+      // The other way round: kernel - 1 - padding may be negative.
+      const std::vector<int64_t> extra{between(0, stride[0] - 1), between(0, stride[1] - 1)};
+      const Tensor turned = weight.view({groups, out / groups, in / groups, kernel[0], kernel[1]})
+                                .transpose(1, 2)
+                                .reshape({in, out / groups, kernel[0], kernel[1]})
+                                .contiguous();
+      register_parameter(name + "_weight", turned);
+      y = append(x, [=](const Tensor& t) {
+        return at::conv_transpose2d(t, turned, bias, stride, padding, extra, groups, dilation);
+      });
+    } else {
+      y = append(x, [=](const Tensor& t) {
+        return at::conv2d(t, weight, bias, stride, at::IntArrayRef(padding), dilation, groups);
+      });
+    }
     if (chance(0.6)) {
       const auto norm = register_module(fmt::format("norm{}", steps_.size()), torch::nn::BatchNorm2d(out));
       const at::NoGradGuard no_grad;
@@ -278,11 +293,11 @@ TEST_P(RandomGraphs, GiveTheSameCodesEverywhere) {
       }
     }
     for (const integer::Node& node : model.nodes) {
-      ++operators[node.function.empty() ? integer::to_string(node.op) : node.function];
+      ++operators[node.is_spread() ? "transposed conv" : node.function.empty() ? to_string(node.op) : node.function];
     }
   }
   EXPECT_LE(refused, nets / 20);
-  for (const char* op : {"conv", "linear", "add", "mul", "concat", "max_pool", "average_pool", "global_average_pool",
+  for (const char* op : {"conv", "transposed conv", "linear", "add", "mul", "concat", "max_pool", "average_pool", "global_average_pool",
                          "channel_slice", "channel_shuffle", "silu", "hardswish", "sigmoid"}) {
     EXPECT_GT(operators[op], 0) << op;
   }
