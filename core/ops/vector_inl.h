@@ -90,7 +90,8 @@ template <class To, int64_t kCount, class D>
 HWY_INLINE void store_narrow(D, const hn::Vec<D> (&values)[kCount], To* to) {
 #if HWY_TARGET == HWY_AVX2
   // Narrowing one vector alone takes as many instructions as two or four.
-  if constexpr (kCount % 2 == 0 && std::is_same_v<To, int16_t>) {
+  constexpr bool kWhole = hn::MaxLanes(D()) == 8;
+  if constexpr (kWhole && kCount % 2 == 0 && std::is_same_v<To, int16_t>) {
 #pragma GCC unroll 4
     for (int64_t k = 0; k < kCount; k += 2) {
       const __m256i pair = _mm256_packs_epi32(values[k].raw, values[k + 1].raw);
@@ -98,7 +99,7 @@ HWY_INLINE void store_narrow(D, const hn::Vec<D> (&values)[kCount], To* to) {
     }
     return;
   }
-  if constexpr (kCount == 4 && sizeof(To) == 1) {
+  if constexpr (kWhole && kCount == 4 && sizeof(To) == 1) {
     const __m256i low = _mm256_packs_epi32(values[0].raw, values[1].raw);
     const __m256i high = _mm256_packs_epi32(values[2].raw, values[3].raw);
     const __m256i mixed = std::is_signed_v<To> ? _mm256_packs_epi16(low, high) : _mm256_packus_epi16(low, high);

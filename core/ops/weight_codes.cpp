@@ -44,37 +44,58 @@ HWY_INLINE V rounded(D d, V t, V lo, V hi) {
   return hn::Sub(hn::Add(clipped, magic), magic);
 }
 
-bool encode_row(const float* x, int64_t n, float scale, float lo, float hi, int8_t* codes) {
-  constexpr int64_t kVectors = 4;
-  bool clipped = false;
-  const auto run = [&]<int64_t kCount>(auto d, std::integral_constant<int64_t, kCount>, int64_t begin,
-                                       int64_t end) HWY_ATTR {
-    using D = decltype(d);
-    constexpr int64_t kWidth = hn::MaxLanes(D());
-    const hn::Rebind<int32_t, D> di;
-    const auto s = hn::Set(d, scale), least = hn::Set(d, lo), most = hn::Set(d, hi);
-    auto lowest = hn::Set(d, hi), highest = hn::Set(d, lo);
-    for (int64_t i = begin; i < end; i += kCount * kWidth) {
-      if constexpr (kCount > 1) {
-        for (int64_t k = 0; k < kCount * kWidth; k += 16) hwy::Prefetch(x + i + k + kAhead);
-      }
-      hn::Vec<hn::Rebind<int32_t, D>> values[kCount];
+/// Smallest and largest code before it was clipped.
+template <class D>
+struct Extremes {
+  Extremes(float lo, float hi) : lowest(hn::Set(D(), hi)), highest(hn::Set(D(), lo)) {}
+  bool exceed(float lo, float hi) const {
+    const D d;
+    return hn::GetLane(hn::MinOfLanes(d, lowest)) < lo || hn::GetLane(hn::MaxOfLanes(d, highest)) > hi;
+  }
+  hn::Vec<D> lowest, highest;
+};
+
+/// kCount vectors.
+template <int64_t kCount, class D>
+HWY_INLINE void encode_vectors(D d, const float* x, hn::Vec<D> scale, hn::Vec<D> lo, hn::Vec<D> hi, Extremes<D>& seen,
+                               int8_t* codes) {
+  const hn::Rebind<int32_t, D> di;
+  hn::Vec<hn::Rebind<int32_t, D>> values[kCount];
 #pragma GCC unroll 4
-      for (int64_t k = 0; k < kCount; ++k) {
-        const auto code = rounded(d, hn::Div(hn::LoadU(d, x + i + k * kWidth), s), least, most);
-        lowest = hn::Min(lowest, code);
-        highest = hn::Max(highest, code);
-        values[k] = hn::ConvertTo(di, hn::Min(hn::Max(code, least), most));
-      }
-      store_narrow<int8_t>(di, values, codes + i);
+  for (int64_t k = 0; k < kCount; ++k) {
+    const auto code = rounded(d, hn::Div(hn::LoadU(d, x + k * hn::MaxLanes(D())), scale), lo, hi);
+    seen.lowest = hn::Min(seen.lowest, code);
+    seen.highest = hn::Max(seen.highest, code);
+    values[k] = hn::ConvertTo(di, hn::Min(hn::Max(code, lo), hi));
+  }
+  store_narrow<int8_t>(di, values, codes);
+}
+
+/// Rows that are at least a vector long; the last vector of a row may overlap the one before it.
+template <class D>
+HWY_INLINE bool encode_in(D d, const float* x, int64_t rows, int64_t depth, const float* scale, float lo, float hi,
+                          int8_t* codes) {
+  constexpr int64_t kVectors = 4, kWidth = hn::MaxLanes(D());
+  Extremes<D> seen(lo, hi);
+  const auto least = hn::Set(d, lo), most = hn::Set(d, hi);
+  for (int64_t r = 0; r < rows; ++r, x += depth, codes += depth) {
+    const auto s = hn::Set(d, scale[r]);
+    int64_t i = 0;
+    for (; i + kVectors * kWidth <= depth; i += kVectors * kWidth) {
+      for (int64_t k = 0; k < kVectors * kWidth; k += 16) hwy::Prefetch(x + i + k + kAhead);
+      encode_vectors<kVectors>(d, x + i, s, least, most, seen, codes + i);
     }
-    clipped = clipped || hn::GetLane(hn::MinOfLanes(d, lowest)) < lo || hn::GetLane(hn::MaxOfLanes(d, highest)) > hi;
-  };
-  const int64_t blocks = n / (kVectors * kLanes) * kVectors * kLanes, whole = n / kLanes * kLanes;
-  run(F32(), std::integral_constant<int64_t, kVectors>(), 0, blocks);
-  run(F32(), std::integral_constant<int64_t, 1>(), blocks, whole);
-  run(hn::CappedTag<float, 1>(), std::integral_constant<int64_t, 1>(), whole, n);
-  return clipped;
+    for (; i + kWidth <= depth; i += kWidth) encode_vectors<1>(d, x + i, s, least, most, seen, codes + i);
+    if (i < depth) encode_vectors<1>(d, x + depth - kWidth, s, least, most, seen, codes + depth - kWidth);
+  }
+  return seen.exceed(lo, hi);
+}
+
+bool encode_rows(const float* x, int64_t rows, int64_t depth, const float* scale, float lo, float hi, int8_t* codes) {
+  if (depth >= kLanes) return encode_in(F32(), x, rows, depth, scale, lo, hi, codes);
+  const hn::CappedTag<float, 4> few;
+  if (depth >= static_cast<int64_t>(hn::MaxLanes(few))) return encode_in(few, x, rows, depth, scale, lo, hi, codes);
+  return encode_in(hn::CappedTag<float, 1>(), x, rows, depth, scale, lo, hi, codes);
 }
 
 /// Writes the gradients of some weights and returns what their gradients of codes are multiplied by in the sum.
@@ -159,19 +180,23 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace qat::ops {
 
-HWY_EXPORT(encode_row);
+HWY_EXPORT(encode_rows);
 HWY_EXPORT(gradient_row);
 HWY_EXPORT(largest_bits);
 HWY_EXPORT(dequantize_row);
 
 bool encode_weights(const float* x, int64_t channels, int64_t depth, const float* scale, int32_t lo, int32_t hi,
                     int8_t* codes) {
+  if (depth == 0) return false;
   bool clipped = false;
+  const int64_t rows = std::max<int64_t>(1, kPiece / depth), pieces = (channels + rows - 1) / rows;
 #pragma omp parallel for schedule(static) reduction(|| : clipped) if (channels * depth >= 16 * kPiece)
-  for (int64_t c = 0; c < channels; ++c) {
-    const bool row = HWY_DYNAMIC_DISPATCH(encode_row)(x + c * depth, depth, scale[c], static_cast<float>(lo),
-                                                      static_cast<float>(hi), codes + c * depth);
-    clipped = clipped || row;
+  for (int64_t p = 0; p < pieces; ++p) {
+    const int64_t c = p * rows;
+    const bool piece =
+        HWY_DYNAMIC_DISPATCH(encode_rows)(x + c * depth, std::min(rows, channels - c), depth, scale + c,
+                                          static_cast<float>(lo), static_cast<float>(hi), codes + c * depth);
+    clipped = clipped || piece;
   }
   return clipped;
 }

@@ -43,6 +43,26 @@ TEST(EncodeWeights, CodesAreThoseOfEncodePerChannel) {
   }
 }
 
+TEST(EncodeWeights, DivideAroundTies) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  std::vector<float> scales{1e-45f, 3e-39f, 2e38f, 1.0f, 0.1f};
+  for (int i = 0; i < 60; ++i) scales.push_back(std::exp2(-12.0f + 0.2f * static_cast<float>(i)) * 1.037f);
+  std::vector<float> x;
+  for (const float scale : scales) {
+    for (int code = -130; code < 130; ++code) {
+      const float tie = (static_cast<float>(code) + 0.5f) * scale, below = std::nextafter(tie, -kInfinity);
+      x.insert(x.end(), {tie, below, std::nextafter(below, -kInfinity), std::nextafter(tie, kInfinity)});
+    }
+  }
+  const auto channels = static_cast<int64_t>(scales.size()), depth = static_cast<int64_t>(x.size()) / channels;
+  std::vector<int8_t> expected(x.size()), codes(x.size());
+  encode_per_channel(x.data(), channels, depth, scales.data(), -127, 127, expected.data());
+  on_every_target([&] {
+    encode_weights(x.data(), channels, depth, scales.data(), -127, 127, codes.data());
+    EXPECT_EQ(codes, expected);
+  });
+}
+
 TEST(EncodeWeights, TellWhetherACodeWasClipped) {
   const std::vector<float> scale{0.5f};
   int8_t codes[3];
