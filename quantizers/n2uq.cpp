@@ -82,14 +82,16 @@ struct N2uqBackward final : autograd::Backward {
     auto* out = dx.mutable_data_ptr<float>();
     const float* q = codes.const_data_ptr<float>();
     const double end = starts.back() + widths.back();
+    std::vector<double> inverses(widths.size());
+    for (int64_t i = 0; i < n; ++i) inverses[i] = 1.0 / widths[i];
     for (int64_t k = 0; k < values.numel(); ++k) {
       if (!(v[k] >= starts[0] && v[k] <= end)) continue;
       // Code q begins in the middle of interval q - 1 and ends in that of interval q.
       int64_t i = std::min<int64_t>(static_cast<int64_t>(q[k]) + zero_point, n - 1);
       if (v[k] < starts[i]) --i;
-      const double slope = dy[k] * scale / widths[i];
+      const double slope = dy[k] * scale * inverses[i];
       out[k] = static_cast<float>(slope);
-      da[i] -= slope * (v[k] - starts[i]) / widths[i];
+      da[i] -= slope * (v[k] - starts[i]) * inverses[i];
       before[i] -= slope;
     }
     double above = 0;
