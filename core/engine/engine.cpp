@@ -30,7 +30,17 @@ void check_input(const Tensor& t, const Value& value, int64_t batch) {
 
 }  // namespace
 
-Engine::Engine(integer::IntegerModel model) : network_(std::make_shared<const Network>(std::move(model))) {}
+Engine::Engine(integer::IntegerModel model, Weights weights)
+    : network_(std::make_shared<const Network>(std::move(model), weights)) {}
+
+int64_t Engine::weight_bytes() const {
+  int64_t bytes = 0;
+  for (const Prepared& p : network_->prepared) {
+    if (p.convolution_u8) bytes += p.convolution_u8->bytes();
+    if (p.convolution_i8) bytes += p.convolution_i8->bytes();
+  }
+  return bytes;
+}
 
 const integer::IntegerModel& Engine::model() const { return network_->model; }
 

@@ -21,15 +21,21 @@ struct Value {
 
 struct Network;  // a model with its weights prepared
 
+/// How weights lie in memory: as the kernels read them, or those of four bits two a byte, unpacked in cache by every
+/// run: half the memory, and some third more time.
+enum class Weights { kFast, kSmall };
+
 /// Accumulators wrap modulo 2^32 (a lowered model's never do: IntegerModel::check_accumulators). Deterministic for
 /// every number of threads. Many threads may use one Engine.
 class Engine {
  public:
   /// Checks the model (IntegerModel::check) and prepares its weights. Throws qat::Error.
-  explicit Engine(integer::IntegerModel model);
+  explicit Engine(integer::IntegerModel model, Weights weights = Weights::kFast);
 
   /// Without the codes of weights, which are held as the kernels read them.
   const integer::IntegerModel& model() const;
+  /// What the weights take.
+  int64_t weight_bytes() const;
 
   /// Called after each node (and for each input) with the index of the tensor just made.
   using Observer = std::function<void(int tensor, const Value& value)>;

@@ -30,8 +30,9 @@ std::vector<int16_t> centred(const integer::Weight& w) {
 }
 
 template <class Code>
-void pack(const Node& node, const Tensor& x, const Tensor& y, Prepared& prepared) {
+void pack(const Node& node, const Tensor& x, const Tensor& y, Weights weights, Prepared& prepared) {
   prepared.convolution<Code>().emplace(conv_geometry(node, x, y), centred(node.weight).data(), x.zero_point, x.hi);
+  if (weights == Weights::kSmall) prepared.convolution<Code>()->shrink();
 }
 
 /// Empty where codes are copied as they are.
@@ -77,13 +78,14 @@ ops::SpreadGeometry spread_geometry(const Node& node, const Tensor& x) {
           .pad_right = node.pad[3]};
 }
 
-Network::Network(integer::IntegerModel given) : model(std::move(given)), prepared(model.nodes.size()) {
+Network::Network(integer::IntegerModel given, Weights weights) : model(std::move(given)), prepared(model.nodes.size()) {
   model.check();
   for (size_t n = 0; n < model.nodes.size(); ++n) {
     Node& node = model.nodes[n];
     if (node.op == Op::kConv || node.op == Op::kLinear) {
       const Tensor &x = tensor(node.inputs[0]), &y = tensor(node.output);
-      x.type == CodeType::kInt8 ? pack<int8_t>(node, x, y, prepared[n]) : pack<uint8_t>(node, x, y, prepared[n]);
+      x.type == CodeType::kInt8 ? pack<int8_t>(node, x, y, weights, prepared[n])
+                                : pack<uint8_t>(node, x, y, weights, prepared[n]);
       prepared[n].multiplier = model.multipliers(node);
       node.weight.codes = std::vector<int16_t>();  // packed: once in memory is enough
     }

@@ -5,6 +5,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "core/engine/engine.h"
 #include "core/integer/integer_model.h"
 #include "core/ops/convolve.h"
 #include "core/ops/spread.h"
@@ -38,7 +39,7 @@ struct Prepared {
 
 struct Network {
   /// Checks the model. Throws qat::Error.
-  explicit Network(integer::IntegerModel given);
+  Network(integer::IntegerModel given, Weights weights);
 
   const integer::Tensor& tensor(int index) const { return model.tensors[static_cast<size_t>(index)]; }
 

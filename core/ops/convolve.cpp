@@ -7,11 +7,13 @@
 #include <limits>
 #include <memory>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "core/base/error.h"
 #include "core/ops/convolve_strips.h"
 #include "core/ops/narrow.h"
+#include "core/ops/nibbles.h"
 #include "core/ops/requantize_kernels.h"
 
 namespace qat::ops {
@@ -55,6 +57,26 @@ void PackedConvolution<Code>::accumulate(const Code* x, int64_t batch, int32_t* 
     multiply(acc + part.first_pixel * out_c + part.channel, out_c, nullptr);
   };
   kernels::run_strips(*packed_, x, batch, false, std::ref(finish));
+}
+
+template <class Code>
+void PackedConvolution<Code>::shrink() {
+  kernels::PackedWeights<Code>& p = *packed_;
+  if (p.kernel != kernels::Kernel::kQuads || p.quads.empty()) return;
+  const auto n = static_cast<int64_t>(p.quads.size());
+  std::vector<uint8_t> nibbles(static_cast<size_t>(packed_bytes(n)));
+  if (!pack_nibbles(reinterpret_cast<const uint8_t*>(p.quads.data()), n, kernels::kLowestNibble, nibbles.data())) {
+    return;
+  }
+  p.nibbles = std::move(nibbles);
+  p.quads = std::vector<int8_t>();
+}
+
+template <class Code>
+int64_t PackedConvolution<Code>::bytes() const {
+  const auto of = [](const auto& v) { return static_cast<int64_t>(v.size() * sizeof(v[0])); };
+  const kernels::PackedWeights<Code>& p = *packed_;
+  return of(p.pairs) + of(p.quads) + of(p.nibbles) + of(p.bits) + of(p.start) + of(p.taps);
 }
 
 template <class Code>

@@ -74,6 +74,12 @@ class PackedConvolution {
   void requantize(const Code* x, int64_t batch, const int32_t* bias, const float* multiplier, CodeRange range,
                   Code* y) const;
 
+  /// Keeps weights of four bits two a byte, if the kernel is quads; every call then unpacks what it reads, in cache.
+  /// For weights that stay.
+  void shrink();
+  /// Of the packed weights.
+  int64_t bytes() const;
+
   /// "pairs", "winograd", "quads", "bits", "depthwise" or "depthwise quads".
   const char* kernel() const;
 

@@ -7,6 +7,7 @@
 
 #include "core/ops/bit_kernels.h"
 #include "core/ops/integer_winograd.h"
+#include "core/ops/nibbles.h"
 
 namespace qat::ops::kernels {
 namespace {
@@ -42,7 +43,17 @@ void multiply_strips(const PackedWeights<Code>& p, const Weight* weights, const 
                      .channel = first,
                      .channels = g.groups > 1 ? g.out_c : count};
     const auto task = [&](int32_t* out, int64_t out_stride, const CodeOutput* codes) {
+      const int64_t size = divide_up(count, kBlock) * p.block_size();
+      ScratchVector<uint8_t> unpacked(p.nibbles.empty() ? 0 : static_cast<size_t>(unpacked_bytes(size)));
       for (int64_t i = 0; i < g.groups; ++i) {
+        const int64_t begin = (i * blocks + part * part_blocks) * p.block_size();
+        const Weight* of_part = weights + begin;
+        if constexpr (std::is_same_v<Weight, int8_t>) {
+          if (!p.nibbles.empty()) {
+            const StoredCodes stored(p.nibbles.data(), kLowestNibble);
+            of_part = reinterpret_cast<const int8_t*>(codes_in(stored, begin, size, unpacked.data()));
+          }
+        }
         multiply(
             PixelTask<Input, Weight>{.pixels = in.pixels(),
                                      .pixel_count = in.pixel_count(),
@@ -50,7 +61,7 @@ void multiply_strips(const PackedWeights<Code>& p, const Weight* weights, const 
                                      .segment_offset = p.segments.offset.data(),
                                      .segments = p.segments.count(),
                                      .groups = p.groups_of_products(),
-                                     .weights = weights + (i * blocks + part * part_blocks) * p.block_size(),
+                                     .weights = of_part,
                                      .channels = count,
                                      .out = out + i * channels,
                                      .out_stride = out_stride,

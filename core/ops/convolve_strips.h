@@ -15,6 +15,8 @@ namespace qat::ops::kernels {
 
 enum class Kernel { kPairs, kWinograd, kQuads, kBits, kDepthwise, kDepthwiseQuads };
 
+inline constexpr int32_t kLowestNibble = -8;
+
 /// What PackedConvolution holds.
 template <class Code>
 struct PackedWeights {
@@ -38,6 +40,7 @@ struct PackedWeights {
   Segments segments;
   std::vector<int16_t> pairs;  // or Winograd's
   std::vector<int8_t> quads;
+  std::vector<uint8_t> nibbles;  // the quads, where they have been shrunk (nibbles.h); they start at kLowestNibble
   std::vector<uint64_t> bits;
   std::vector<int32_t> start;  // of quads and bits
   int64_t flush = 0;

@@ -90,6 +90,27 @@ TEST(engine, a_narrow_range_of_codes_limits_every_output) {
   EXPECT_THAT(map, ElementsAre(1, 15, 5, 15, 0, 15, 15, 0));
 }
 
+TEST(engine, small_weights_give_the_same_codes) {
+  IntegerModel m;
+  m.tensors = {codes("x", {24, 6, 6}, 1, 0), codes("y", {40, 6, 6}, 64, 100)};
+  m.nodes = {node(Op::kConv, "conv", {0}, 1)};
+  m.nodes[0].kernel = {3, 3};
+  m.nodes[0].pad = {1, 1, 1, 1};
+  m.nodes[0].weight = {
+      .type = integer::CodeType::kInt8, .shape = {40, 24, 3, 3}, .codes = {}, .scale = {1}, .zero_point = {0}};
+  for (int i = 0; i < 40 * 24 * 9; ++i) m.nodes[0].weight.codes.push_back(static_cast<int16_t>(i * 7 % 16 - 8));
+  m.inputs = {0};
+  m.outputs = {1};
+  Value x{.batch = 2};
+  for (int i = 0; i < 2 * 24 * 36; ++i) x.codes.push_back(static_cast<uint8_t>(i * 31));
+  const Engine fast(m), small(m, Weights::kSmall);
+  EXPECT_EQ(small.run({x})[0].codes, fast.run({x})[0].codes);
+  // The kernel that takes bytes needs AVX2.
+  if (fast.weight_bytes() < 2 * 40 * 24 * 9) {
+    EXPECT_LT(small.weight_bytes(), fast.weight_bytes() * 3 / 5);
+  }
+}
+
 TEST(engine, relu_and_concat_by_hand) {
   IntegerModel m;
   m.tensors = {codes("a", {1, 1, 2}, 1, 4), codes("r", {1, 1, 2}, 1, 4), codes("b", {2, 1, 2}, 0.5f, 0),

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <limits>
 #include <random>
+#include <string>
 #include <type_traits>
 #include <vector>
 
@@ -269,6 +270,43 @@ TEST(PackedConvolution, CodesAreThoseOfRequantize) {
     }
     omp_set_num_threads(before);
   }
+}
+
+TEST(PackedConvolution, WeightsOfFourBitsShrinkToHalf) {
+  const ConvGeometry geometries[] = {
+      {.batch = 2,
+       .in_h = 9,
+       .in_w = 11,
+       .in_c = 20,
+       .out_c = 50,
+       .kernel_h = 3,
+       .kernel_w = 3,
+       .pad_top = 1,
+       .pad_left = 1},
+      {.batch = 3, .in_h = 14, .in_w = 14, .in_c = 64, .out_c = 70},
+      {.batch = 1, .in_h = 8, .in_w = 8, .in_c = 12, .out_c = 36, .kernel_h = 3, .kernel_w = 3, .groups = 3},
+      {.batch = 1, .in_c = 500, .out_c = 300}};
+  on_every_target([&] {
+    for (const ConvGeometry& g : geometries) {
+      const Case<uint8_t> c(g, 5, 7);
+      PackedConvolution<uint8_t> packed(g, c.w.data(), c.zero_point);
+      if (std::string(packed.kernel()) != "quads") continue;  // needs AVX2
+      const int64_t before = packed.bytes();
+      packed.shrink();
+      EXPECT_LT(packed.bytes(), before * 3 / 5);
+      std::vector<int32_t> acc(g.rows() * g.out_c);
+      packed.accumulate(c.x.data(), g.batch, acc.data());
+      EXPECT_EQ(acc, c.reference());
+      packed.shrink();  // nothing is left to do
+      packed.accumulate(c.x.data(), g.batch, acc.data());
+      EXPECT_EQ(acc, c.reference());
+    }
+    const Case<uint8_t> wide(geometries[1], 6, 100);
+    PackedConvolution<uint8_t> packed(wide.g, wide.w.data(), wide.zero_point);
+    const int64_t before = packed.bytes();
+    packed.shrink();
+    EXPECT_EQ(packed.bytes(), before) << "weights of eight bits stay";
+  });
 }
 
 TEST(Convolve, DoesNotDependOnThreads) {
