@@ -51,6 +51,27 @@ void quads(const float* g, int64_t pixels, int64_t stride, int64_t channels, flo
   }
 }
 
+/// A tile's sums, [rows][count][kLanes], into the gradient's rows from `channel`.
+HWY_NOINLINE void store_sums(const WeightTile& t, const Column* columns, int64_t count, int64_t channel, int64_t rows,
+                             const float* sums) {
+  const F32 d;
+  for (int64_t m = 0; m < rows && channel + m < t.channels; ++m) {
+    float* row = t.dw + (channel + m) * t.dw_stride;
+    const float factor = t.factor != nullptr ? t.factor[channel + m] : 1.0f;
+    for (int64_t v = 0; v < count; ++v) {
+      const float* from = sums + (m * count + v) * kLanes;
+      float* to = row + columns[v].dw;
+      if (columns[v].count == kLanes) {
+        const auto sum = hn::LoadU(d, from);
+        const auto value = t.first ? sum : hn::Add(hn::LoadU(d, to), sum);
+        hn::StoreU(hn::Mul(value, hn::Set(d, factor)), d, to);
+        continue;
+      }
+      for (int64_t i = 0; i < columns[v].count; ++i) to[i] = (t.first ? from[i] : to[i] + from[i]) * factor;
+    }
+  }
+}
+
 /// kT columns of x against kS quads of output channels.
 template <int64_t kT, int64_t kS>
 HWY_INLINE void weight_tile(const WeightTile& t, const Column* columns, int64_t channel) {
@@ -90,27 +111,13 @@ HWY_INLINE void weight_tile(const WeightTile& t, const Column* columns, int64_t 
       }
     }
   }
+  float sums[kS * kQuad][kT][kLanes];
 #pragma GCC unroll 16
   for (int64_t m = 0; m < kS * kQuad; ++m) {
-    if (channel + m >= t.channels) continue;
-    float* row = t.dw + (channel + m) * t.dw_stride;
 #pragma GCC unroll 3
-    for (int64_t v = 0; v < kT; ++v) {
-      float* to = row + columns[v].dw;
-      if (columns[v].count == kLanes) {
-        auto value = t.first ? sum[m][v] : hn::Add(hn::LoadU(d, to), sum[m][v]);
-        if (t.factor != nullptr) value = hn::Mul(value, hn::Set(d, t.factor[channel + m]));
-        hn::StoreU(value, d, to);
-        continue;
-      }
-      float values[kLanes];
-      hn::StoreU(sum[m][v], d, values);
-      for (int64_t i = 0; i < columns[v].count; ++i) {
-        const float value = t.first ? values[i] : to[i] + values[i];
-        to[i] = t.factor != nullptr ? value * t.factor[channel + m] : value;
-      }
-    }
+    for (int64_t v = 0; v < kT; ++v) hn::StoreU(sum[m][v], d, sums[m][v]);
   }
+  store_sums(t, columns, kT, channel, kS * kQuad, &sums[0][0][0]);
 }
 
 template <int64_t kT, int64_t kS>
