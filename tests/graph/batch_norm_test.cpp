@@ -65,7 +65,8 @@ class Setup {
   }
 
   bool lowers() const {
-    return case_.mode != "none" && (case_.type == "conv2d" || case_.type == "depthwise" || case_.type == "linear");
+    return case_.mode != "none" && (case_.type == "conv2d" || case_.type == "conv_transpose2d" ||
+                                    case_.type == "depthwise" || case_.type == "linear");
   }
 
  protected:
@@ -284,7 +285,9 @@ EVERY_CASE(H_ExportedIntegersTimesTheirScaleAreTheWeightsInUse) {
       if (layer->label() != node.name) continue;
       // Independently: gamma / sigma * W, to half a step of the exported scale (one where the floor rescaled codes).
       const auto& norm = layer->tensors().batch_norm;
-      const Tensor w = layer->tensors().weight.detach().to(at::kDouble);
+      Tensor w = layer->tensors().weight.detach().to(at::kDouble);
+      const nn::ConvGeometry& g = layer->geometry();
+      if (g.transposed) w = autograd::output_first(w, g.groups).flip({2, 3});  // read as an ordinary convolution
       Tensor k = at::ones({w.size(0)}, at::kDouble);
       if (norm) k = norm->gamma.detach().to(at::kDouble) / (norm->running_var.to(at::kDouble) + norm->eps).sqrt();
       const Tensor wanted =
