@@ -50,7 +50,7 @@ void LsqPlus::observe(const at::Tensor& values) {
   const at::Tensor x = rows(values.detach()).to(at::kDouble), mean = x.mean(1);
   const at::Tensor deviation = (x - mean.unsqueeze(1)).square().mean(1).sqrt();
   const at::Tensor reach = at::maximum((mean - deviation * 3).abs(), (mean + deviation * 3).abs());
-  scale_.copy_((reach / std::exp2(spec().bits - 1)).clamp_min(quant::kSmallestScale));
+  scale_.copy_((reach / std::exp2(spec().magnitude_bits())).clamp_min(quant::kSmallestScale));
   QAT_CHECK(scale_.isfinite().all().item<bool>(), "a weight is not finite: the network diverged");
 }
 

@@ -57,9 +57,9 @@ void Tqt::initialize_parameters() {
 }
 
 quant::QParams Tqt::parameters_now() const {
-  const int levels = spec().is_weight() || spec().is_signed ? spec().bits - 1 : spec().bits;
   const at::Tensor exponent = autograd::straight_through(log2_t_.detach().ceil(), log2_t_);
-  return {(exponent - levels).exp2(), at::full({spec().scales()}, spec().symmetric_zero_point(), at::kInt)};
+  return {(exponent - spec().magnitude_bits()).exp2(),
+          at::full({spec().scales()}, spec().symmetric_zero_point(), at::kInt)};
 }
 
 at::Tensor Tqt::fake_quantize(const at::Tensor& x) {

@@ -16,6 +16,9 @@ namespace {
 using quant::LayerChoice;
 using quant::TensorChoice;
 
+/// The width that reduce_range reduces.
+constexpr int kReducedBits = 8;
+
 /// Decides, step by step, which tensors become codes and who owns their quantizers.
 class Inserter {
  public:
@@ -210,14 +213,22 @@ class Inserter {
                                       choice.location.empty() ? "" : ": ", infos_[i].name));
       }
       quant::QuantSpec spec{.role = quant::Role::kWeight, .bits = bits_of(choice), .is_signed = true};
-      if (choice.reduce_range && spec.bits == 8) spec.bits = 7;
       spec.affine = choice.scheme == "affine";
       spec.narrow_range = choice.narrow_range.value_or(spec.bits == 8);
       spec.channels = weighted.out_channels();
       spec.granularity = choice.granularity;
       spec.groups = choice.groups;
+      spec.reduce_range = choice.reduce_range && spec.bits == kReducedBits;
       if (!choice.granularity_given && !support_of(choice).channels) spec.granularity = quant::Granularity::kTensor;
-      net_.set_weight_quantizer(i, make(i, "weight", choice, spec));
+      const std::shared_ptr<quant::Quantizer> quantizer = make(i, "weight", choice, spec);
+      if (choice.reduce_range && !spec.reduce_range && quantizer->traits().code_bits >= kReducedBits) {
+        throw ConfigError(
+            fmt::format("{}{}{}'s weight: reduce_range is for codes of 8 bits, those of {} with {} bits have "
+                        "{}: set it to false there",
+                        choice.location, choice.location.empty() ? "" : ": ", infos_[i].name, choice.quantizer,
+                        spec.bits, quantizer->traits().code_bits));
+      }
+      net_.set_weight_quantizer(i, quantizer);
       weighted.set_memory(config_.memory == "exact"       ? autograd::Memory::kExact
                           : config_.memory == "recompute" ? autograd::Memory::kRecompute
                                                           : autograd::Memory::kCompact);
@@ -229,11 +240,6 @@ class Inserter {
       line += " weight " + how;
       if (choices_[i].bias && has_bias(weighted)) {
         const TensorChoice& of_bias = *choices_[i].bias;
-        if (of_bias.reduce_range) {
-          throw ConfigError(
-              fmt::format("{}{}{}'s bias: reduce_range is for weights, whose products are summed: leave it out",
-                          of_bias.location, of_bias.location.empty() ? "" : ": ", infos_[i].name));
-        }
         quant::QuantSpec bias{.role = quant::Role::kWeight, .bits = bits_of(of_bias), .is_signed = true};
         bias.narrow_range = of_bias.narrow_range.value_or(bias.bits == 8);
         bias.channels = weighted.out_channels();
@@ -245,15 +251,12 @@ class Inserter {
     }
     if (owns) {
       const TensorChoice choice = activation_of(i);
-      if ((choice.granularity_given && choice.granularity != quant::Granularity::kTensor) || choice.narrow_range ||
-          choice.reduce_range) {
+      if ((choice.granularity_given && choice.granularity != quant::Granularity::kTensor) || choice.narrow_range) {
         throw ConfigError(
             fmt::format("{}{}{}'s activation: the target has one scale a tensor and all codes: leave out "
                         "{}",
                         choice.location, choice.location.empty() ? "" : ": ", infos_[i].name,
-                        choice.reduce_range   ? "reduce_range"
-                        : choice.narrow_range ? "narrow_range"
-                                              : "granularity"));
+                        choice.narrow_range ? "narrow_range" : "granularity"));
       }
       quant::QuantSpec spec{.role = quant::Role::kActivation, .bits = bits_of(choice)};
       spec.is_signed = choice.dtype ? *choice.dtype == "int" : !non_negative_[i];

@@ -250,7 +250,8 @@ class Lowering {
                    .zero_point = {0}};
     node.bias = folded.bias;
     if (layer.output_quantizer() && layer.output_quantizer()->traits().is_sign) {
-      make_threshold(node, x.scale, *layer.output_quantizer()->qparams().scale.const_data_ptr<float>(), layer.label());
+      make_threshold(node, x.scale, *layer.output_quantizer()->qparams().scale.const_data_ptr<float>(), layer.label(),
+                     layer.weight_quantizer()->spec().reduce_range);
     }
     const int output =
         layer.output_quantizer()
@@ -262,13 +263,15 @@ class Lowering {
   /// The sign of an accumulator a (0 counts as positive) as the target's requantization: that of 2 a + 1, which is odd,
   /// times a multiplier of 1 or more, in the codes next to the zero point. What a weight's scale was is lost: a sign
   /// does not depend on it.
-  static void make_threshold(integer::Node& node, float input_scale, float output_scale, const std::string& name) {
+  static void make_threshold(integer::Node& node, float input_scale, float output_scale, const std::string& name,
+                             bool reduce_range) {
+    const int lowest = reduce_range ? -32 : -64, highest = reduce_range ? 32 : 63;
     for (int16_t& code : node.weight.codes) {
-      if (code < -64 || code > 63) {
+      if (code < lowest || code > highest) {
         throw ExportError(
-            fmt::format("{}: cannot be lowered: twice its weight's code {} exceeds int8, and the sign of "
-                        "an accumulator needs it: use 7 bits there",
-                        name, code));
+            fmt::format("{}: cannot be lowered: twice its weight's code {} exceeds {}, and the sign of "
+                        "an accumulator needs it: use {} bits there",
+                        name, code, reduce_range ? "the reduced range" : "int8", reduce_range ? 6 : 7));
       }
       code = static_cast<int16_t>(2 * code);
     }

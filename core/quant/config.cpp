@@ -25,8 +25,7 @@ bool matches(const Match& match, const LayerInfo& layer, const config::Node& rul
   return true;
 }
 
-void apply(TensorChoice& choice, const TensorConfig& config, const std::string& location) {
-  const bool by_rule = !location.empty();
+void apply(TensorChoice& choice, const TensorConfig& config, const std::string& location, bool by_rule) {
   if (config.quantizer) {
     choice.quantizer = *config.quantizer, choice.sets_quantizer = by_rule;
     choice.options = {};  // those of another method
@@ -47,6 +46,14 @@ void apply(TensorChoice& choice, const TensorConfig& config, const std::string& 
   choice.location = location;
 }
 
+void apply_default(TensorChoice& choice, const TensorConfig& config) {
+  apply(choice, config, config.options.location(), /*by_rule=*/false);
+}
+
+void apply_rule(TensorChoice& choice, const TensorConfig& config, const config::Node& rule) {
+  apply(choice, config, rule.location(), /*by_rule=*/true);
+}
+
 void check_method(const std::optional<TensorConfig>& config, const config::Node& parent, const char* key) {
   if (!config || !config->quantizer || quantizers().contains(*config->quantizer)) return;
   const std::optional<config::Node> node = parent.find(key);
@@ -55,19 +62,24 @@ void check_method(const std::optional<TensorConfig>& config, const config::Node&
 
 }  // namespace
 
+std::string misplaced_keys(const char* key, const std::optional<TensorConfig>& config) {
+  if (config && config->reduce_range) return fmt::format("{}.reduce_range: this key is for weights", key);
+  return "";
+}
+
 std::vector<LayerChoice> resolve(const QuantizationConfig& config, const std::vector<LayerInfo>& layers) {
   LayerChoice defaults;
   for (const auto* tensor : {&config.weight, &config.activation, config.bias ? &*config.bias : &config.weight}) {
     if (tensor->quantizer) quantizers().get(*tensor->quantizer);
   }
-  apply(defaults.weight, config.weight, "");
-  apply(defaults.activation, config.activation, "");
-  if (config.bias) apply(defaults.bias.emplace(), *config.bias, "");
+  apply_default(defaults.weight, config.weight);
+  apply_default(defaults.activation, config.activation);
+  if (config.bias) apply_default(defaults.bias.emplace(), *config.bias);
   std::vector<LayerChoice> choices(layers.size(), defaults);
   if (config.residual) {
     if (config.residual->quantizer) quantizers().get(*config.residual->quantizer);
     for (size_t i = 0; i < layers.size(); ++i) {
-      if (layers[i].is_residual) apply(choices[i].activation, *config.residual, "");
+      if (layers[i].is_residual) apply_default(choices[i].activation, *config.residual);
     }
   }
 
@@ -84,12 +96,12 @@ std::vector<LayerChoice> resolve(const QuantizationConfig& config, const std::ve
       used = true;
       LayerChoice& choice = choices[i];
       if (rule.exclude) choice.exclude = *rule.exclude;
-      if (rule.weight) apply(choice.weight, *rule.weight, node.location());
-      if (rule.activation) apply(choice.activation, *rule.activation, node.location());
-      if (rule.bias) apply(choice.bias ? *choice.bias : choice.bias.emplace(), *rule.bias, node.location());
+      if (rule.weight) apply_rule(choice.weight, *rule.weight, node);
+      if (rule.activation) apply_rule(choice.activation, *rule.activation, node);
+      if (rule.bias) apply_rule(choice.bias ? *choice.bias : choice.bias.emplace(), *rule.bias, node);
       if (rule.input) {
         if (!choice.input) choice.input.emplace();  // keys that no rule sets stay the producer's
-        apply(*choice.input, *rule.input, node.location());
+        apply_rule(*choice.input, *rule.input, node);
       }
     }
     if (used) continue;

@@ -83,7 +83,7 @@ struct TensorChoice {
   std::optional<bool> narrow_range;
   bool reduce_range = false;
   config::Node options;
-  std::string location;                            // of the last rule that set a key, "" for defaults
+  std::string location;                            // of the last rule that set a key, or of the defaults
   bool sets_bits = false, sets_quantizer = false;  // by a rule
 };
 
@@ -99,6 +99,9 @@ struct LayerChoice {
 /// the last match wins per key. Throws ConfigError for a rule that matches nothing, an unknown method, target or
 /// granularity.
 std::vector<LayerChoice> resolve(const QuantizationConfig& config, const std::vector<LayerInfo>& layers);
+
+/// What is wrong with the keys of `key:`, which is no weight; "": nothing.
+std::string misplaced_keys(const char* key, const std::optional<TensorConfig>& config);
 
 }  // namespace qat::quant
 
@@ -120,10 +123,12 @@ struct qat::config::Schema<qat::quant::TensorConfig> {
         .one_of({"symmetric", "affine"});
     f.field("narrow_range", &C::narrow_range).doc("weights: no code -2^(bits-1); default true at 8 bits");
     f.field("reduce_range", &C::reduce_range)
-        .doc(
-            "weights of 8 bits: codes of 7 bits only, so that no sum of two products with uint8 codes exceeds int16, "
-            "which runtimes cut it to on CPUs with AVX2 and no VNNI");
+        .doc("weights of 8 bits: codes within 64, whose products no CPU's default session saturates; default false");
     f.field("options", &C::options).doc("the quantizer's own keys, see quantizers/README.md");
+    f.check([](const C& c) -> std::string {
+      if (!c.reduce_range.value_or(false) || c.bits.value_or(8) == 8) return "";
+      return "reduce_range is for weights of 8 bits: fewer have small codes anyhow, and more are no int8";
+    });
   }
 };
 
@@ -147,6 +152,9 @@ struct qat::config::Schema<qat::quant::Rule> {
     f.field("input", &C::input).doc("the layer's input tensor, that is its producer's output");
     f.field("bias", &C::bias).doc("the layer's bias, batch norm folded in");
     f.field("exclude", &C::exclude).doc("leave the layer in float");
+    f.check([](const C& c) { return qat::quant::misplaced_keys("activation", c.activation); });
+    f.check([](const C& c) { return qat::quant::misplaced_keys("input", c.input); });
+    f.check([](const C& c) { return qat::quant::misplaced_keys("bias", c.bias); });
   }
 };
 
@@ -203,5 +211,8 @@ struct qat::config::Schema<qat::quant::QuantizationConfig> {
         .one_of({"compact", "exact", "recompute"});
     f.field("calibration", &C::calibration).doc("first ranges");
     f.field("schedule", &C::schedule).doc("how quantization changes during the first finetune stage");
+    f.check([](const C& c) { return qat::quant::misplaced_keys("activation", c.activation); });
+    f.check([](const C& c) { return qat::quant::misplaced_keys("residual", c.residual); });
+    f.check([](const C& c) { return qat::quant::misplaced_keys("bias", c.bias); });
   }
 };

@@ -105,6 +105,11 @@ std::shared_ptr<Quantizer> QuantizerMethod::operator()(const QuantSpec& spec, co
             spec.is_weight() ? "activations" : "weights");
   QAT_CHECK(spec.bits >= support_.min_bits && spec.bits <= support_.max_bits, "{} takes {} to {} bits, found {}", name,
             support_.min_bits, support_.max_bits, spec.bits);
+  const Traits traits = made->traits();
+  QAT_CHECK(
+      !spec.reduce_range || (traits.affine && traits.code_bits <= spec.bits),
+      "reduce_range: the levels of {} do not follow a range of codes: choose another quantizer, or set it to false",
+      name);
   QAT_CHECK(support_.channels || spec.granularity == Granularity::kTensor, "{} has one range a tensor", name);
   return made;
 }

@@ -18,7 +18,8 @@ enum class Granularity { kTensor, kChannel, kGroup };
 
 /// A request: how many codes, and for what. Codes are stored as the target wants them (onnxruntime: activations uint8,
 /// weights int8), so the code range follows from the fields:
-///   weights      [-2^(b-1), 2^(b-1) - 1], or from -(2^(b-1) - 1) with narrow_range; zero point 0; 1 bit: -1 and 1
+///   weights      [-2^(b-1), 2^(b-1) - 1], or from -(2^(b-1) - 1) with narrow_range; zero point 0; 1 bit: -1 and 1;
+///                8 bits with reduce_range: [-64, 64]
 ///   activations  [0, 2^b - 1]; zero point 0 (not signed), 2^(b-1) (signed, symmetric) or observed (affine);
 ///                1 bit, signed: 0 and 2 around the zero point 1
 struct QuantSpec {
@@ -27,6 +28,7 @@ struct QuantSpec {
   bool is_signed = false;     // activations: can values be negative? false behind a ReLU
   bool affine = false;        // activations, signed: the zero point may follow the range
   bool narrow_range = false;  // weights
+  bool reduce_range = false;  // weights of 8 bits: 2 * 255 * 64 fits int16, in which some CPUs' instructions sum pairs
   Granularity granularity = Granularity::kTensor;
   int64_t channels = 1;  // of a weight; output channels come first
   int64_t groups = 1;    // with kGroup: how many; each is channels / groups neighbouring output channels
@@ -41,6 +43,8 @@ struct QuantSpec {
   int32_t symmetric_zero_point() const;
   /// hi - zero point: the largest code above zero (Qp in the papers).
   int32_t positive_levels() const { return hi() - symmetric_zero_point(); }
+  /// log2 of the steps on one side of zero, where there are two sides: b - 1, one less with reduce_range; otherwise b.
+  int magnitude_bits() const { return bits - (is_weight() || is_signed ? 1 : 0) - (reduce_range ? 1 : 0); }
   int64_t scales() const;
   bool is_weight() const { return role == Role::kWeight; }
 

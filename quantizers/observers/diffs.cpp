@@ -59,7 +59,7 @@ FixPosition find_fix_position(const float* x, int64_t n, const FixPointFormat& f
 DiffsObserver::DiffsObserver(const quant::ObserverOptions& options)
     : options_(options.options.as<DiffsOptions>()), seen_(register_buffer("seen", at::zeros({kPositions}, at::kLong))) {
   const quant::QuantSpec& s = options.spec;
-  format_ = {.bits = s.bits,
+  format_ = {.bits = s.reduce_range ? s.bits - 1 : s.bits,
              .lo = static_cast<double>(s.lo() - s.symmetric_zero_point()),
              .hi = static_cast<double>(s.hi() - s.symmetric_zero_point()),
              .rounding = ops::rounding_from(options_.round)};

@@ -200,16 +200,43 @@ TEST(Insert, KeysOfEachTensorKind) {
   EXPECT_THAT(refusal("{weight: {granularity: group, groups: 3}}"), HasSubstr("3 groups do not divide 4"));
 }
 
-TEST(Insert, ReducedRangeKeepsProductsWithinInt16) {
+TEST(Insert, ReducedRanges) {
   const Resnet r(
-      "{weight: {reduce_range: true}, rules: [{match: {name: layer1.*}, weight: {bits: 4}}, {match: {type: linear}, "
-      "weight: {reduce_range: false}}]}");
-  EXPECT_EQ(r.weight_bits("conv1"), 7);
-  EXPECT_EQ(r.weight_bits("layer1.0.conv1"), 4);
-  EXPECT_EQ(r.weight_bits("fc"), 8);
-  const quant::QuantSpec spec = r.layer("conv1").weight_quantizer()->spec();
-  // Two products with the largest uint8 code, of a weight whose sign a batch norm may have turned.
-  EXPECT_LE(2 * 255 * std::max(spec.hi(), -spec.lo()), 32767);
+      "{weight: {quantizer: lsq, reduce_range: true}, rules: [{match: {position: last}, weight: {reduce_range: "
+      "false}}, "
+      "{match: {name: layer1.*}, weight: {bits: 4}}]}");
+  const auto range = [&](const char* layer) {
+    const quant::QuantSpec& spec = r.layer(layer).weight_quantizer()->spec();
+    return std::pair(spec.lo(), spec.hi());
+  };
+  EXPECT_EQ(range("conv1"), std::pair(-64, 64));
+  EXPECT_EQ(range("fc"), std::pair(-127, 127));
+  EXPECT_EQ(range("layer1.0.conv1"), std::pair(-8, 7)) << "small anyhow";
+
+  EXPECT_THAT(refusal("{weight: {bits: 4, reduce_range: true}}"),
+              HasSubstr("test.yaml:1:10: weight: reduce_range is for weights of 8 bits"));
+  EXPECT_THAT(refusal("{rules: [{match: {name: conv1}, weight: {bits: 9, reduce_range: true}}]}"),
+              HasSubstr("test.yaml:1:41: rules[0].weight: reduce_range is for weights of 8 bits"));
+  for (const char* kind : {"activation", "residual", "bias"}) {
+    EXPECT_THAT(refusal(fmt::format("{{{}: {{reduce_range: true}}}}", kind)),
+                HasSubstr(fmt::format("test.yaml:1:1: {}.reduce_range: this key is for weights", kind)));
+  }
+  for (const char* kind : {"activation", "input", "bias"}) {
+    EXPECT_THAT(refusal(fmt::format("{{rules: [{{match: {{name: conv1}}, {}: {{reduce_range: true}}}}]}}", kind)),
+                HasSubstr(fmt::format("test.yaml:1:10: rules[0]: {}.reduce_range: this key is for weights", kind)));
+  }
+  // What the layers cannot do: at the place of the defaults or of the rule.
+  EXPECT_THAT(refusal("{weight: {quantizer: gfpq, reduce_range: true}}"),
+              HasSubstr("test.yaml:1:10: conv1's weight: reduce_range: the levels of gfpq do not follow"));
+  EXPECT_THAT(refusal("{weight: {reduce_range: true}, rules: [{match: {type: linear}, weight: {quantizer: dorefa}}]}"),
+              HasSubstr("test.yaml:1:40: fc's weight: reduce_range: the levels of dorefa do not follow"));
+  EXPECT_THAT(refusal("{weight: {reduce_range: true}, rules: [{match: {type: linear}, weight: {bits: 9}}]}"),
+              HasSubstr("test.yaml:1:40: fc's weight: reduce_range is for codes of 8 bits, those of minmax with 9 bits "
+                        "have 9"));
+  EXPECT_THAT(
+      refusal("{weight: {reduce_range: true}, rules: [{match: {type: linear}, weight: {quantizer: dorefa, bits: "
+              "7}}]}"),
+      HasSubstr("those of dorefa with 7 bits have 8"));
 }
 
 TEST(Insert, OptionsBelongToTheirMethod) {

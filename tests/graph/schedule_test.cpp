@@ -224,8 +224,6 @@ TEST(TensorKinds, WhatTheTargetHasNotIsRefused) {
   EXPECT_NE(error_of("{weight: {scheme: affine}}").find("weights are symmetric"), std::string::npos);
   EXPECT_NE(error_of("{activation: {granularity: channel}}").find("one scale a tensor"), std::string::npos);
   EXPECT_NE(error_of("{activation: {narrow_range: true}}").find("narrow_range"), std::string::npos);
-  EXPECT_NE(error_of("{activation: {reduce_range: true}}").find("reduce_range"), std::string::npos);
-  EXPECT_NE(error_of("{bias: {reduce_range: true}}").find("reduce_range is for weights"), std::string::npos);
   EXPECT_NE(error_of("{bias: {quantizer: pact}}").find("quantizes activations only"), std::string::npos);
   EXPECT_NE(error_of("{bias: {quantizer: nothing}}").find("nothing"), std::string::npos);
 }

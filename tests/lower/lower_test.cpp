@@ -100,6 +100,70 @@ TEST(Lower, FloatLayersAreAllListed) {
   }
 }
 
+/// What lowering says of a convolution behind which signs are taken; its weights are 1 and `other`.
+std::string refusal_of_signs(const std::string& weight, float other, float bias) {
+  struct Signs : torch::nn::Module {
+    torch::nn::Conv2d conv = register_module("conv", torch::nn::Conv2d(torch::nn::Conv2dOptions(1, 1, {1, 2})));
+    torch::nn::Conv2d last = register_module("last", torch::nn::Conv2d(torch::nn::Conv2dOptions(1, 1, 1)));
+    at::Tensor forward(const at::Tensor& x) { return last(conv(x)); }
+  } net;
+  const at::NoGradGuard no_grad;
+  net.conv->weight.copy_(at::tensor({1.0f, other}).view({1, 1, 1, 2}));
+  net.conv->bias.fill_(bias);
+  const std::string yaml = "{weight: " + weight + ", rules: [{match: {name: conv}, activation: {quantizer: bnn}}]}";
+  const auto config = config::load_text(yaml, "test.yaml", {}).root().as<quant::QuantizationConfig>();
+  // Input range [0, 255/256]: the scale 2^-8.
+  const auto module =
+      test::quantize(net, {1, 1, 4}, config, at::tensor({0.0f, 0.99609375f, 0.5f, 0.25f}).view({1, 1, 1, 4}));
+  try {
+    lower(*module, {{0}, {1}});
+  } catch (const ExportError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(Lower, SignsNeedTwiceTheNumbersOfTheirAccumulator) {
+  EXPECT_EQ(refusal_of_signs("{bits: 7}", -0.5f, 0.25f), "");
+  EXPECT_EQ(
+      refusal_of_signs("{bits: 8}", -0.5f, 0.25f),
+      "conv: cannot be lowered: twice its weight's code 127 exceeds int8, and the sign of an accumulator needs it: "
+      "use 7 bits there");
+  EXPECT_EQ(refusal_of_signs("{bits: 8, reduce_range: true}", -0.5f, 0.25f),
+            "conv: cannot be lowered: twice its weight's code 64 exceeds the reduced range, and the sign of an "
+            "accumulator needs it: use 6 bits there");
+  // A bias far above the weights raises their scale until the bias is 2^30 steps of it: twice that is one too many.
+  EXPECT_EQ(refusal_of_signs("{bits: 7}", -0.5f, 0x1p24f),
+            "conv: cannot be lowered: twice the bias 1073741824 exceeds int32");
+  EXPECT_EQ(refusal_of_signs("{bits: 7}", -0.5f, -0x1p24f), "") << "2 * -2^30 + 1 fits";
+}
+
+TEST(Lower, CodesThatRequantizationDoesNotGiveAreRefused) {
+  Small net;
+  const auto root = config::load_text("{rules: [{match: {name: conv}, input: {quantizer: bnn}}]}", "test", {}).root();
+  const auto module = test::quantize(net, {1, 1, 4}, root.as<quant::QuantizationConfig>(), at::randn({2, 1, 1, 4}));
+  try {
+    lower(*module, {{0}, {1}});
+    FAIL();
+  } catch (const ExportError& error) {
+    EXPECT_STREQ(error.what(),
+                 "input.codes: cannot be lowered: the target gives a value its nearest code, bnn another one");
+  }
+}
+
+TEST(Lower, LayersOnValuesSayWhy) {
+  Small net;
+  const auto root = config::load_text("{weight: {bits: 12}}", "test", {}).root();
+  const auto module = test::quantize(net, {1, 1, 4}, root.as<quant::QuantizationConfig>(), at::randn({2, 1, 1, 4}));
+  try {
+    lower(*module, {{0}, {1}});
+    FAIL();
+  } catch (const ExportError& error) {
+    EXPECT_THAT(error.what(), testing::StartsWith("conv (conv2d; weight: minmax with 12 bits needs 12-bit codes, the "
+                                                  "integer path has 8) cannot be lowered"));
+  }
+}
+
 TEST(Lower, AnUncalibratedNetworkIsRefused) {
   Small net;
   quantizers::register_builtin();

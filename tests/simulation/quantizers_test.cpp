@@ -146,6 +146,35 @@ TEST(Methods, TheTableHasEveryMethod) {
   }
 }
 
+// Where ONNX Runtime's default session saturates pairs of products, weights within 64 keep it exact.
+TEST(Methods, ReducedRangesHoldInEveryMethodThatHasThem) {
+  for (const char* method : {"minmax", "lsq", "lsq_plus", "tqt", "pow2", "naive", "learned_bits"}) {
+    SCOPED_TRACE(method);
+    at::manual_seed(7);
+    test::MixedNet float_net(kNet);
+    const Data data;
+    const auto config =
+        config::load_text(fmt::format("{{weight: {{quantizer: {}, reduce_range: true}}}}", method), "test.yaml", {})
+            .root()
+            .as<quant::QuantizationConfig>();
+    auto net = test::quantize(float_net, {3, kSize, kSize}, config, data.images);
+    net->set_phase(nn::Phase::kFrozen);
+    for (int step = 0; step < 2; ++step) test::train_step(*net, data.images, data.labels, 0.01);
+    net->eval();
+    const integer::IntegerModel model = lower::lower(*net, {});
+    int largest = 0;
+    for (const integer::Node& node : model.nodes) {
+      for (const int code : node.weight.codes) largest = std::max(largest, std::abs(code));
+    }
+    EXPECT_LE(largest, 64);
+    if (std::string_view(method) == "minmax") {
+      EXPECT_EQ(largest, 64);
+    }
+    const judges::VerifyResult result = test::verify_everywhere(*net, data.source());
+    EXPECT_TRUE(result.passed()) << result.mismatches << " codes differ";
+  }
+}
+
 // Running statistics settle on those of the batches, whatever a method makes of a weight's magnitude: evaluation with
 // them is close to training with the batch's.
 TEST(Methods, RunningStatisticsSettle) {
