@@ -68,6 +68,7 @@ struct N2uqBackward final : autograd::Backward {
   Tensor codes;                        // float32: q - z
   std::vector<double> starts, widths;  // d_i, a_i
   double scale = 1;
+  double gradient_scale = 1;
   int32_t zero_point = 0;
 
   std::string name() const override { return "qat::n2uq"; }
@@ -102,9 +103,9 @@ struct N2uqBackward final : autograd::Backward {
     if (needed[0]) result[0] = dx;
     if (needed[1]) {
       result[1] = at::zeros({n}, at::kFloat);
-      for (int64_t i = 0; i < n; ++i) result[1].mutable_data_ptr<float>()[i] = static_cast<float>(da[i]);
+      for (int64_t i = 0; i < n; ++i) result[1].mutable_data_ptr<float>()[i] = static_cast<float>(da[i] * gradient_scale);
     }
-    if (needed[2]) result[2] = (grad.to(at::kDouble) * codes).sum().view({1}).to(at::kFloat);
+    if (needed[2]) result[2] = ((grad.to(at::kDouble) * codes).sum() * gradient_scale).view({1}).to(at::kFloat);
     return result;
   }
 };
@@ -172,6 +173,7 @@ Tensor N2uq::fake_quantize(const Tensor& x) {
     }
     saved->x = autograd::Watched(x.detach());
     saved->scale = scale_.item<float>();
+    saved->gradient_scale = gradient_scale(x.numel() / std::max<int64_t>(x.size(0), 1));
     saved->zero_point = spec().symmetric_zero_point();
     const Tensor values = x.detach().contiguous();
     saved->codes = at::empty(values.sizes(), at::kFloat);
@@ -186,6 +188,10 @@ Tensor N2uq::fake_quantize(const Tensor& x) {
     y = saved->codes * scale_;
   }
   return autograd::connect(y, {x, intervals_, scale_}, std::move(saved));
+}
+
+double N2uq::gradient_scale(int64_t elements) const {
+  return 1.0 / std::sqrt(static_cast<double>(std::max<int64_t>(elements, 1)) * spec().positive_levels());
 }
 
 quant::QParams N2uq::parameters_now() const {

@@ -6,6 +6,8 @@
 //   gradient: generalized straight-through, that of the expected stochastic code E(x) = (i - 1) + (x - d_i) / a_i in
 //   segment i, constant outside (eq. 7, 9):
 //     dy/dx = s / a_i;  dy/da_i = -s (x - d_i) / a_i^2;  dy/da_j = -s / a_i for j < i;  dy/ds = q - z
+//   those of a and s times LSQ's 1 / sqrt(elements of a sample * Qp): to the paper's Adam a factor is nothing, but SGD
+//   diverges on sums over a whole map
 //   init  uniform: a_i = s = the step of the observer's range, d_1 = -s * z, fixed
 //
 // Weights are quantized uniformly, after a scaling that spreads them over the levels (section 3.3, entropy preserving):
@@ -34,6 +36,7 @@ class N2uq final : public quant::Quantizer {
   void observe(const at::Tensor& values) override;
   void refresh(const at::Tensor& weight) override;
   void project() override;
+  double gradient_scale(int64_t elements) const override;
 
  private:
   at::Tensor fake_quantize(const at::Tensor& x) override;
