@@ -123,15 +123,17 @@ Json eval_report(const std::string& run, const std::string& checkpoint, const st
 }
 
 Json export_report(const std::string& run, const std::string& format, const std::string& out,
-                   const std::optional<std::string>& target, std::optional<int64_t> samples) {
+                   const std::optional<std::string>& target, std::optional<int64_t> samples,
+                   const std::string& input) {
   std::vector<std::string> known = exporter::formats().names();
   known.insert(known.begin(), kGolden);
   QAT_CHECK_AS(UsageError, std::ranges::find(known, format) != known.end(), "unknown format {}{}; known: {}",
                in_quotes(format), did_you_mean(format, known), join(known));
+  QAT_CHECK_AS(UsageError, format != kGolden || input == kFloatInput, "export: format {} takes no --input", kGolden);
   QAT_CHECK_AS(UsageError, format == kGolden || !samples, "export: only --format {} takes samples", kGolden);
   const Session session = open_run(run, "last", target).session;
   const uint64_t bytes = format == kGolden ? export_golden(session, out, samples.value_or(kGoldenSamples))
-                                           : export_model(session, format, out);
+                                           : export_model(session, format, out, input);
   return {{"format", format}, {"path", out}, {"bytes", bytes}};
 }
 
@@ -143,7 +145,7 @@ Json verify_report(const std::string& run, const std::string& model, std::option
                  join(judge_names()));
   }
   Session session = open_run(run, "last").session;
-  const auto [result, onnxruntime] = verify_model(session, model, samples);
+  const auto [result, onnxruntime, not_run] = verify_model(session, model, samples);
   Json judges = Json::array();
   std::vector<std::string> missing = required_judges;
   for (const judges::JudgeResult& judge : result.judges) {
@@ -156,8 +158,10 @@ Json verify_report(const std::string& run, const std::string& model, std::option
                       {"float_nodes", judge.float_nodes}});
     if (judge.name == "onnxruntime" && onnxruntime) {
       judges.back()["version"] = onnxruntime->version;
-      judges.back()["default_session"] = {{"mismatches", onnxruntime->default_session.mismatches},
-                                          {"compared", onnxruntime->default_session.compared}};
+      if (const auto& session_report = onnxruntime->default_session) {
+        judges.back()["default_session"] = {{"mismatches", session_report->mismatches},
+                                            {"compared", session_report->compared}};
+      }
     }
     std::erase(missing, judge.name);
   }
@@ -167,6 +171,7 @@ Json verify_report(const std::string& run, const std::string& model, std::option
           {"samples", result.samples},
           {"passed", result.passed() && missing.empty()},
           {"missing_judges", missing},
+          {"not_run", not_run},
           {"simulated_top1", result.simulated.top1_fraction()},
           {"integer_top1", result.integer.top1_fraction()},
           {"judges", std::move(judges)}};

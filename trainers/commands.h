@@ -15,9 +15,10 @@ namespace qat::trainers {
 nlohmann::ordered_json eval_report(const std::string& run, const std::string& checkpoint, const std::string& runtime);
 
 /// Writes the last checkpoint's network in a format: {format, path, bytes}. `samples` is for format "golden", whose
-/// `out` is a folder.
+/// `out` is a folder. `input`: "float32" or "uint8" (exporting.h).
 nlohmann::ordered_json export_report(const std::string& run, const std::string& format, const std::string& out,
-                                     const std::optional<std::string>& target, std::optional<int64_t> samples);
+                                     const std::optional<std::string>& target, std::optional<int64_t> samples,
+                                     const std::string& input = "float32");
 
 /// Compares an exported file with the last checkpoint's network: {mismatches, compared, skipped, samples, passed,
 /// simulated_top1, integer_top1, judges: [{name, mismatches, compared, tensors: [{name, compared, mismatches,

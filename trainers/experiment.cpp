@@ -27,6 +27,9 @@ using trainers::WeightsConfig;
 
 void Schema<ExportEntry>::describe(Fields<ExportEntry>& f) {
   f.field("format", &ExportEntry::format).doc("see `qat list formats`").required();
+  f.field("input", &ExportEntry::input)
+      .doc("what the file's network takes: the preprocessed image, or its pixels")
+      .one_of({trainers::kFloatInput, trainers::kPixelInput});
 }
 
 void Schema<VerifyStage>::describe(Fields<VerifyStage>& f) {

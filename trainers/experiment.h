@@ -14,8 +14,12 @@
 
 namespace qat::trainers {
 
+/// What an exported network takes: the preprocessed image, or its pixels (core/integer/pixels.h).
+inline constexpr const char *kFloatInput = "float32", *kPixelInput = "uint8";
+
 struct ExportEntry {
   std::string format;
+  std::string input = kFloatInput;
 };
 
 struct VerifyStage {

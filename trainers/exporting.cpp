@@ -10,6 +10,7 @@
 #include "core/export/export.h"
 #include "core/export/golden.h"
 #include "core/export/onnx.h"
+#include "core/integer/pixels.h"
 #include "core/judges/opencv.h"
 #include "core/log/log.h"
 #include "core/log/progress.h"
@@ -19,10 +20,13 @@
 
 namespace qat::trainers {
 
-uint64_t export_model(const Session& session, const std::string& format, const std::string& path) {
+uint64_t export_model(const Session& session, const std::string& format, const std::string& path,
+                      const std::string& input) {
   QAT_CHECK(session.net && session.net->phase() != nn::Phase::kFloat,
             "the network is not quantized yet: an export needs a calibrate stage before it");
-  exporter::formats().get(format).write(lower::lower(*session.net, session.preprocessing()), path);
+  integer::IntegerModel model = lower::lower(*session.net, session.preprocessing());
+  if (input == kPixelInput) model = integer::with_pixel_input(std::move(model));
+  exporter::formats().get(format).write(model, path);
   return std::filesystem::file_size(path);
 }
 
@@ -60,9 +64,12 @@ Verification verify_model(Session& session, const std::string& path, std::option
   const std::string bytes = is_onnx ? read_file(path) : std::string();
   if (const auto library = judges::OnnxRuntime::find(); library && is_onnx) {
     runtime.emplace(*library);
-    auto judge = std::make_unique<judges::OnnxRuntimeJudge>(*runtime, bytes, model);
-    verification.onnxruntime = {.version = runtime->version()};
-    all.push_back(std::move(judge));
+    if (const std::string reason = judges::obstacle(*runtime, model); reason.empty()) {
+      all.push_back(std::make_unique<judges::OnnxRuntimeJudge>(*runtime, bytes, model));
+      verification.onnxruntime = {.version = runtime->version()};
+    } else {
+      verification.not_run.push_back("onnxruntime: " + reason);
+    }
   }
   if (is_onnx && exporter::onnx_format(bytes, path) == "onnx-qoperator") {
     all.push_back(std::make_unique<judges::OpenCvJudge>(bytes, model));
@@ -79,11 +86,9 @@ Verification verify_model(Session& session, const std::string& path, std::option
         if (stop && *stop) throw Interrupted("stopped during verify");
         if (!loader->next(batch)) return false;
         out = {batch.size, batch.images.data(), batch.labels.data()};
-        if (done == 0 && runtime) {
+        if (done == 0 && verification.onnxruntime && judges::session_of(model) != judges::SessionKind::kDefault) {
           constexpr int64_t kSamples = 8;
-          engine::Value few{.batch = std::min(kSamples, batch.size)};
-          few.values.assign(batch.images.data(),
-                            batch.images.data() + few.batch * static_cast<int64_t>(batch.images.size()) / batch.size);
+          const engine::Value few = judges::input_value(model, std::min(kSamples, batch.size), batch.images.data());
           verification.onnxruntime->default_session = judges::try_default_session(*runtime, bytes, model, {few});
         }
         done += batch.size;

@@ -14,7 +14,8 @@ namespace qat::trainers {
 
 /// Lowers the network and writes it; returns the file's bytes. The session's phase must be live or frozen.
 /// Throws ExportError or FileError.
-uint64_t export_model(const Session& session, const std::string& format, const std::string& path);
+uint64_t export_model(const Session& session, const std::string& format, const std::string& path,
+                      const std::string& input = kFloatInput);
 
 /// Lowers the network and writes what the engine computes for the first `samples` of the evaluation split into
 /// `folder` (exporter::write_golden); returns the folder's bytes.
@@ -23,12 +24,13 @@ uint64_t export_golden(const Session& session, const std::string& folder, int64_
 /// What ONNX Runtime is and does on this machine.
 struct RuntimeReport {
   std::string version;
-  judges::DefaultSession default_session;  // of a few samples
+  std::optional<judges::DefaultSession> default_session;  // of a few samples; none where that is what judges
 };
 
 struct Verification {
   judges::VerifyResult result;
   std::optional<RuntimeReport> onnxruntime;  // where it was a judge
+  std::vector<std::string> not_run;          // "onnxruntime: " and why it cannot judge the file on this machine
 };
 
 /// All judges that verify_model knows: "engine", "onnxruntime".

@@ -71,12 +71,14 @@ Json inference_bench(const InferenceBenchRequest& request) {
   engine::Value images{.batch = request.batch};
   for (int64_t n = 0; n < request.batch; ++n) {
     images.values.insert(images.values.end(), sample.values.begin(), sample.values.end());
+    images.codes.insert(images.codes.end(), sample.codes.begin(), sample.codes.end());
   }
   const engine::Engine engine(model);
   engine::Runner runner(engine, request.batch, static_cast<int>(request.threads));
   std::vector<Side> sides;
   sides.push_back({"engine", [&] {
                      std::ranges::copy(images.values, runner.input_values().begin());
+                     std::ranges::copy(images.codes, runner.input_codes().begin());
                      runner.run();
                    }});
 
@@ -99,7 +101,7 @@ Json inference_bench(const InferenceBenchRequest& request) {
       std::vector<int64_t> shape{request.batch};
       shape.insert(shape.end(), input.shape.begin(), input.shape.end());
       sides.push_back({name, [&session, &nchw, shape, output, name = input.name] {
-                         session.run({{.name = name, .shape = shape, .values = nchw.values}}, {output});
+                         session.run({{.name = name, .shape = shape, .value = nchw}}, {output});
                        }});
     };
     add("onnxruntime", quantized, judges::SessionKind::kExact);

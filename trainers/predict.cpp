@@ -10,6 +10,7 @@
 #include "core/config/node.h"
 #include "core/engine/engine.h"
 #include "core/export/export.h"
+#include "core/integer/pixels.h"
 #include "datasets/image_file.h"
 #include "datasets/pixel_ops.h"
 #include "datasets/transforms.h"
@@ -94,15 +95,22 @@ Json predict_report(const std::string& path, const std::vector<std::string>& inp
             path);
   const integer::Tensor& input = model.tensors[static_cast<size_t>(model.inputs[0])];
   const integer::Tensor& output = model.tensors[static_cast<size_t>(model.outputs[0])];
-  QAT_CHECK(input.type == integer::CodeType::kFloat32 && input.shape.size() == 3 &&
+  const bool takes_pixels = input.type == integer::CodeType::kPixels;
+  QAT_CHECK((takes_pixels || input.type == integer::CodeType::kFloat32) && input.shape.size() == 3 &&
                 (input.shape[0] == 1 || input.shape[0] == 3) && output.type == integer::CodeType::kFloat32,
             "{}: predict needs a network from images of 1 or 3 channels to float32 values", path);
   const Pipeline pipeline(model.preprocessing, input);
   const engine::Engine engine(model);
   engine::Runner runner(engine, 1);
+  std::vector<float> image(static_cast<size_t>(input.size()));
   Json predictions = Json::array();
   for (const std::string& file : image_files(inputs)) {
-    pipeline.load(file, runner.input_values());
+    pipeline.load(file, image);
+    if (takes_pixels) {
+      std::ranges::copy(integer::pixels_of(image, model.preprocessing, input.shape[0]), runner.input_codes().begin());
+    } else {
+      std::ranges::copy(image, runner.input_values().begin());
+    }
     runner.run();
     const std::vector<double> p = softmax(runner.output_values());
     std::vector<size_t> order(p.size());

@@ -69,9 +69,10 @@ void announce(const Session& session, const std::string& folder) {
 
 void run_export(RunContext& run, const Stage& stage) {
   for (const ExportEntry& entry : stage.exports) {
-    const std::string file = "export/model" + exporter::formats().get(entry.format).extension;
+    const std::string kind = entry.input == kFloatInput ? "" : "." + entry.input;
+    const std::string file = "export/model" + kind + exporter::formats().get(entry.format).extension;
     const std::string path = run.folder.path() + "/" + file;
-    const uint64_t bytes = export_model(run.session, entry.format, path);
+    const uint64_t bytes = export_model(run.session, entry.format, path, entry.input);
     log::info("export: {} ({})", path, format_bytes(bytes));
     run.state.exports.push_back(file);
     run.metrics.write({{"stage", run.state.stage}, {"kind", "export"}, {"file", file}, {"bytes", bytes}});

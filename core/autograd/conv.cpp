@@ -158,6 +158,7 @@ ConvResult conv(const QuantizedTensor& x, const QuantizedWeight& w, const ConvCa
   auto saved = std::make_unique<ConvBackward>();
   saved->layer = call.name;
   saved->call.geometry = call.geometry, saved->call.name = call.name;
+  saved->call.saturates = call.saturates;
   if (record) saved->kept_x = x.kept();
   saved->x_scale = x.scale(), saved->x_range = x.range();
   saved->has_bias = call.bias.defined(), saved->has_norm = call.batch_norm.has_value();

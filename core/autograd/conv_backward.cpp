@@ -15,6 +15,7 @@
 #include "core/base/pass_timer.h"
 #include "core/ops/convolve.h"
 #include "core/ops/convolve_gradient.h"
+#include "core/ops/convolve_saturating.h"
 #include "core/ops/encode.h"
 #include "core/ops/nibbles.h"
 #include "core/ops/requantize.h"
@@ -110,6 +111,12 @@ Accumulators run_convolution(const ConvCall& call, const Tensor& x_codes, const 
     if (x_codes.dim() == 4) acc.sizes.push_back(g.out_h());
     if (x_codes.dim() >= 3) acc.sizes.push_back(g.out_w());
     const PassTimer timer("convolution");
+    if (call.saturates && !ops::never_saturates(g)) {
+      acc.values = at::empty({g.rows(), g.out_c}, at::kInt);
+      ops::SaturatingConvolution(g, weight.const_data_ptr<int8_t>(), zero_point)
+          .accumulate(x_map.const_data_ptr<uint8_t>(), g.batch, acc.values.mutable_data_ptr<int32_t>());
+      return acc;
+    }
     const ops::PackedConvolution<uint8_t> packed(g, weight.const_data_ptr<int8_t>(), zero_point, x_range.hi);
     const uint8_t* x = x_map.const_data_ptr<uint8_t>();
     if (narrow && packed.fits_int16()) {

@@ -76,6 +76,7 @@ struct ConvCall {
   /// The weight carries batch norm's running_gain() already (it was multiplied before it was quantized); else empty.
   std::vector<double> weight_gain;
   bool relu = false;
+  bool saturates = false;                 // sums of products: ops/convolve_saturating.h
   std::optional<OutputQuantizer> output;  // none: real values fl32(float(acc) * fl32(s_x * s)), as logits
   Memory memory = Memory::kCompact;
 };

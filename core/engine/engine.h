@@ -11,8 +11,8 @@
 
 namespace qat::engine {
 
-/// A batch of one tensor: NHWC (or [N, F]); `codes` for code tensors (each within the tensor's type, uint8 stored as
-/// its bit pattern), `values` for float32.
+/// A batch of one tensor: NHWC (or [N, F]); `codes` for code tensors (each within the tensor's type, int8 stored as its
+/// bit pattern) and pixels, `values` for float32.
 struct Value {
   int64_t batch = 0;
   std::vector<uint8_t> codes;
@@ -62,7 +62,7 @@ class Runner {
   int64_t batch() const { return batch_; }
 
   /// The elements of input or output number i, NHWC: float32 in values(), codes (int8 as their bit patterns) in
-  /// codes(); the other of the two is empty. Inputs are to be written before every run(), which may overwrite them.
+  /// codes(), pixels too; the other of the two is empty. Inputs are to be written before every run(), which may overwrite them.
   std::span<float> input_values(size_t i = 0);
   std::span<uint8_t> input_codes(size_t i = 0);
   std::span<const float> output_values(size_t i = 0) const;

@@ -1,8 +1,11 @@
 #include "core/engine/network.h"
 
+#include <array>
 #include <tuple>
 #include <utility>
 
+#include "core/integer/pixels.h"
+#include "core/ops/encode.h"
 #include "core/ops/table.h"
 
 namespace qat::engine {
@@ -41,6 +44,21 @@ std::vector<int16_t> concat_table(const Tensor& x, const Tensor& y) {
   if (x.scale == y.scale && x.zero_point == y.zero_point && x.lo >= y.lo && x.hi <= y.hi) return {};
   return y.type == CodeType::kInt8 ? ops::concat_table<int8_t>(x.scale, x.zero_point, y.scale, range)
                                    : ops::concat_table<uint8_t>(x.scale, x.zero_point, y.scale, range);
+}
+
+/// The codes of each channel's pixels.
+template <class Code>
+std::vector<std::vector<int16_t>> pixel_tables(const integer::Preprocessing& preprocessing, int64_t channels,
+                                               const Tensor& y) {
+  std::vector<std::vector<int16_t>> tables;
+  for (int64_t c = 0; c < channels; ++c) {
+    const std::array<float, 256> values = integer::pixel_values(preprocessing, c);
+    std::array<Code, values.size()> codes;
+    ops::encode(values.data(), std::ssize(values), y.scale, {.lo = y.lo, .hi = y.hi, .zero_point = y.zero_point},
+                codes.data());
+    tables.emplace_back(codes.begin(), codes.end());
+  }
+  return tables;
 }
 
 }  // namespace
@@ -84,10 +102,22 @@ Network::Network(integer::IntegerModel given, Weights weights) : model(std::move
     Node& node = model.nodes[n];
     if (node.op == Op::kConv || node.op == Op::kLinear) {
       const Tensor &x = tensor(node.inputs[0]), &y = tensor(node.output);
-      x.type == CodeType::kInt8 ? pack<int8_t>(node, x, y, weights, prepared[n])
-                                : pack<uint8_t>(node, x, y, weights, prepared[n]);
+      if (model.overflow == integer::Overflow::kSaturate16 && !ops::never_saturates(conv_geometry(node, x, y))) {
+        const std::vector<int16_t> codes = centred(node.weight);
+        const std::vector<int8_t> narrow(codes.begin(), codes.end());
+        prepared[n].saturating.emplace(conv_geometry(node, x, y), narrow.data(), x.zero_point);
+      } else {
+        x.type == CodeType::kInt8 ? pack<int8_t>(node, x, y, weights, prepared[n])
+                                  : pack<uint8_t>(node, x, y, weights, prepared[n]);
+      }
       prepared[n].multiplier = model.multipliers(node);
       node.weight.codes = std::vector<int16_t>();  // packed: once in memory is enough
+    }
+    if (node.op == Op::kQuantize && tensor(node.inputs[0]).type == CodeType::kPixels) {
+      const Tensor &x = tensor(node.inputs[0]), &y = tensor(node.output);
+      prepared[n].tables = y.type == CodeType::kInt8
+                               ? pixel_tables<int8_t>(model.preprocessing, x.shape[0], y)
+                               : pixel_tables<uint8_t>(model.preprocessing, x.shape[0], y);
     }
     if (node.op != Op::kConcat) continue;
     for (const int i : node.inputs) prepared[n].tables.push_back(concat_table(tensor(i), tensor(node.output)));

@@ -8,6 +8,7 @@
 #include "core/engine/engine.h"
 #include "core/integer/integer_model.h"
 #include "core/ops/convolve.h"
+#include "core/ops/convolve_saturating.h"
 #include "core/ops/spread.h"
 
 namespace qat::engine {
@@ -33,8 +34,10 @@ struct Prepared {
 
   std::optional<ops::PackedConvolution<uint8_t>> convolution_u8;  // of the input's type
   std::optional<ops::PackedConvolution<int8_t>> convolution_i8;
-  std::vector<float> multiplier;             // per output channel
-  std::vector<std::vector<int16_t>> tables;  // kConcat: one for each input; empty: a copy
+  std::optional<ops::SaturatingConvolution> saturating;  // in their place, where sums saturate
+  std::vector<float> multiplier;                         // per output channel
+  /// kConcat: one for each input; empty: a copy. kQuantize of pixels: one for each channel.
+  std::vector<std::vector<int16_t>> tables;
 };
 
 struct Network {

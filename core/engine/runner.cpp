@@ -87,6 +87,19 @@ void place(const Code* x, int64_t rows, int64_t width, const std::vector<int16_t
   }
 }
 
+/// Rows of pixels, a table for each channel.
+template <class Code>
+void encode_pixels(const uint8_t* pixels, int64_t rows, const std::vector<std::vector<int16_t>>& tables, Code* y) {
+#pragma omp parallel for schedule(static) if (rows >= 1 << 14)
+  for (int64_t r = 0; r < rows; ++r) {
+    int64_t i = r * static_cast<int64_t>(tables.size());
+    for (const std::vector<int16_t>& table : tables) {
+      y[i] = static_cast<Code>(table[pixels[i]]);
+      ++i;
+    }
+  }
+}
+
 }  // namespace
 
 struct Runner::Memory {
@@ -133,6 +146,9 @@ struct Runner::Memory {
     const int64_t size = batch_ * ty.size(), rows = batch_ * pixels(tx);
     switch (node.op) {
       case Op::kQuantize:
+        if (tx.type == CodeType::kPixels) {
+          return [=, p = at(node.inputs[0]), n = rows, &tables = prepared.tables] { encode_pixels(p, n, tables, y); };
+        }
         return [=, v = values(node.inputs[0]), s = ty.scale, r = range(ty)] { ops::encode(v, size, s, r, y); };
       case Op::kDequantize:
         return [=, v = values(node.output), s = tx.scale, z = tx.zero_point] { ops::dequantize(x, size, s, z, v); };
@@ -167,33 +183,53 @@ struct Runner::Memory {
     throw Error(fmt::format("{}: unknown operator", node.name));
   }
 
+  /// Gives the map that a convolution's kernel moves over, spread where it is a transposed one.
+  template <class Code>
+  std::function<const Code*()> map_under_kernel(const Node& node) {
+    const Code* x = codes<Code>(node.inputs[0]);
+    if (!node.is_spread()) return [=] { return x; };
+    const Tensor& tx = network_.tensor(node.inputs[0]);
+    ops::SpreadGeometry g = spread_geometry(node, tx);
+    g.batch = batch_;
+    spread.resize(std::max(spread.size(), static_cast<size_t>(batch_ * g.out_h() * g.out_w() * g.channels)));
+    return [=, this, zero = static_cast<Code>(tx.zero_point)] {
+      Code* map = reinterpret_cast<Code*>(spread.data());
+      ops::spread(g, x, zero, map);
+      return map;
+    };
+  }
+
   template <class Code>
   Step convolution(const Node& node, const Prepared& prepared) {
     const Tensor& ty = network_.tensor(node.output);
-    const Code* x = codes<Code>(node.inputs[0]);
+    const auto map = map_under_kernel<Code>(node);
     const int32_t* bias = node.bias.empty() ? nullptr : node.bias.data();
     const float* multiplier = prepared.multiplier.data();
-    const ops::PackedConvolution<Code>* packed = &*prepared.convolution<Code>();
-    if (node.is_spread()) {
-      const Tensor& tx = network_.tensor(node.inputs[0]);
-      ops::SpreadGeometry g = spread_geometry(node, tx);
-      g.batch = batch_;
-      spread.resize(std::max(spread.size(), static_cast<size_t>(batch_ * g.out_h() * g.out_w() * g.channels)));
-      return [=, this, r = range(ty), y = codes<Code>(node.output), zero = static_cast<Code>(tx.zero_point)] {
-        Code* map = reinterpret_cast<Code*>(spread.data());
-        ops::spread(g, x, zero, map);
-        packed->requantize(map, batch_, bias, multiplier, r, y);
-      };
-    }
-    if (ty.type != CodeType::kFloat32) {
+    const ops::PackedConvolution<Code>* packed = prepared.convolution<Code>() ? &*prepared.convolution<Code>() : nullptr;
+    const ops::SaturatingConvolution* saturating = prepared.saturating ? &*prepared.saturating : nullptr;
+    const bool is_float = ty.type == CodeType::kFloat32;
+    if (packed && !is_float) {
       return [=, n = batch_, r = range(ty), y = codes<Code>(node.output)] {
-        packed->requantize(x, n, bias, multiplier, r, y);
+        packed->requantize(map(), n, bias, multiplier, r, y);
       };
     }
     accumulators.resize(std::max(accumulators.size(), static_cast<size_t>(batch_ * ty.size())));
-    return [=, this, v = values(node.output), c = channels(ty)] {
-      packed->accumulate(x, batch_, accumulators.data());
-      ops::dequantize_accumulators(accumulators.data(), batch_, c, bias, multiplier, v);
+    const auto accumulate = [=, this] {
+      if constexpr (std::is_same_v<Code, uint8_t>) {
+        if (saturating) return saturating->accumulate(map(), batch_, accumulators.data());
+      }
+      packed->accumulate(map(), batch_, accumulators.data());
+    };
+    const int64_t c = channels(ty), rows = batch_ * pixels(ty);
+    if (is_float) {
+      return [=, this, v = values(node.output)] {
+        accumulate();
+        ops::dequantize_accumulators(accumulators.data(), rows, c, bias, multiplier, v);
+      };
+    }
+    return [=, this, r = range(ty), y = codes<Code>(node.output)] {
+      accumulate();
+      ops::requantize(accumulators.data(), rows, c, bias, multiplier, r, y);
     };
   }
 

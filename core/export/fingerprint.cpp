@@ -16,13 +16,18 @@ std::vector<engine::Value> fixed_inputs(const integer::IntegerModel& model) {
   std::vector<engine::Value> inputs;
   for (size_t i = 0; i < model.inputs.size(); ++i) {
     const Tensor& x = model.tensors[static_cast<size_t>(model.inputs[i])];
+    CounterRng random(i);
+    engine::Value value{.batch = 1, .codes = {}, .values = {}};
+    if (x.type == integer::CodeType::kPixels) {
+      for (int64_t j = 0; j < x.size(); ++j) value.codes.push_back(static_cast<uint8_t>(random.below(256)));
+      inputs.push_back(engine::to_nhwc(value, x));
+      continue;
+    }
     const auto quantizer = std::ranges::find_if(model.nodes, [&](const integer::Node& node) {
       return node.op == integer::Op::kQuantize && node.inputs[0] == model.inputs[i];
     });
     QAT_CHECK(quantizer != model.nodes.end(), "input {} is not quantized", x.name);
     const Tensor& q = model.tensors[static_cast<size_t>(quantizer->output)];
-    CounterRng random(i);
-    engine::Value value{.batch = 1, .codes = {}, .values = {}};
     for (int64_t j = 0; j < x.size(); ++j) {
       const double code = q.lo - 1 - q.zero_point + random.uniform() * (q.hi - q.lo + 2);
       value.values.push_back(static_cast<float>(static_cast<double>(q.scale) * code));

@@ -19,6 +19,7 @@ using Json = nlohmann::ordered_json;
 const char* dtype_of(CodeType type) {
   switch (type) {
     case CodeType::kUint8:
+    case CodeType::kPixels:
       return "|u1";
     case CodeType::kInt8:
       return "|i1";

@@ -10,8 +10,8 @@
 // function of one code (SiLU, hardswish, ...; all but leaky ReLU) is a Gather from its 256 values; channel slices,
 // shuffles (Slice; Reshape, Transpose, Reshape) and the spreading of a transposed convolution's input (Reshape, Pad,
 // Reshape, Pad) move codes. Codes of tensor T are the value T_quantized, its parameters T_scale and T_zero_point.
-// Metadata: qat.format, qat.target, qat.preprocessing {"mean", "std", "transforms", "classes"}, qat.sha256 {value:
-// digest on the fixed input of fingerprint.h}.
+// Metadata: qat.format, qat.target, qat.overflow (where sums saturate), qat.preprocessing {"mean", "std", "transforms",
+// "classes"}, qat.sha256 {value: digest on the fixed input of fingerprint.h}.
 #pragma once
 
 #include <span>

@@ -82,7 +82,7 @@ std::string onnx_format(const std::string& bytes, const std::string& source) {
 }
 
 std::string onnx_name(const integer::Tensor& tensor) {
-  return tensor.type == integer::CodeType::kFloat32 ? tensor.name : tensor.name + kCodesSuffix;
+  return integer::holds_codes(tensor.type) ? tensor.name + kCodesSuffix : tensor.name;
 }
 
 }  // namespace qat::exporter

@@ -40,7 +40,8 @@ class FloatTwin {
   void describe(onnx::ValueInfoProto& info, int index, const std::string& value) const {
     info.set_name(value);
     onnx::TypeProto::Tensor& type = *info.mutable_type()->mutable_tensor_type();
-    type.set_elem_type(onnx::TensorProto::FLOAT);
+    type.set_elem_type(tensor(index).type == integer::CodeType::kPixels ? onnx::TensorProto::UINT8
+                                                                        : onnx::TensorProto::FLOAT);
     type.mutable_shape()->add_dim()->set_dim_value(1);
     for (const int64_t d : tensor(index).shape) type.mutable_shape()->add_dim()->set_dim_value(d);
   }
@@ -125,7 +126,7 @@ class FloatTwin {
     switch (node.op) {
       case Op::kQuantize:
       case Op::kDequantize:
-        values_[static_cast<size_t>(node.output)] = x;
+        values_[static_cast<size_t>(node.output)] = values_of(node.inputs[0]);
         return;
       case Op::kConv:
         if (node.is_spread()) inputs[0] = spread(node, x);
@@ -180,6 +181,20 @@ class FloatTwin {
       }
     }
     if (relu) add("Relu", {value}, out);
+  }
+
+  /// Of pixels, what the preprocessing makes of them.
+  std::string values_of(int index) {
+    const std::string x = name(index);
+    if (tensor(index).type != integer::CodeType::kPixels) return x;
+    const auto& [mean, std, transforms, classes] = model_.preprocessing;
+    const std::vector<int64_t> dims = {std::ssize(mean), 1, 1};
+    attribute(add("Cast", {x}, x + ".cast"), "to", int64_t{onnx::TensorProto::FLOAT});
+    add("Div", {x + ".cast", constant(x + ".255", {}, std::vector{255.0f})}, x + ".unit");
+    if (mean.empty()) return x + ".unit";
+    add("Sub", {x + ".unit", constant(x + ".mean", dims, mean)}, x + ".centred");
+    add("Div", {x + ".centred", constant(x + ".std", dims, std)}, x + ".normalized");
+    return x + ".normalized";
   }
 
   /// What a runtime does for a transposed convolution.

@@ -19,6 +19,7 @@ inline constexpr int64_t kTableSize = 256;
 inline int32_t element_type(integer::CodeType type) {
   switch (type) {
     case integer::CodeType::kUint8:
+    case integer::CodeType::kPixels:
       return onnx::TensorProto::UINT8;
     case integer::CodeType::kInt8:
       return onnx::TensorProto::INT8;

@@ -31,10 +31,7 @@ integer::IntegerModel OnnxReader::run() {
     }
   }
   for (const onnx::ValueInfoProto& value : graph_.output()) outputs_.insert(value.name());
-  for (const onnx::ValueInfoProto& value : graph_.input()) {
-    model_.inputs.push_back(make_floats(value.name()));
-    define(value.name(), Floats{model_.inputs.back()});
-  }
+  for (const onnx::ValueInfoProto& value : graph_.input()) read_input(value);
   for (const onnx::NodeProto& proto : graph_.node()) read_node(proto);
   finish();
   return std::move(model_);
@@ -62,6 +59,11 @@ void OnnxReader::read_metadata(const onnx::ModelProto& proto) {
     QAT_CHECK(entries.contains(key), "metadata '{}' is missing: not a file that qat exported", key);
   }
   model_.target = entries["qat.target"];
+  if (const auto overflow = entries.find("qat.overflow"); overflow != entries.end()) {
+    model_.overflow = integer::Overflow::kSaturate16;
+    QAT_CHECK(overflow->second == integer::to_string(model_.overflow), "unknown overflow {}",
+              in_quotes(overflow->second));
+  }
   try {
     model_.preprocessing = integer::parse_preprocessing(entries["qat.preprocessing"]);
   } catch (const Error& e) {
@@ -83,6 +85,8 @@ void OnnxReader::read_node(const onnx::NodeProto& proto) {
       {"DequantizeLinear", &OnnxReader::dequantize},
       {"Clip", &OnnxReader::clip},
       {"Cast", &OnnxReader::cast},
+      {"Div", &OnnxReader::preprocess},
+      {"Sub", &OnnxReader::preprocess},
       {"Gather", &OnnxReader::gather},
       {"Slice", &OnnxReader::slice},
       {"Reshape", &OnnxReader::reshape},
@@ -122,7 +126,7 @@ void OnnxReader::read_node(const onnx::NodeProto& proto) {
 void OnnxReader::finish() {
   for (const auto& [name, value] : values_) {
     const Codes* codes = std::get_if<Codes>(&value);
-    const bool is_tensor = std::holds_alternative<Floats>(value) || (codes != nullptr && !codes->unclipped);
+    const bool is_tensor = std::holds_alternative<Floats>(value) || std::holds_alternative<Pixels>(value) || (codes != nullptr && !codes->unclipped);
     QAT_CHECK(is_tensor, "value {} is used by no node", in_quotes(name));
   }
   for (const auto& [name, type] : types_) {
@@ -170,6 +174,17 @@ int OnnxReader::add_tensor(const std::string& value, Tensor t) {
   QAT_CHECK(tensors_.emplace(value, index).second, "value {} is made twice", in_quotes(value));
   model_.tensors.push_back(std::move(t));
   return index;
+}
+
+void OnnxReader::read_input(const onnx::ValueInfoProto& value) {
+  const std::string& name = value.name();
+  if (value.type().tensor_type().elem_type() == onnx::TensorProto::UINT8) {
+    const Tensor pixels{.name = name, .type = CodeType::kPixels, .shape = shape_of(name, CodeType::kPixels)};
+    model_.inputs.push_back(add_tensor(name, pixels));
+    return define(name, Pixels{model_.inputs.back()});
+  }
+  model_.inputs.push_back(make_floats(name));
+  define(name, Floats{model_.inputs.back()});
 }
 
 int OnnxReader::make_floats(const std::string& name) {

@@ -24,6 +24,13 @@ class OnnxReader {
   struct Floats {
     int tensor;
   };
+  struct Pixels {
+    int tensor;
+  };
+  struct PixelValues {  // their floats on the way through the preprocessing
+    int tensor;
+    int steps;  // made so far, of 3: / 255, - mean, / std
+  };
   struct Codes {
     int tensor;
     bool unclipped;  // a Clip to the tensor's range must follow
@@ -56,12 +63,14 @@ class OnnxReader {
     integer::Node node;
     std::vector<float> table;  // of a Gather
   };
-  using Value = std::variant<Floats, Codes, Dequantized, integer::Weight, Bias, Index, Shuffle, Spread, SpreadValues,
-                             Unquantized>;
+  using Value = std::variant<Floats, Pixels, PixelValues, Codes, Dequantized, integer::Weight, Bias, Index, Shuffle,
+                             Spread, SpreadValues, Unquantized>;
 
   template <class T>
   static constexpr const char* kind() {
     if constexpr (std::is_same_v<T, Floats>) return "a float32 input of the graph";
+    if constexpr (std::is_same_v<T, Pixels>) return "pixels";
+    if constexpr (std::is_same_v<T, PixelValues>) return "values of pixels";
     if constexpr (std::is_same_v<T, Codes>) return "codes";
     if constexpr (std::is_same_v<T, Dequantized>) return "dequantized codes";
     if constexpr (std::is_same_v<T, integer::Weight>) return "a dequantized weight";
@@ -108,6 +117,7 @@ class OnnxReader {
   std::vector<int64_t> shape_of(const std::string& name, integer::CodeType type) const;
   int add_tensor(const std::string& value, integer::Tensor t);
   int make_floats(const std::string& name);
+  void read_input(const onnx::ValueInfoProto& value);
   /// The tensor that `node` writes as codes; its name and shape follow from the value's name.
   void emit(integer::Node node, const std::string& value, integer::Tensor t);
   void emit_floats(integer::Node node, const std::string& value);
@@ -121,6 +131,8 @@ class OnnxReader {
   void dequantize(OnnxNode& node);
   void clip(OnnxNode& node);
   void cast(OnnxNode& node);
+  /// A step of the preprocessing of pixels, by the constant that the metadata names.
+  void preprocess(OnnxNode& node);
   void gather(OnnxNode& node);
   void slice(OnnxNode& node);
   void reshape(OnnxNode& node);

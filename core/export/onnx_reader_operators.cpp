@@ -16,6 +16,8 @@ using integer::Weight;
 
 namespace {
 
+const std::vector<float> kPixelRange = {255.0f};
+
 Node start(Op op, const OnnxNode& node, std::vector<int> inputs) {
   Node n;
   n.op = op;
@@ -40,6 +42,12 @@ void OnnxReader::quantize(OnnxNode& node) {
   const auto floats = values_.find(node.input(0));
   if (floats != values_.end() && std::holds_alternative<Floats>(floats->second)) {
     return emit(start(Op::kQuantize, node, {std::get<Floats>(floats->second).tensor}), node.output(), std::move(y));
+  }
+  if (holds<PixelValues>(node.input(0))) {
+    const auto [pixels, steps] = take<PixelValues>(node.input(0));
+    const int expected = model_.preprocessing.mean.empty() ? 1 : 3;
+    QAT_CHECK(steps == expected, "expected pixels after {} steps of preprocessing, found {}", expected, steps);
+    return emit(start(Op::kQuantize, node, {pixels}), node.output(), std::move(y));
   }
   auto [n, values] = take<Unquantized>(node.input(0));
   if (passes_codes(n.op)) {
@@ -100,8 +108,26 @@ void OnnxReader::clip(OnnxNode& node) {
   define(node.output(), Codes{index, false});
 }
 
+void OnnxReader::preprocess(OnnxNode& node) {
+  node.require_inputs(2, 2);
+  const auto [pixels, steps] = take<PixelValues>(node.input(0));
+  const bool is_divided = node.type() == "Div";
+  const std::vector<float>& expected = steps == 0   ? kPixelRange
+                                       : steps == 1 ? model_.preprocessing.mean
+                                                    : model_.preprocessing.std;
+  QAT_CHECK(steps < 3 && is_divided == (steps != 1) && initializers_.floats(node.input(1)) == expected &&
+                (expected.size() == 1 || initializers_.shape(node.input(1)) ==
+                                             std::vector<int64_t>{static_cast<int64_t>(expected.size()), 1, 1}),
+            "expected pixels / 255, less the mean, divided by the standard deviation of the metadata");
+  define(node.output(), PixelValues{pixels, steps + 1});
+}
+
 void OnnxReader::cast(OnnxNode& node) {
   node.require_inputs(1, 1);
+  if (holds<Pixels>(node.input(0))) {
+    node.expect("to", onnx::TensorProto::FLOAT);
+    return define(node.output(), PixelValues{get<Pixels>(node.input(0)).tensor, 0});
+  }
   node.expect("to", onnx::TensorProto::INT32);
   define(node.output(), Index{codes(node.input(0))});
 }

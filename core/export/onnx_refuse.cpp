@@ -39,7 +39,7 @@ class Refusals {
       found_.push_back(fmt::format("the target is {}, whose arithmetic is another than ONNX Runtime's", model_.target));
     }
     for (const int i : model_.inputs) {
-      if (tensor(i).type != CodeType::kFloat32) refuse(tensor(i).name, "an input that holds codes, not float32");
+      if (integer::holds_codes(tensor(i).type)) refuse(tensor(i).name, "an input that holds codes, not float32");
       if (is_output(i)) refuse(tensor(i).name, "an input that is an output too");
     }
     if (std::set(model_.outputs.begin(), model_.outputs.end()).size() != model_.outputs.size()) {

@@ -44,7 +44,7 @@ std::string OnnxWriter::run() {
   }
   for (const Node& node : model_.nodes) {
     if (node.op == Op::kQuantize) {
-      quantize(node.name, onnx_name(input(node)), node);
+      quantize(node.name, values_of_input(node), node);
     } else if (node.op == Op::kDequantize) {
       const Tensor& x = input(node);
       add("DequantizeLinear", node.name,
@@ -200,6 +200,25 @@ void OnnxWriter::quantize(const std::string& name, const std::string& values, co
   limit(node);
 }
 
+/// Of pixels, what the preprocessing makes of them (integer/pixels.h).
+std::string OnnxWriter::values_of_input(const Node& node) {
+  const Tensor& x = input(node);
+  if (x.type != integer::CodeType::kPixels) return onnx_name(x);
+  const auto& [mean, std, transforms, classes] = model_.preprocessing;
+  const std::string name = node.name;
+  const auto step = [&](const char* op, const std::string& from, const char* what, std::vector<float> operand) {
+    const std::vector<int64_t> dims =
+        operand.size() == 1 ? std::vector<int64_t>{} : std::vector<int64_t>{std::ssize(operand), 1, 1};
+    const std::string to = name + what;
+    add(op, to, {from, constant(to + "_by", dims, operand)}, to);
+    return to;
+  };
+  attribute(add("Cast", name + "_cast", {onnx_name(x)}, name + "_cast"), "to", int64_t{onnx::TensorProto::FLOAT});
+  const std::string unit = step("Div", name + "_cast", "_unit", {255.0f});
+  if (mean.empty()) return unit;
+  return step("Div", step("Sub", unit, "_centred", mean), "_normalized", std);
+}
+
 /// y = Q(values[x]), the values being those of the table's codes. Negative indices count from the end, so the table of
 /// int8 codes starts in its middle.
 void OnnxWriter::gather(const Node& node) {
@@ -281,6 +300,7 @@ void OnnxWriter::add_metadata() {
   for (const auto& [name, digest] : fingerprint(model_)) digests[name] = digest;
   put("qat.format", format_);
   put("qat.target", model_.target);
+  if (model_.overflow != integer::Overflow::kExact) put("qat.overflow", integer::to_string(model_.overflow));
   put("qat.preprocessing", integer::preprocessing_text(model_.preprocessing));
   put("qat.sha256", digests.dump());
 }

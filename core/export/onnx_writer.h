@@ -68,6 +68,7 @@ class OnnxWriter {
                           integer::CodeType type);
   std::string add_constant(const std::string& name, const std::vector<int64_t>& dims, int32_t type, std::string bytes);
   bool is_limited(const integer::Node& node) const;
+  std::string values_of_input(const integer::Node& node);
   void gather(const integer::Node& node);
   void slice(const integer::Node& node);
   void shuffle(const integer::Node& node);

@@ -229,6 +229,7 @@ class Inserter {
                         spec.bits, quantizer->traits().code_bits));
       }
       net_.set_weight_quantizer(i, quantizer);
+      weighted.set_saturates(config_.overflow == "saturate16");
       weighted.set_memory(config_.memory == "exact"       ? autograd::Memory::kExact
                           : config_.memory == "recompute" ? autograd::Memory::kRecompute
                                                           : autograd::Memory::kCompact);

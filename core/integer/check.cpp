@@ -16,7 +16,7 @@ constexpr int64_t kMaxAttribute = 1 << 16;
 constexpr int64_t kMaxElements = int64_t{1} << 31;
 constexpr int64_t kMaxPixels = 1 << 23;  // of a global pool: 2^23 * 255 < 2^31
 
-bool is_code(const Tensor& t) { return t.type != CodeType::kFloat32; }
+bool is_code(const Tensor& t) { return holds_codes(t.type); }
 
 bool positive(float scale) { return std::isfinite(scale) && scale > 0; }
 
@@ -34,8 +34,8 @@ void check_tensor(const Tensor& t) {
     QAT_CHECK(d >= 1 && d <= kMaxElements / size, "tensor {}: bad shape {}", t.name, text(t.shape));
     size *= d;
   }
-  if (!is_code(t)) return;
-  QAT_CHECK(t.type == CodeType::kUint8 || t.type == CodeType::kInt8, "tensor {}: unknown type", t.name);
+  if (t.type == CodeType::kFloat32 || t.type == CodeType::kPixels) return;
+  QAT_CHECK(is_code(t), "tensor {}: unknown type", t.name);
   QAT_CHECK(positive(t.scale), "tensor {}: expected a finite positive scale, found {}", t.name, t.scale);
   QAT_CHECK(within(t.zero_point, t.type), "tensor {}: zero point {} is not a code of {}", t.name, t.zero_point,
             to_string(t.type));
@@ -105,15 +105,26 @@ class NodeCheck {
 
   void check_types() const {
     if (node_.op == Op::kQuantize) {
-      return require(!is_code(*x_[0]) && is_code(*y_), "expected float32 in and codes out");
+      require(!is_code(*x_[0]) && is_code(*y_), "expected float32 or pixels in and codes out");
+      return check_pixels();
     }
-    for (const Tensor* x : x_) require(is_code(*x), fmt::format("input {} must hold codes, found float32", x->name));
-    if (node_.op == Op::kDequantize) return require(!is_code(*y_), "expected float32 out");
-    if (node_.op == Op::kLinear && !is_code(*y_)) return;
+    for (const Tensor* x : x_) {
+      require(is_code(*x), fmt::format("input {} must hold codes, found {}", x->name, to_string(x->type)));
+    }
+    if (node_.op == Op::kDequantize) return require(y_->type == CodeType::kFloat32, "expected float32 out");
+    if (node_.op == Op::kLinear && y_->type == CodeType::kFloat32) return;
     for (const Tensor* x : x_) {
       require(x->type == y_->type, fmt::format("{} is {}, the output {} is {}: one storage type per network", x->name,
                                                to_string(x->type), y_->name, to_string(y_->type)));
     }
+  }
+
+  void check_pixels() const {
+    if (x_[0]->type != CodeType::kPixels) return;
+    rank(*x_[0], 3);
+    const size_t means = model_.preprocessing.mean.size(), channels = static_cast<size_t>(x_[0]->shape[0]);
+    require(means == 0 || means == channels,
+            fmt::format("pixels of {} channels, but the preprocessing has {} means", channels, means));
   }
 
   void same_shape() const {
@@ -166,6 +177,10 @@ class NodeCheck {
     require(node_.bias.empty() || node_.bias.size() == channels,
             fmt::format("expected {} biases or none, found {}", channels, node_.bias.size()));
     for (float m : model_.multipliers(node_)) require(std::isfinite(m), "a multiplier overflows float32");
+    require(
+        model_.overflow == Overflow::kExact || (x_[0]->type == CodeType::kUint8 && w.type == CodeType::kInt8 &&
+                                                std::ranges::all_of(w.zero_point, [](int32_t z) { return z == 0; })),
+        "sums that saturate are those of uint8 codes and int8 weights with zero point 0");
   }
 
   /// Output size along one axis; the last window of ceil mode must start in the input or its leading padding.
@@ -332,11 +347,18 @@ void IntegerModel::check() const {
               node.output, tensors.size());
     QAT_CHECK(!defined[static_cast<size_t>(node.output)], "{} ({}): tensor {} is written twice", node.name, op,
               tensors[static_cast<size_t>(node.output)].name);
+    QAT_CHECK(tensors[static_cast<size_t>(node.output)].type != CodeType::kPixels,
+              "{} ({}): tensor {} holds pixels, which only an input can", node.name, op,
+              tensors[static_cast<size_t>(node.output)].name);
     NodeCheck(*this, node).run();
     defined[static_cast<size_t>(node.output)] = 1;
   }
   for (size_t i = 0; i < tensors.size(); ++i) QAT_CHECK(defined[i], "tensor {} is never made", tensors[i].name);
-  for (int i : outputs) QAT_CHECK(valid(i), "output index {} is out of range", i);
+  for (int i : outputs) {
+    QAT_CHECK(valid(i), "output index {} is out of range", i);
+    QAT_CHECK(tensors[static_cast<size_t>(i)].type != CodeType::kPixels, "output {} holds pixels",
+              tensors[static_cast<size_t>(i)].name);
+  }
   check_preprocessing(preprocessing, tensors[static_cast<size_t>(outputs[0])]);
 }
 
@@ -344,7 +366,9 @@ void IntegerModel::check_accumulators() const {
   for (const Node& node : nodes) {
     if (node.op != Op::kConv && node.op != Op::kLinear) continue;
     const Tensor& x = tensors.at(static_cast<size_t>(node.inputs.at(0)));
-    const int64_t reach = std::max(std::abs(int64_t{x.lo} - x.zero_point), std::abs(int64_t{x.hi} - x.zero_point));
+    const int64_t reach = overflow == Overflow::kExact
+                              ? std::max(std::abs(int64_t{x.lo} - x.zero_point), std::abs(int64_t{x.hi} - x.zero_point))
+                              : int64_t{x.hi} + x.zero_point;
     const Weight& w = node.weight;
     const size_t channels = static_cast<size_t>(w.shape.at(0)), depth = w.codes.size() / channels;
     for (size_t c = 0; c < channels; ++c) {

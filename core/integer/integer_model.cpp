@@ -20,7 +20,7 @@ std::string brief(const std::vector<T>& values) {
 }
 
 std::string describe(const Tensor& t) {
-  if (t.type == CodeType::kFloat32) return fmt::format("{} {} float32", t.name, t.shape);
+  if (!holds_codes(t.type)) return fmt::format("{} {} {}", t.name, t.shape, to_string(t.type));
   return fmt::format("{} {} {} scale {} zero {} range [{}, {}]", t.name, t.shape, to_string(t.type), t.scale,
                      t.zero_point, t.lo, t.hi);
 }
@@ -73,9 +73,13 @@ const char* to_string(CodeType type) {
       return "int8";
     case CodeType::kFloat32:
       return "float32";
+    case CodeType::kPixels:
+      return "pixels";
   }
   return "unknown";
 }
+
+const char* to_string(Overflow overflow) { return overflow == Overflow::kExact ? "exact" : "saturate16"; }
 
 int64_t Tensor::size() const { return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>()); }
 
@@ -100,6 +104,7 @@ std::vector<float> IntegerModel::multipliers(const Node& node) const {
 
 std::string IntegerModel::dump() const {
   std::string text = fmt::format("target {}\n", target);
+  if (overflow != Overflow::kExact) text += fmt::format("overflow {}\n", to_string(overflow));
   if (!preprocessing.mean.empty()) {
     text += fmt::format("preprocessing mean {} std {}\n", preprocessing.mean, preprocessing.std);
   }

@@ -12,10 +12,13 @@
 
 namespace qat::integer {
 
-enum class CodeType { kUint8, kInt8, kFloat32 };
+/// kPixels: an image's bytes, whose float32 values the preprocessing gives (pixels.h); inputs only.
+enum class CodeType { kUint8, kInt8, kFloat32, kPixels };
+
+inline bool holds_codes(CodeType type) { return type == CodeType::kUint8 || type == CodeType::kInt8; }
 
 enum class Op {
-  kQuantize,           // float32 -> codes: rne(clip(x / s, lo - z, hi - z)) + z, a true division
+  kQuantize,           // float32 -> codes: rne(clip(x / s, lo - z, hi - z)) + z, a true division; pixels: of their values
   kDequantize,         // codes -> float32: fl32(s * float(q - z))
   kConv,               // codes, weight OIHW -> codes (acc * m); of a spread map: a transposed convolution
   kLinear,             // codes {F}, weight [out, in] -> codes, or float32: fl32(float(acc) * fl32(s_x * s_w))
@@ -38,7 +41,7 @@ inline bool passes_codes(Op op) {
          op == Op::kChannelShuffle;
 }
 
-/// A tensor of the network. Codes lie in [lo, hi]; for float32 scale, zero_point, lo and hi have no meaning.
+/// A tensor of the network. Codes lie in [lo, hi]; for float32 and pixels scale, zero_point, lo and hi have no meaning.
 struct Tensor {
   std::string name;
   CodeType type = CodeType::kUint8;
@@ -107,8 +110,15 @@ struct Preprocessing {
   bool operator==(const Preprocessing&) const = default;
 };
 
+/// How convolutions and linear layers sum their products.
+enum class Overflow {
+  kExact,
+  kSaturate16,  // in pairs that saturate to int16: ops/convolve_saturating.h
+};
+
 struct IntegerModel {
   std::string target = "onnxruntime";
+  Overflow overflow = Overflow::kExact;
   std::vector<Tensor> tensors;
   std::vector<Node> nodes;
   std::vector<int> inputs;
@@ -119,11 +129,12 @@ struct IntegerModel {
 
   /// Throws qat::Error, with the node's name, unless the model is well formed: indices in range and defined before use,
   /// every tensor written once, unique names, shapes and parameter sizes consistent, scales finite and positive,
-  /// codes and zero points within their types.
+  /// codes and zero points within their types; uint8 codes and int8 weights around zero where sums saturate.
   void check() const;
 
   /// Throws qat::Error unless no int32 accumulator can overflow: |B| + sum |w| * max|q - z_x| < 2^31 for every output
-  /// channel of every convolution and linear layer (the runtime would wrap around silently).
+  /// channel of every convolution and linear layer (the runtime would wrap around silently). Where sums saturate,
+  /// max(q) + z_x takes the place of max|q - z_x|.
   void check_accumulators() const;
 
   /// Lowest and highest code of a type.
@@ -140,5 +151,6 @@ struct IntegerModel {
 
 const char* to_string(Op op);
 const char* to_string(CodeType type);
+const char* to_string(Overflow overflow);
 
 }  // namespace qat::integer

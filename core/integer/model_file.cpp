@@ -24,7 +24,8 @@ constexpr Op kOps[] = {
     Op::kQuantize,      Op::kDequantize,        Op::kConv,   Op::kLinear, Op::kAdd,  Op::kMul,     Op::kMaxPool,
     Op::kAveragePool,   Op::kGlobalAveragePool, Op::kConcat, Op::kTable,  Op::kRelu, Op::kFlatten, Op::kChannelSlice,
     Op::kChannelShuffle};
-constexpr CodeType kTypes[] = {CodeType::kUint8, CodeType::kInt8, CodeType::kFloat32};
+constexpr Overflow kOverflows[] = {Overflow::kExact, Overflow::kSaturate16};
+constexpr CodeType kTypes[] = {CodeType::kUint8, CodeType::kInt8, CodeType::kFloat32, CodeType::kPixels};
 
 bool has_weight(const Node& node) { return node.op == Op::kConv || node.op == Op::kLinear; }
 
@@ -32,7 +33,7 @@ bool has_weight(const Node& node) { return node.op == Op::kConv || node.op == Op
 
 Json tensor_json(const Tensor& t) {
   Json json{{"name", t.name}, {"type", to_string(t.type)}, {"shape", t.shape}};
-  if (t.type == CodeType::kFloat32) return json;
+  if (!holds_codes(t.type)) return json;
   json.update({{"scale", t.scale}, {"zero_point", t.zero_point}, {"lo", t.lo}, {"hi", t.hi}});
   return json;
 }
@@ -169,7 +170,7 @@ Tensor tensor_from(const Json& json) {
   t.name = string(field(json, "name"), "name");
   t.type = by_name(kTypes, string(field(json, "type"), "type"), "type");
   for (const Json& d : array(field(json, "shape"), "shape")) t.shape.push_back(integer<int64_t>(d, "shape"));
-  if (t.type == CodeType::kFloat32) return t;
+  if (!holds_codes(t.type)) return t;
   t.scale = static_cast<float>(number(field(json, "scale"), "scale"));
   t.zero_point = integer<int32_t>(field(json, "zero_point"), "zero_point");
   t.lo = integer<int32_t>(field(json, "lo"), "lo");
@@ -313,6 +314,9 @@ IntegerModel model_from(const SafetensorsFile& file) {
             format, kModelFormat);
   IntegerModel model;
   model.target = string(field(json, "target"), "target");
+  if (const auto overflow = json.find("overflow"); overflow != json.end()) {
+    model.overflow = by_name(kOverflows, string(*overflow, "overflow"), "overflow");
+  }
   std::map<std::string, int> index;
   for (const Json& t : array(field(json, "tensors"), "tensors")) {
     model.tensors.push_back(tensor_from(t));
@@ -347,6 +351,7 @@ IntegerModel model_from(const SafetensorsFile& file) {
 std::string save_model(const IntegerModel& model) {
   model.check();
   Json json{{"format", kModelFormat}, {"target", model.target}};
+  if (model.overflow != Overflow::kExact) json["overflow"] = to_string(model.overflow);
   json["tensors"] = Json::array();
   for (const Tensor& t : model.tensors) json["tensors"].push_back(tensor_json(t));
   json["nodes"] = Json::array();

@@ -5,9 +5,9 @@
 // lowest
 // + step * index, indices lie in bytes from the low bits up), <node>.weight_scale (F32), <node>.weight_zero_point
 // (I32), <node>.bias (I32, where there is one), <node>.multiplier (F32; follows from the scales), <node>.table (I16).
-// Metadata "qat.model": one JSON object {format, target, tensors, nodes, inputs, outputs, preprocessing}; tensors are
-// referred to by name, attributes that have their default are left out, scales are decimals that give back the same
-// float32.
+// Metadata "qat.model": one JSON object {format, target, overflow, tensors, nodes, inputs, outputs, preprocessing};
+// tensors are referred to by name, attributes that have their default are left out, scales are decimals that give back
+// the same float32.
 #pragma once
 
 #include <string>
@@ -16,7 +16,7 @@
 
 namespace qat::integer {
 
-inline constexpr int kModelFormat = 2;  // 1: without packed weights, still read
+inline constexpr int kModelFormat = 3;  // 2: without overflow; 1: without packed weights; both still read
 
 /// The bytes of the file: equal models, equal bytes. Throws Error if the model does not pass check() or a name is not
 /// UTF-8.

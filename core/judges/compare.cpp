@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 namespace qat::judges {
 namespace {
@@ -36,34 +37,65 @@ std::vector<int64_t> position(const Tensor& t, size_t i) {
   return {at / t.size(), at % c, at % t.size() / (c * w), at / c % w};
 }
 
-int64_t accumulator(const Node& node, const Tensor& x, const engine::Value& value, const std::vector<int64_t>& index) {
-  const integer::Weight& w = node.weight;
-  const int64_t out = index[1];
-  const int32_t zero = w.zero_point[w.zero_point.size() == 1 ? 0 : static_cast<size_t>(out)];
-  const auto term = [&](int64_t element, int64_t weight) {
-    const auto code = static_cast<int64_t>(number(value, x, static_cast<size_t>(element)));
-    return (code - x.zero_point) * (w.codes[static_cast<size_t>(weight)] - zero);
-  };
-  int64_t sum = node.bias.empty() ? 0 : node.bias[static_cast<size_t>(out)];
-  if (node.op == Op::kLinear) {
-    const int64_t depth = w.shape[1];
-    for (int64_t k = 0; k < depth; ++k) sum += term(index[0] * depth + k, out * depth + k);
-    return sum;
+/// Products in the order in which they are summed: kernel row, kernel column, channel (ops/convolve_saturating.h).
+class Products {
+ public:
+  Products(bool saturates, int64_t zero_point) : saturates_(saturates), zero_point_(zero_point) {}
+
+  void add(int64_t code, int64_t weight) {
+    if (!saturates_) {
+      sum_ += (code - zero_point_) * weight;
+      return;
+    }
+    sum_ -= zero_point_ * weight;
+    pair_ += code * weight;
+    if (is_second_) end_pair();
+    is_second_ = !is_second_;
   }
-  const int64_t depth = w.shape[1], first = out / (w.shape[0] / node.groups) * depth;
-  for (int64_t k = 0; k < depth * node.kernel[0] * node.kernel[1]; ++k) {
-    const int64_t c = k / (node.kernel[0] * node.kernel[1]);
-    int64_t row = index[2] * node.stride[0] - node.pad[0] + k / node.kernel[1] % node.kernel[0] * node.dilation[0];
+  int64_t sum() {
+    end_pair();
+    return sum_;
+  }
+
+ private:
+  void end_pair() { sum_ += std::clamp<int64_t>(std::exchange(pair_, 0), -32768, 32767); }
+
+  bool saturates_, is_second_ = false;
+  int64_t zero_point_, sum_ = 0, pair_ = 0;
+};
+
+int64_t accumulator(const integer::IntegerModel& model, const Node& node, const engine::Value& value,
+                    const std::vector<int64_t>& index) {
+  const Tensor& x = model.tensors[static_cast<size_t>(node.inputs[0])];
+  const integer::Weight& w = node.weight;
+  const int64_t out = index[1], depth = w.shape[1];
+  const int32_t zero = w.zero_point[w.zero_point.size() == 1 ? 0 : static_cast<size_t>(out)];
+  const bool is_depthwise = depth == 1 && w.shape[0] == node.groups;
+  Products products(model.overflow == integer::Overflow::kSaturate16 && !is_depthwise, x.zero_point);
+  const int64_t bias = node.bias.empty() ? 0 : node.bias[static_cast<size_t>(out)];
+  const auto code = [&](int64_t i) { return static_cast<int64_t>(number(value, x, static_cast<size_t>(i))); };
+  const auto weight = [&](int64_t i) { return int64_t{w.codes[static_cast<size_t>(i)]} - zero; };
+  if (node.op == Op::kLinear) {
+    for (int64_t k = 0; k < depth; ++k) products.add(code(index[0] * depth + k), weight(out * depth + k));
+    return bias + products.sum();
+  }
+  const int64_t first = out / (w.shape[0] / node.groups) * depth, taps = node.kernel[0] * node.kernel[1];
+  for (int64_t k = 0; k < taps; ++k) {
+    int64_t row = index[2] * node.stride[0] - node.pad[0] + k / node.kernel[1] * node.dilation[0];
     int64_t column = index[3] * node.stride[1] - node.pad[1] + k % node.kernel[1] * node.dilation[1];
+    bool is_empty = false;
     if (node.is_spread()) {
-      if (row % node.spread[0] != 0 || column % node.spread[1] != 0) continue;
+      is_empty = row % node.spread[0] != 0 || column % node.spread[1] != 0;
       row /= node.spread[0], column /= node.spread[1];
     }
-    if (row < 0 || row >= x.shape[1] || column < 0 || column >= x.shape[2]) continue;
+    is_empty = is_empty || row < 0 || row >= x.shape[1] || column < 0 || column >= x.shape[2];
     const int64_t pixel = (index[0] * x.shape[1] + row) * x.shape[2] + column;
-    sum += term(pixel * x.shape[0] + first + c, out * depth * node.kernel[0] * node.kernel[1] + k);
+    for (int64_t c = 0; c < depth; ++c) {
+      products.add(is_empty ? x.zero_point : code(pixel * x.shape[0] + first + c),
+                   weight((out * depth + c) * taps + k));
+    }
   }
-  return sum;
+  return bias + products.sum();
 }
 
 bool accumulates(const Node& node) { return node.op == Op::kConv || node.op == Op::kLinear; }
@@ -90,7 +122,7 @@ std::optional<double> real_code(const integer::IntegerModel& model, const Node& 
     case Op::kConv:
     case Op::kLinear: {
       const auto c = node.weight.scale.size() == 1 ? size_t{0} : static_cast<size_t>(at[1]);
-      const auto sum = static_cast<double>(accumulator(node, tensor(0), values.at(tensor(0).name), at));
+      const auto sum = static_cast<double>(accumulator(model, node, values.at(tensor(0).name), at));
       return sum * tensor(0).scale * node.weight.scale[c] / y.scale + y.zero_point;
     }
     case Op::kAdd:
@@ -149,7 +181,7 @@ void compare(const integer::IntegerModel& model, int index, const engine::Value&
     if (node == model.nodes.end() || !accumulates(*node)) continue;
     const Tensor& x = model.tensors[static_cast<size_t>(node->inputs[0])];
     if (const auto value = inputs.find(x.name); value != inputs.end()) {
-      first.accumulator = accumulator(*node, x, value->second, at);
+      first.accumulator = accumulator(model, *node, value->second, at);
     }
   }
 }

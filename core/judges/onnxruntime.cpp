@@ -204,9 +204,11 @@ std::vector<OnnxSession::Output> OnnxSession::run(const std::vector<Input>& inpu
   std::vector<void*> input_values, output_values(outputs.size(), nullptr);
   for (const Input& input : inputs) {
     Owned& value = *given.emplace_back(std::make_unique<Owned>(ort, kReleaseValue));
-    ort.call(kCreateTensorWithDataAsOrtValue, memory.get(),
-             const_cast<void*>(static_cast<const void*>(input.values.data())), input.values.size() * sizeof(float),
-             input.shape.data(), input.shape.size(), static_cast<int>(kFloat), value.out());
+    const bool is_float = input.value.codes.empty();
+    const void* data = is_float ? static_cast<const void*>(input.value.values.data()) : input.value.codes.data();
+    const size_t bytes = input.value.values.size() * sizeof(float) + input.value.codes.size();
+    ort.call(kCreateTensorWithDataAsOrtValue, memory.get(), const_cast<void*>(data), bytes, input.shape.data(),
+             input.shape.size(), static_cast<int>(is_float ? kFloat : kUint8), value.out());
     input_names.push_back(input.name.c_str());
     input_values.push_back(value.get());
   }
@@ -268,7 +270,7 @@ void OnnxRuntimeJudge::run(const std::vector<engine::Value>& inputs, const engin
   for (size_t i = 0; i < inputs.size(); ++i) nchw.push_back(engine::to_nchw(inputs[i], tensor(model_.inputs[i])));
   for (size_t i = 0; i < inputs.size(); ++i) {
     const integer::Tensor& x = tensor(model_.inputs[i]);
-    given.push_back({.name = x.name, .shape = shape(x, inputs[i].batch), .values = nchw[i].values});
+    given.push_back({.name = x.name, .shape = shape(x, inputs[i].batch), .value = nchw[i]});
   }
   const auto show = [&](const OnnxSession& session, const std::vector<int>& indices) {
     if (indices.empty()) return;
@@ -290,6 +292,33 @@ void OnnxRuntimeJudge::run(const std::vector<engine::Value>& inputs, const engin
   }
   show(*all_, inner);
   show(*file_, model_.outputs);
+}
+
+bool default_session_saturates(const OnnxRuntime& runtime) {
+  using integer::Op;
+  constexpr int16_t kWeight = 127;
+  constexpr float kCode = 255;
+  integer::IntegerModel model;
+  model.tensors = {{.name = "x", .type = integer::CodeType::kFloat32, .shape = {2}},
+                   {.name = "x.codes", .shape = {2}},
+                   {.name = "y", .type = integer::CodeType::kFloat32, .shape = {1}}};
+  model.inputs = {0}, model.outputs = {2};
+  integer::Node quantize{.op = Op::kQuantize, .name = "quantize", .inputs = {0}, .output = 1};
+  integer::Node linear{.op = Op::kLinear, .name = "linear", .inputs = {1}, .output = 2};
+  linear.weight = {.shape = {1, 2}, .codes = {kWeight, kWeight}, .scale = {1}, .zero_point = {0}};
+  model.nodes = {std::move(quantize), std::move(linear)};
+  float found = 0;
+  OnnxRuntimeJudge(runtime, exporter::onnx_qdq(model), model, SessionKind::kDefault)
+      .run({{.batch = 1, .values = {kCode, kCode}}}, [&](int index, const engine::Value& value) {
+        if (index == 2) found = value.values.at(0);
+      });
+  return found != 2 * kWeight * kCode;
+}
+
+std::string obstacle(const OnnxRuntime& runtime, const integer::IntegerModel& model) {
+  if (session_of(model) == SessionKind::kExact || default_session_saturates(runtime)) return "";
+  return "the model's sums saturate (overflow: saturate16) as in ONNX Runtime's default sessions on CPUs with AVX2 and "
+         "no VNNI; this CPU's are exact";
 }
 
 DefaultSession try_default_session(const OnnxRuntime& runtime, const std::string& bytes,

@@ -41,6 +41,18 @@ enum class SessionKind {
   kDefault,  // as a program gets it that sets nothing
 };
 
+/// Whether sums of products saturate to int16 in default sessions on this machine: those of CPUs with AVX2 and no VNNI
+/// do. Found out by a sum that would.
+bool default_session_saturates(const OnnxRuntime& runtime);
+
+/// The session whose sums are the model's.
+inline SessionKind session_of(const integer::IntegerModel& model) {
+  return model.overflow == integer::Overflow::kSaturate16 ? SessionKind::kDefault : SessionKind::kExact;
+}
+
+/// Why ONNX Runtime cannot compute the model's sums on this machine; "" where it can.
+std::string obstacle(const OnnxRuntime& runtime, const integer::IntegerModel& model);
+
 /// A model in one session.
 class OnnxSession {
  public:
@@ -52,7 +64,7 @@ class OnnxSession {
   struct Input {
     std::string name;
     std::vector<int64_t> shape;
-    const std::vector<float>& values;
+    const engine::Value& value;  // NCHW; codes are given as uint8
   };
   struct Output {
     std::vector<int64_t> shape;
@@ -72,7 +84,9 @@ class OnnxRuntimeJudge : public Judge {
  public:
   /// `model` is what parse_onnx() gave for `bytes`.
   OnnxRuntimeJudge(const OnnxRuntime& runtime, const std::string& bytes, const integer::IntegerModel& model,
-                   SessionKind kind = SessionKind::kExact);
+                   SessionKind kind);
+  OnnxRuntimeJudge(const OnnxRuntime& runtime, const std::string& bytes, const integer::IntegerModel& model)
+      : OnnxRuntimeJudge(runtime, bytes, model, session_of(model)) {}
 
   const std::string& name() const override {
     static const std::string kName = "onnxruntime";

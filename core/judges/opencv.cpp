@@ -63,6 +63,9 @@ OpenCvJudge::~OpenCvJudge() = default;
 Standing OpenCvJudge::standing(const Node& node) const {
   const std::vector<Tensor>& tensors = engine_.model().tensors;
   const auto tensor = [&](int i) -> const Tensor& { return tensors[static_cast<size_t>(i)]; };
+  if (engine_.model().overflow != integer::Overflow::kExact && (node.op == Op::kConv || node.op == Op::kLinear)) {
+    return {Kind::kLeftOut, "its sums do not saturate"};
+  }
   if (node.ceil_mode && (node.pad[0] != node.pad[2] || node.pad[1] != node.pad[3])) {
     return {Kind::kLeftOut, "it makes less of a ceil mode with uneven padding"};
   }
@@ -97,7 +100,10 @@ Standing OpenCvJudge::standing(const Node& node) const {
       return {Kind::kLeftOut, "it does not read shuffles of codes"};
     case Op::kAveragePool:
     case Op::kGlobalAveragePool:
+      return {Kind::kAdvisory, "it rounds otherwise"};
     case Op::kQuantize:
+      if (tensor(node.inputs[0]).type == CodeType::kPixels) return {Kind::kLeftOut, "it has no input of bytes"};
+      [[fallthrough]];
     case Op::kDequantize:
       return {Kind::kAdvisory, "it rounds otherwise"};
   }

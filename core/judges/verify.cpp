@@ -4,6 +4,7 @@
 #include <set>
 
 #include "core/base/error.h"
+#include "core/integer/pixels.h"
 
 namespace qat::judges {
 namespace {
@@ -93,6 +94,15 @@ bool VerifyResult::passed() const {
                              [](const JudgeResult& judge) { return judge.compared > 0 && judge.float_nodes.empty(); });
 }
 
+engine::Value input_value(const integer::IntegerModel& model, int64_t batch, const float* images) {
+  const integer::Tensor& input = model.tensors[static_cast<size_t>(model.inputs[0])];
+  engine::Value value{.batch = batch, .codes = {}, .values = {images, images + batch * input.size()}};
+  if (input.type != integer::CodeType::kPixels) return value;
+  value.codes = integer::pixels_of(value.values, model.preprocessing, input.shape[0]);
+  value.values.clear();
+  return value;
+}
+
 VerifyResult verify(const Simulation& simulate, const integer::IntegerModel& model,
                     const std::vector<std::unique_ptr<Judge>>& judges, const BatchSource& batches) {
   QAT_CHECK(!judges.empty(), "verify needs a judge");
@@ -109,8 +119,7 @@ VerifyResult verify(const Simulation& simulate, const integer::IntegerModel& mod
   while (batches(batch)) {
     QAT_CHECK(batch.size > 0 && batch.images != nullptr && batch.labels != nullptr, "verify was given an empty batch");
     const Simulated simulated = simulate(batch);
-    engine::Value image{.batch = batch.size, .codes = {}, .values = {}};
-    image.values.assign(batch.images, batch.images + batch.size * input.size());
+    const engine::Value image = input_value(model, batch.size, batch.images);
     for (size_t i = 0; i < comparisons.size(); ++i) {
       const engine::Value output = comparisons[i].run(image, simulated);
       if (i == 0) result.integer.add(output.values, {batch.labels, static_cast<size_t>(batch.size)});

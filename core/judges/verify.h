@@ -51,6 +51,9 @@ struct Simulated {
 };
 using Simulation = std::function<Simulated(const VerifyBatch&)>;
 
+/// Preprocessed images, NHWC, as the model's input: pixels are found again from their floats (integer/pixels.h).
+engine::Value input_value(const integer::IntegerModel& model, int64_t batch, const float* images);
+
 /// Runs the simulation and all judges on `model`, as read back from the exported file, over all batches and counts
 /// differing values tensor by tensor. The model must have one image as input and one output. A tensor that the
 /// simulation, or a judge against its word (Judge::standing), does not give is listed in skipped.

@@ -219,6 +219,7 @@ class Lowering {
     const auto [weight, call] = layer.quantized();
     const std::vector<int64_t> sizes = weight.codes.sizes().vec();
     const ops::Folded folded = autograd::fold(weight, call, x.scale);
+    if (call.saturates) model_.overflow = integer::Overflow::kSaturate16;
 
     // Codes come in the kernels' layout (output, kernel, input); files and this model have (output, input, kernel).
     at::Tensor codes = autograd::empty_kernel_layout(sizes, at::kChar);

@@ -223,6 +223,7 @@ autograd::ConvCall WeightedLayer::call() const {
   if (mode_ == BatchNormMode::kEma && !reestimating()) call.statistics = autograd::LiveStatistics::kRunning;
   call.relu = activation_.kind == Activation::Kind::kClip && activation_.lowest == 0.0 && !activation_.closed;
   call.memory = memory_;
+  call.saturates = saturates_;
   if (call.batch_norm && reestimating()) call.batch_norm->momentum = reestimation_momentum();
   if (call.batch_norm && mode_ == BatchNormMode::kFolded) {
     call.bias = at::Tensor();  // merged into beta

@@ -51,6 +51,8 @@ class WeightedLayer : public QLayer {
   bool is_linear() const { return tensors_.weight.dim() == 2; }
   int64_t out_channels() const;
   void set_memory(autograd::Memory memory) { memory_ = memory; }
+  /// Sums of products saturate: ops/convolve_saturating.h.
+  void set_saturates(bool saturates) { saturates_ = saturates; }
   void set_batch_norm_mode(BatchNormMode mode) { mode_ = mode; }
 
   /// Moves batch norm into the weight; what is left of it is the addition of beta. The function in evaluation stays,
@@ -121,6 +123,7 @@ class WeightedLayer : public QLayer {
   Value run_codes(const std::vector<Value>& inputs, bool to_codes);
 
   autograd::Memory memory_ = autograd::Memory::kCompact;
+  bool saturates_ = false;
   BatchNormMode mode_ = BatchNormMode::kLive;
   std::shared_ptr<quant::Quantizer> weight_quantizer_, bias_quantizer_;
   std::shared_ptr<OscillationTracker> oscillations_;

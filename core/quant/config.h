@@ -59,6 +59,7 @@ struct QuantizationConfig {
   BatchNormConfig batch_norm;
   std::vector<std::string> rewrites;
   std::string memory = "compact";
+  std::string overflow = "exact";
   CalibrationConfig calibration;
   ScheduleConfig schedule;
 };
@@ -209,6 +210,11 @@ struct qat::config::Schema<qat::quant::QuantizationConfig> {
     f.field("memory", &C::memory)
         .doc("how batch norm's input is kept for backward: int16, int32 or not at all")
         .one_of({"compact", "exact", "recompute"});
+    f.field("overflow", &C::overflow)
+        .doc(
+            "of sums of products: exact, or saturate16 as in ONNX Runtime's default session on CPUs with AVX2 and no "
+            "VNNI, where they saturate to int16 in pairs")
+        .one_of({"exact", "saturate16"});
     f.field("calibration", &C::calibration).doc("first ranges");
     f.field("schedule", &C::schedule).doc("how quantization changes during the first finetune stage");
     f.check([](const C& c) { return qat::quant::misplaced_keys("activation", c.activation); });

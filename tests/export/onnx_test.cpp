@@ -14,6 +14,7 @@
 #include "core/base/sha256.h"
 #include "core/export/fingerprint.h"
 #include "core/export/onnx_proto.h"
+#include "core/integer/pixels.h"
 #include "tests/integer/random_model.h"
 #include "tests/integer/sample_model.h"
 
@@ -344,6 +345,53 @@ TEST(OnnxReader, RefusesOtherMovesOfCodes) {
 }
 
 /// Bytes of a file changed, cut and repeated: a model or a FileError, nothing else.
+TEST(OnnxWriter, WritesThePreprocessingOfPixels) {
+  for (const Form& form : kForms) {
+    const IntegerModel model = integer::with_pixel_input(integer::sample_model());
+    const std::string bytes = form.write(model);
+    EXPECT_EQ(parse_onnx(bytes, "m.onnx"), model) << form.name;
+    const onnx::ModelProto proto = proto_of(bytes);
+    EXPECT_EQ(proto.graph().input(0).name(), "image");
+    EXPECT_EQ(proto.graph().input(0).type().tensor_type().elem_type(), onnx::TensorProto::UINT8);
+    const std::vector<std::string> ops = operators(proto);
+    EXPECT_THAT(std::vector<std::string>(ops.begin(), ops.begin() + 5),
+                ElementsAre("Cast", "Div", "Sub", "Div", "QuantizeLinear"));
+    EXPECT_THAT(onnx_float_nodes(bytes, "m.onnx"), onnx_float_nodes(form.write(integer::sample_model()), "m.onnx"));
+    // Without a normalization only pixels / 255.
+    IntegerModel plain = model;
+    plain.preprocessing = {};
+    EXPECT_EQ(parse_onnx(form.write(plain), "m.onnx"), plain) << form.name;
+  }
+}
+
+TEST(OnnxReader, RefusesOtherPreprocessingsOfPixels) {
+  const std::string bytes = onnx_qdq(integer::with_pixel_input(integer::sample_model()));
+  const auto refused = [&](const std::function<void(onnx::ModelProto&)>& change) {
+    onnx::ModelProto proto = proto_of(bytes);
+    change(proto);
+    return error_of<FileError>([&] { parse_onnx(bytes_of(proto), "m.onnx"); });
+  };
+  const auto other = [&](const std::string& name) {
+    return refused([&](auto& m) { const_cast<onnx::TensorProto&>(initializer(m, name)).mutable_raw_data()->at(1) ^= 1; });
+  };
+  EXPECT_EQ(refused([](auto&) {}), "no error");
+  const char* expected = "expected pixels / 255, less the mean, divided by the standard deviation of the metadata";
+  for (const char* name : {"input_unit_by", "input_centred_by", "input_normalized_by"}) {
+    EXPECT_THAT(other(name), HasSubstr(expected)) << name;
+  }
+  EXPECT_THAT(refused([](auto& m) { m.mutable_graph()->mutable_node(2)->set_op_type("Div"); }), HasSubstr(expected));
+  EXPECT_THAT(refused([](auto& m) {  // the last step left out
+                m.mutable_graph()->mutable_node(4)->set_input(0, "input_centred");
+                m.mutable_graph()->mutable_node()->DeleteSubrange(3, 1);
+              }),
+              HasSubstr("expected pixels after 3 steps of preprocessing, found 2"));
+  EXPECT_THAT(refused([](auto& m) {
+                m.mutable_graph()->mutable_input(0)->mutable_type()->mutable_tensor_type()->set_elem_type(
+                    onnx::TensorProto::FLOAT);
+              }),
+              HasSubstr("node 'input_cast' ('Cast')"));
+}
+
 TEST(OnnxReader, DamagedFilesAreRefusedOrRead) {
   CounterRng random(3);
   for (const Form& form : kForms) {

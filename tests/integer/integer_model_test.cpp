@@ -70,7 +70,7 @@ TEST(integer_model, check_names_what_is_wrong) {
        [](auto& m) {
          m.nodes[1].inputs = {1, 1};
        }},
-      {"input (quantize): expected float32 in",
+      {"input (quantize): expected float32 or pixels in",
        [](auto& m) {
          m.tensors[0] = codes("image", {1, 2, 2}, 1, 0);
        }},
@@ -107,6 +107,8 @@ TEST(integer_model, check_names_what_is_wrong) {
        [](auto& m) {
          m.nodes[3].weight.shape = {8, 2};
        }},
+      {"conv (conv): sums that saturate are those of uint8 codes and int8 weights",
+       [](auto& m) { m.overflow = Overflow::kSaturate16, m.nodes[1].weight.zero_point = {1}; }},
       {"preprocessing: 1 means but 2",
        [](auto& m) {
          m.preprocessing.std = {1, 1};
@@ -172,6 +174,13 @@ TEST(integer_model, accumulators_must_stay_below_2_to_the_31) {
   EXPECT_NO_THROW(m.check_accumulators());
   m.nodes[3].bias = {2147483647 - 2549, 0};
   EXPECT_THAT(error_of([&] { m.check_accumulators(); }), HasSubstr("fc (linear): accumulators of channel 0"));
+  // Sums that saturate are those of raw codes, less the zero point's: 4 * (15 + 10) = 100.
+  m = sample_model();
+  m.overflow = Overflow::kSaturate16, m.tensors[1].hi = 15;
+  m.nodes[1].bias[1] = 2147483647 - 100;
+  EXPECT_NO_THROW(m.check_accumulators());
+  m.nodes[1].bias[1] = 2147483647 - 99;
+  EXPECT_THAT(error_of([&] { m.check_accumulators(); }), HasSubstr("conv (conv): accumulators of channel 1"));
 }
 
 TEST(integer_model, multipliers_round_the_product_of_scales_first) {
@@ -197,6 +206,9 @@ TEST(integer_model, dump_has_a_line_for_each_node) {
             "flatten = flatten(map) -> flat [8] uint8 scale 0.25 zero 0 range [0, 255]\n"
             "fc = linear(flat) weight [2, 8] int8 scale [1] zero [0] bytes 16 -> logits [2] float32\n"
             "output logits\n");
+  IntegerModel saturating = sample_model();
+  saturating.overflow = Overflow::kSaturate16;
+  EXPECT_THAT(saturating.dump(), HasSubstr("target onnxruntime\noverflow saturate16\n"));
   const std::string dump = every_op_model().dump();
   EXPECT_THAT(dump, HasSubstr("n.gate = table(gap) leaky_relu alpha 0.1"));
   EXPECT_THAT(dump, HasSubstr("groups 2"));

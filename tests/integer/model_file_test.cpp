@@ -69,9 +69,18 @@ TEST(model_file, holds_the_documented_tensors) {
   const float product = 0.1f * 0.02f;
   EXPECT_EQ(file.at("n.conv.multiplier").values<float>()[1], product / 0.07f);
   const Json json = Json::parse(file.metadata().at("qat.model"));
-  EXPECT_EQ(json.at("format"), 2);
+  EXPECT_EQ(json.at("format"), 3);
+  EXPECT_FALSE(json.contains("overflow"));
   EXPECT_EQ(json.at("nodes").at(1).at("op"), "conv");
   EXPECT_EQ(json.at("nodes").at(1).at("inputs"), Json::array({"q"}));
+}
+
+TEST(model_file, holds_how_sums_overflow) {
+  IntegerModel model = sample_model();
+  model.overflow = Overflow::kSaturate16;
+  const std::string bytes = save_model(model);
+  EXPECT_EQ(load_model(bytes, "model"), model);
+  EXPECT_NE(load_model(bytes, "model"), sample_model());
 }
 
 TEST(model_file, packs_weights_of_few_values) {
@@ -120,7 +129,8 @@ TEST(model_file, refuses_what_does_not_fit_and_names_it) {
   const auto edited = [&](const std::function<void(Json&)>& edit) { return load_error(rewrite(bytes, edit)); };
   const std::pair<const char*, std::function<void(Json&)>> edits[] = {
       {"'tensors' is missing", [](Json& j) { j.erase("tensors"); }},
-      {"model format 3", [](Json& j) { j["format"] = 3; }},
+      {"model format 4", [](Json& j) { j["format"] = 4; }},
+      {"unknown overflow 'saturate8'", [](Json& j) { j["overflow"] = "saturate8"; }},
       {"'format' must be an integer", [](Json& j) { j["format"] = "1"; }},
       {"'format' must be an integer", [](Json& j) { j["format"] = UINT64_MAX; }},
       {"expected an object", [](Json& j) { j = Json::array(); }},

@@ -20,6 +20,7 @@ struct RandomOptions {
   CodeType type = CodeType::kUint8;
   bool ties = false;  // power-of-two scales: exact ties are common
   int operators = 8;  // between the quantizer and the head
+  Overflow overflow = Overflow::kExact;
 };
 
 class RandomModel {
@@ -28,6 +29,7 @@ class RandomModel {
     const std::vector<int64_t> image = {between(1, 5), between(5, 13), between(5, 13)};
     model_.tensors.push_back({.name = "image", .type = CodeType::kFloat32, .shape = image});
     model_.inputs = {0};
+    model_.overflow = options.overflow;
     maps_.push_back(append(start(Op::kQuantize, {0}), codes(image, scale(0.03), 8)));
     for (int i = 0; i < options.operators; ++i) grow();
     finish();
@@ -109,7 +111,8 @@ class RandomModel {
     const auto channels = static_cast<size_t>(shape[0]);
     w.shape = shape;
     // uint8 weights exist for uint8 activations only.
-    w.type = x.type == CodeType::kUint8 && chance(0.1) ? CodeType::kUint8 : CodeType::kInt8;
+    const bool may_be_unsigned = x.type == CodeType::kUint8 && options_.overflow == Overflow::kExact;
+    w.type = may_be_unsigned && chance(0.1) ? CodeType::kUint8 : CodeType::kInt8;
     const int32_t middle = w.type == CodeType::kUint8 ? static_cast<int32_t>(between(100, 150)) : 0;
     w.zero_point = {middle};
     int64_t size = 1;

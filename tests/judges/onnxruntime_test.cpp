@@ -264,9 +264,9 @@ TEST(OnnxRuntime, RefusesWhatIsNoModel) {
   RandomModel random(1, {.operators = 1});
   EXPECT_THROW(OnnxSession(test::onnx_runtime(), "no model", SessionKind::kExact, false), Error);
   const OnnxSession session(test::onnx_runtime(), exporter::onnx_qdq(random.model()), SessionKind::kExact, false);
-  const std::vector<float> values(3);
+  const engine::Value three{.batch = 1, .values = {0, 0, 0}};
   try {
-    session.run({{.name = "other", .shape = {1, 3}, .values = values}}, {"logits"});
+    session.run({{.name = "other", .shape = {1, 3}, .value = three}}, {"logits"});
     ADD_FAILURE() << "expected an error";
   } catch (const Error& e) {
     EXPECT_THAT(e.what(), HasSubstr("ONNX Runtime: "));

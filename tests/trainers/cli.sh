@@ -112,6 +112,18 @@ for file in $model onnx-qdq.onnx onnx-qoperator.onnx; do
   first=first.txt
   cp predicted.txt first.txt
 done
+# The same network from raw pixels: the same codes, the same labels.
+for format in safetensors onnx-qdq onnx-qoperator; do
+  file=pixels.${format#onnx-}; [ $format = safetensors ] || file=$file.onnx
+  succeed "^$file " export --run runs/good --format $format --input uint8 --out $file
+  succeed '^passed: mismatches: 0, ' verify --run runs/good --model $file --require engine
+  succeed '^images/1.pgm: [0-9] 0\.[0-9]+' predict --model $file images --top 2
+  cmp -s out.txt first.txt || fail "predict: $file: $(cat out.txt)"
+done
+succeed '^passed: mismatches: 0, ' verify --run runs/good --model pixels.qdq.onnx --require engine,onnxruntime
+succeed '"engine_ms"' bench inference --model pixels.qdq.onnx --runs 2 --json
+expect 2 'format golden takes no --input' export --run runs/good --format golden --input uint8 --out golden.pixels
+expect 2 "float32" export --run runs/good --format safetensors --input int4 --out int4.safetensors
 succeed '"label": [0-9]+' predict --model $model images/1.pgm images/2.pgm --json
 { printf 'P5\n27 28\n255\n'; head -c 756 "$qat"; } >narrow.pgm
 expect 1 'narrow.pgm: ' predict --model $model narrow.pgm

@@ -21,7 +21,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 struct Options {
-  std::string run, config, checkpoint = "last", runtime, model, format, out;
+  std::string run, config, checkpoint = "last", runtime, model, format, out, input = "float32";
   std::optional<std::string> target;
   std::optional<int64_t> samples;
   std::vector<std::string> judges;
@@ -73,8 +73,12 @@ Run add_export(CLI::App& app) {
   app.add_option("--samples", o->samples, "Evaluation images of format golden; default: 16")
       ->type_name("N")
       ->check(CLI::PositiveNumber);
+  app.add_option("--input", o->input, "float32: the preprocessed image; uint8: its pixels")
+      ->type_name("TYPE")
+      ->check(CLI::IsMember({"float32", "uint8"}))
+      ->capture_default_str();
   return [o] {
-    const Json r = trainers::export_report(o->run, o->format, o->out, o->target, o->samples);
+    const Json r = trainers::export_report(o->run, o->format, o->out, o->target, o->samples, o->input);
     fmt::print("{} ({} bytes)\n", r["path"].get<std::string>(), r["bytes"].get<uint64_t>());
     return 0;
   };
@@ -125,6 +129,7 @@ Run add_verify(CLI::App& app) {
         }
       }
       print_lines(r, "not compared", "skipped");
+      print_lines(r, "cannot judge here", "not_run");
       print_lines(r, "required judges that did not run", "missing_judges");
       fmt::print("{}: mismatches: {}, samples: {}\n", r["passed"] == true ? "passed" : "FAILED",
                  r["mismatches"].get<int64_t>(), r["samples"].get<int64_t>());
