@@ -56,7 +56,7 @@ bash -e next.txt >out.txt 2>err.txt || fail "next commands: $(cat next.txt err.t
 # Post-training quantization of that run's float weights.
 succeed '^calibrated .*' calibrate --config good.yaml "${short[@]}" --set model.weights=runs/good --out runs/ptq
 grep -q '^integer engine' out.txt && ! grep -qE '^(float|fine-tuned)' out.txt || fail "calibrate: $(cat out.txt)"
-grep -qE 'float|finetune' <(sed -n '/^stages/,$p' runs/ptq/config.yaml) && fail "calibrate: $(cat runs/ptq/config.yaml)"
+grep -qE 'float:|finetune' <(sed -n '/^stages/,$p' runs/ptq/config.yaml) && fail "calibrate: $(cat runs/ptq/config.yaml)"
 
 # The report: one page, nothing fetched from anywhere.
 succeed 'both.html' report --run runs/good runs/ptq --out both.html --samples 16
