@@ -5,7 +5,8 @@
 packages=(
   ca-certificates ccache cmake dataset-fashion-mnist g++ git libcli11-dev libfmt-dev libgmock-dev libgtest-dev libhwy-dev
   libonnx-dev libopencv-core-dev libopencv-dnn-dev libopencv-imgcodecs-dev libopencv-imgproc-dev libprotobuf-dev
-  libspdlog-dev libyaml-cpp-dev ninja-build nlohmann-json3-dev pkg-config protobuf-compiler zlib1g-dev
+  libpthreadpool-dev libspdlog-dev libxnnpack-dev libyaml-cpp-dev ninja-build nlohmann-json3-dev pkg-config
+  protobuf-compiler zlib1g-dev
 )
 download_packages=(python3-pip unzip) # only to fetch wheels; nothing of ours runs Python
 packages_megabytes=1740
