@@ -5,9 +5,9 @@
 packages=(
   ca-certificates ccache cmake dataset-fashion-mnist g++ git libcli11-dev libfmt-dev libgmock-dev libgtest-dev libhwy-dev
   libonnx-dev libopencv-core-dev libopencv-dnn-dev libopencv-imgcodecs-dev libopencv-imgproc-dev libprotobuf-dev
-  libpthreadpool-dev libspdlog-dev libxnnpack-dev libyaml-cpp-dev ninja-build nlohmann-json3-dev pkg-config
-  protobuf-compiler zlib1g-dev
+  libspdlog-dev libyaml-cpp-dev ninja-build nlohmann-json3-dev pkg-config protobuf-compiler zlib1g-dev
 )
+test_packages=() # what only tests need
 download_packages=(python3-pip unzip) # only to fetch wheels; nothing of ours runs Python
 packages_megabytes=1740
 libtorch_megabytes=1300
@@ -33,7 +33,7 @@ wheels_ready() {
 
 # One name a line.
 missing_packages() {
-  local wanted=("${packages[@]}")
+  local wanted=("${packages[@]}" "${test_packages[@]}")
   wheels_ready || wanted+=("${download_packages[@]}")
   dpkg-query -W -f '${db:Status-Status} ${Package}\n' "${wanted[@]}" 2>/dev/null |
     awk -v wanted="${wanted[*]}" '
