@@ -97,8 +97,7 @@ struct ApotBackward final : autograd::Backward {
 Apot::Apot(const quant::QuantSpec& spec, const quant::QuantizerOptions& options) : Quantizer(spec) {
   const auto o = options.options.as<ApotOptions>();
   normalize_ = o.normalize && spec.is_weight();
-  const int magnitude_bits = spec.is_weight() || spec.is_signed ? spec.bits - 1 : spec.bits;
-  levels_ = sums_of(terms_of(magnitude_bits, o.base_bits));
+  levels_ = sums_of(terms_of(spec.magnitude_bits(), o.base_bits));
   alpha_ = register_parameter("alpha",
                               at::full({spec.scales()}, o.alpha.value_or(spec.is_weight() ? 3.0 : 8.0), at::kFloat));
 }

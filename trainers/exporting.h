@@ -33,7 +33,7 @@ struct Verification {
   std::vector<std::string> not_run;          // "onnxruntime: " and why it cannot judge the file on this machine
 };
 
-/// All judges that verify_model knows: "engine", "onnxruntime".
+/// All judges that verify_model knows.
 const std::vector<std::string>& judge_names();
 
 /// Reads an exported file back and compares it with the session's network on the first `samples` of the evaluation

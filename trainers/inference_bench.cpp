@@ -104,7 +104,7 @@ Json inference_bench(const InferenceBenchRequest& request) {
                          session.run({{.name = name, .shape = shape, .value = nchw}}, {output});
                        }});
     };
-    add("onnxruntime", quantized, judges::SessionKind::kExact);
+    add("onnxruntime", quantized, judges::session_of(model));
     add("onnxruntime_default", quantized, judges::SessionKind::kDefault);
     add("onnxruntime_float", floats, judges::SessionKind::kDefault);
   }

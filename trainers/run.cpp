@@ -82,7 +82,8 @@ void run_export(RunContext& run, const Stage& stage) {
 void run_verify(RunContext& run, const Stage& stage) {
   for (const std::string& file : run.state.exports) {
     const std::string path = run.folder.path() + "/" + file;
-    const judges::VerifyResult result = verify_model(run.session, path, stage.verify.samples, run.request.stop).result;
+    const auto [result, onnxruntime, not_run] = verify_model(run.session, path, stage.verify.samples, run.request.stop);
+    for (const std::string& reason : not_run) log::warn("verify: {}: {}", path, reason);
     QAT_CHECK(result.passed(), "verify: {}: {}", path, describe_failure(result));
     std::vector<std::string> judges;
     for (const judges::JudgeResult& judge : result.judges) judges.push_back(judge.name);
@@ -98,6 +99,7 @@ void run_verify(RunContext& run, const Stage& stage) {
                        {"samples", result.samples},
                        {"compared", result.compared},
                        {"mismatches", result.mismatches},
+                       {"not_run", not_run},
                        {"top1", top1},
                        {"top5", top5},
                        {"loss", result.integer.loss()}});

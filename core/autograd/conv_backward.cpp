@@ -128,6 +128,10 @@ Accumulators run_convolution(const ConvCall& call, const Tensor& x_codes, const 
     }
     return acc;
   }
+  QAT_CHECK(!call.saturates,
+            "{}: how sums saturate is known of one- and two-dimensional convolutions only: set quantization.overflow to "
+            "exact",
+            call.name);
   // float64 holds every sum of products of codes exactly.
   const ConvGeometry& g = call.geometry;
   const Tensor w = w_codes.to(at::kDouble);

@@ -24,7 +24,7 @@ void check_input(const Tensor& t, const Value& value, int64_t batch) {
             batch * t.size(), floating ? "values" : "codes", batch, t.size(), found, other);
   for (const uint8_t byte : value.codes) {
     const int32_t code = t.type == CodeType::kInt8 ? static_cast<int8_t>(byte) : byte;
-    QAT_CHECK(code >= t.lo && code <= t.hi, "input {}: code {} lies outside [{}, {}]", t.name, code, t.lo, t.hi);
+    QAT_CHECK(t.type == CodeType::kPixels || (code >= t.lo && code <= t.hi), "input {}: code {} lies outside [{}, {}]", t.name, code, t.lo, t.hi);
   }
 }
 
@@ -38,6 +38,7 @@ int64_t Engine::weight_bytes() const {
   for (const Prepared& p : network_->prepared) {
     if (p.convolution_u8) bytes += p.convolution_u8->bytes();
     if (p.convolution_i8) bytes += p.convolution_i8->bytes();
+    if (p.saturating) bytes += p.saturating->bytes();
   }
   return bytes;
 }

@@ -22,7 +22,7 @@ struct Value {
 struct Network;  // a model with its weights prepared
 
 /// How weights lie in memory: as the kernels read them, or those of four bits two a byte, unpacked in cache by every
-/// run: half the memory, and some third more time.
+/// run: half the memory, and some third more time. Where sums saturate both are 16 bits a weight.
 enum class Weights { kFast, kSmall };
 
 /// Accumulators wrap modulo 2^32 (a lowered model's never do: IntegerModel::check_accumulators). Deterministic for

@@ -19,7 +19,7 @@ std::vector<engine::Value> fixed_inputs(const integer::IntegerModel& model) {
     CounterRng random(i);
     engine::Value value{.batch = 1, .codes = {}, .values = {}};
     if (x.type == integer::CodeType::kPixels) {
-      for (int64_t j = 0; j < x.size(); ++j) value.codes.push_back(static_cast<uint8_t>(random.below(256)));
+      for (int64_t j = 0; j < x.size(); ++j) value.codes.push_back(static_cast<uint8_t>(256 * random.uniform()));
       inputs.push_back(engine::to_nhwc(value, x));
       continue;
     }

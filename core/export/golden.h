@@ -10,7 +10,7 @@ namespace qat::exporter {
 
 /// Writes into `folder` (made where missing) .npy files in NCHW order with the batch first, and index.json:
 ///   {"samples": n,
-///    "input": {"name", "file"},                                    float32, after preprocessing
+///    "input": {"name", "file"},                                    float32, after preprocessing; or pixels
 ///    "tensors": [{"name", "file", "scale", "zero_point"}, ...],    codes, named as in the ONNX files
 ///    "outputs": [{"name", "file"}, ...]}                           float32
 /// `images` is an NHWC batch for the model's only input. Throws Error or FileError.

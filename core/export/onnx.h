@@ -9,7 +9,7 @@
 // than its type's is an integer Clip behind the operator; ReLU on codes is an integer Clip(min = zero point); a
 // function of one code (SiLU, hardswish, ...; all but leaky ReLU) is a Gather from its 256 values; channel slices,
 // shuffles (Slice; Reshape, Transpose, Reshape) and the spreading of a transposed convolution's input (Reshape, Pad,
-// Reshape, Pad) move codes. Codes of tensor T are the value T_quantized, its parameters T_scale and T_zero_point.
+// Reshape, Pad) move codes. Pixels are a uint8 input, preprocessed by Cast, Div, Sub, Div. Codes of tensor T are the value T_quantized, its parameters T_scale and T_zero_point.
 // Metadata: qat.format, qat.target, qat.overflow (where sums saturate), qat.preprocessing {"mean", "std", "transforms",
 // "classes"}, qat.sha256 {value: digest on the fixed input of fingerprint.h}.
 #pragma once
@@ -38,7 +38,7 @@ integer::IntegerModel parse_onnx(const std::string& bytes, const std::string& so
 /// "onnx-qdq", "onnx-qoperator": what the metadata says; empty if it says nothing. Throws FileError.
 std::string onnx_format(const std::string& bytes, const std::string& source);
 
-/// The name of a tensor's value in the files: T_quantized for codes, T for float32.
+/// The name of a tensor's value in the files: T_quantized for codes, T for float32 and pixels.
 std::string onnx_name(const integer::Tensor& tensor);
 
 /// A copy of a file for a judge: every batch size is open, and the values of all of the model's tensors but the inputs
@@ -46,7 +46,8 @@ std::string onnx_name(const integer::Tensor& tensor);
 std::string onnx_for_judge(const std::string& bytes, const integer::IntegerModel& model, bool all_values);
 
 /// "conv1 (Conv)" for each node that computes on float32 values, of a model as a runtime optimised it: those that read
-/// a float32 input or a dequantized value, but not QuantizeLinear and what only moves values (Transpose, Reshape, ...).
+/// a float32 input or a dequantized value, but not QuantizeLinear, what only moves values (Transpose, Reshape, ...) and
+/// the preprocessing of pixels.
 /// Throws FileError if `bytes` is not an ONNX model.
 std::vector<std::string> onnx_float_nodes(const std::string& bytes, const std::string& source);
 

@@ -58,14 +58,23 @@ std::vector<std::string> onnx_float_nodes(const std::string& bytes, const std::s
   static const std::set<std::string> kNoArithmetic = {"QuantizeLinear", "Transpose", "Reshape", "Flatten",
                                                       "Squeeze",        "Unsqueeze", "Identity"};
   const onnx::ModelProto model = parse_model(bytes, source);
-  std::set<std::string> floats;
+  std::set<std::string> floats, pixels, preprocessed;
   for (const onnx::ValueInfoProto& value : model.graph().input()) {
-    if (value.type().tensor_type().elem_type() == onnx::TensorProto::FLOAT) floats.insert(value.name());
+    const int32_t type = value.type().tensor_type().elem_type();
+    if (type == onnx::TensorProto::FLOAT) floats.insert(value.name());
+    if (type == onnx::TensorProto::UINT8) pixels.insert(value.name());
   }
   std::vector<std::string> found;
   for (const onnx::NodeProto& node : model.graph().node()) {
     const std::string& op = node.op_type();
-    const bool reads = std::ranges::any_of(node.input(), [&](const std::string& x) { return floats.contains(x); });
+    const auto reads_of = [&](const std::set<std::string>& values) {
+      return std::ranges::any_of(node.input(), [&](const std::string& x) { return values.contains(x); });
+    };
+    if ((op == "Cast" && reads_of(pixels)) || ((op == "Div" || op == "Sub") && reads_of(preprocessed))) {
+      preprocessed.insert(node.output().begin(), node.output().end());
+      continue;
+    }
+    const bool reads = reads_of(floats) || reads_of(preprocessed);
     if (reads && !kNoArithmetic.contains(op)) found.push_back(fmt::format("{} ({})", node.name(), op));
     if ((reads && op != "QuantizeLinear") || op == "DequantizeLinear")
       floats.insert(node.output().begin(), node.output().end());

@@ -126,7 +126,7 @@ class FloatTwin {
     switch (node.op) {
       case Op::kQuantize:
       case Op::kDequantize:
-        values_[static_cast<size_t>(node.output)] = values_of(node.inputs[0]);
+        values_[static_cast<size_t>(node.output)] = values_of(node);
         return;
       case Op::kConv:
         if (node.is_spread()) inputs[0] = spread(node, x);
@@ -184,12 +184,12 @@ class FloatTwin {
   }
 
   /// Of pixels, what the preprocessing makes of them.
-  std::string values_of(int index) {
-    const std::string x = name(index);
-    if (tensor(index).type != integer::CodeType::kPixels) return x;
+  std::string values_of(const Node& node) {
+    const std::string input = name(node.inputs[0]), x = node.name;
+    if (tensor(node.inputs[0]).type != integer::CodeType::kPixels) return input;
     const auto& [mean, std, transforms, classes] = model_.preprocessing;
     const std::vector<int64_t> dims = {std::ssize(mean), 1, 1};
-    attribute(add("Cast", {x}, x + ".cast"), "to", int64_t{onnx::TensorProto::FLOAT});
+    attribute(add("Cast", {input}, x + ".cast"), "to", int64_t{onnx::TensorProto::FLOAT});
     add("Div", {x + ".cast", constant(x + ".255", {}, std::vector{255.0f})}, x + ".unit");
     if (mean.empty()) return x + ".unit";
     add("Sub", {x + ".unit", constant(x + ".mean", dims, mean)}, x + ".centred");

@@ -368,7 +368,7 @@ void IntegerModel::check_accumulators() const {
     const Tensor& x = tensors.at(static_cast<size_t>(node.inputs.at(0)));
     const int64_t reach = overflow == Overflow::kExact
                               ? std::max(std::abs(int64_t{x.lo} - x.zero_point), std::abs(int64_t{x.hi} - x.zero_point))
-                              : int64_t{x.hi} + x.zero_point;
+                              : int64_t{std::max(x.hi, x.zero_point)} + x.zero_point;
     const Weight& w = node.weight;
     const size_t channels = static_cast<size_t>(w.shape.at(0)), depth = w.codes.size() / channels;
     for (size_t c = 0; c < channels; ++c) {

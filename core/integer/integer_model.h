@@ -134,7 +134,7 @@ struct IntegerModel {
 
   /// Throws qat::Error unless no int32 accumulator can overflow: |B| + sum |w| * max|q - z_x| < 2^31 for every output
   /// channel of every convolution and linear layer (the runtime would wrap around silently). Where sums saturate,
-  /// max(q) + z_x takes the place of max|q - z_x|.
+  /// max(q, z_x) + z_x takes the place of max|q - z_x|.
   void check_accumulators() const;
 
   /// Lowest and highest code of a type.

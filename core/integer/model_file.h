@@ -16,7 +16,7 @@
 
 namespace qat::integer {
 
-inline constexpr int kModelFormat = 3;  // 2: without overflow; 1: without packed weights; both still read
+inline constexpr int kModelFormat = 3;  // 2: without overflow and pixels; 1: without packed weights; both still read
 
 /// The bytes of the file: equal models, equal bytes. Throws Error if the model does not pass check() or a name is not
 /// UTF-8.

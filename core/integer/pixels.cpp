@@ -39,6 +39,7 @@ std::vector<uint8_t> pixels_of(std::span<const float> values, const Preprocessin
 IntegerModel with_pixel_input(IntegerModel model) {
   QAT_CHECK(model.inputs.size() == 1, "pixels can be the only input, found {} inputs", model.inputs.size());
   Tensor& input = model.tensors.at(static_cast<size_t>(model.inputs[0]));
+  if (input.type == CodeType::kPixels) return model;
   QAT_CHECK(input.type == CodeType::kFloat32 && input.shape.size() == 3,
             "pixels can take the place of a float32 image, found {} ({}, {} dimensions)", input.name,
             to_string(input.type), input.shape.size());

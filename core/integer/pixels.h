@@ -18,7 +18,7 @@ std::array<float, 256> pixel_values(const Preprocessing& preprocessing, int64_t 
 /// at a value that no pixel has.
 std::vector<uint8_t> pixels_of(std::span<const float> values, const Preprocessing& preprocessing, int64_t channels);
 
-/// The model from pixels to the same outputs. Throws qat::Error, with what was found, unless its one input is a float32
+/// The model from pixels to the same outputs; one of pixels as it is. Throws qat::Error, with what was found, unless its one input is a float32
 /// image that only kQuantize nodes read.
 IntegerModel with_pixel_input(IntegerModel model);
 

@@ -249,10 +249,17 @@ class Lowering {
                    .codes = {data, data + codes.numel()},
                    .scale = folded.scale,
                    .zero_point = {0}};
+    if (layer.weight_quantizer()->spec().reduce_range &&
+        std::ranges::any_of(node.weight.codes, [](int16_t code) { return std::abs(code) > 64; })) {
+      throw ExportError(fmt::format("{}: a weight's code exceeds the reduced range", layer.label()));
+    }
     node.bias = folded.bias;
     if (layer.output_quantizer() && layer.output_quantizer()->traits().is_sign) {
+      const bool reduced = layer.weight_quantizer()->spec().reduce_range;
       make_threshold(node, x.scale, *layer.output_quantizer()->qparams().scale.const_data_ptr<float>(), layer.label(),
-                     layer.weight_quantizer()->spec().reduce_range);
+                     reduced          ? "the reduced range"
+                     : call.saturates ? "what never saturates"
+                                      : nullptr);
     }
     const int output =
         layer.output_quantizer()
@@ -263,16 +270,17 @@ class Lowering {
 
   /// The sign of an accumulator a (0 counts as positive) as the target's requantization: that of 2 a + 1, which is odd,
   /// times a multiplier of 1 or more, in the codes next to the zero point. What a weight's scale was is lost: a sign
-  /// does not depend on it.
+  /// does not depend on it. `narrow` names what allows codes within 64 only; null: all of int8. (A saturated sum of
+  /// doubled products is not twice the saturated sum.)
   static void make_threshold(integer::Node& node, float input_scale, float output_scale, const std::string& name,
-                             bool reduce_range) {
-    const int lowest = reduce_range ? -32 : -64, highest = reduce_range ? 32 : 63;
+                             const char* narrow) {
+    const int lowest = narrow ? -32 : -64, highest = narrow ? 32 : 63;
     for (int16_t& code : node.weight.codes) {
       if (code < lowest || code > highest) {
         throw ExportError(
             fmt::format("{}: cannot be lowered: twice its weight's code {} exceeds {}, and the sign of "
                         "an accumulator needs it: use {} bits there",
-                        name, code, reduce_range ? "the reduced range" : "int8", reduce_range ? 6 : 7));
+                        name, code, narrow ? narrow : "int8", narrow ? 6 : 7));
       }
       code = static_cast<int16_t>(2 * code);
     }

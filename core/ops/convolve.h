@@ -51,7 +51,7 @@ struct ChannelStatistics {
 template <class Code>
 class PackedConvolution {
  public:
-  /// g.batch is not read. `highest`: the largest input code (the smallest is 0 or -128); an input that exceeds it gives
+  /// g.batch: about how many images a call will have, for the choice of the kernel. `highest`: the largest input code (the smallest is 0 or -128); an input that exceeds it gives
   /// undefined codes. The weights are not needed afterwards. Throws qat::Error if sizes, strides or groups are not
   /// possible, the kernel is larger than the padded input, or zero_point is not a Code.
   PackedConvolution(const ConvGeometry& g, const int16_t* w, int32_t zero_point, int32_t highest = kHighest);

@@ -57,6 +57,7 @@ std::unique_ptr<PackedWeights<Code>> pack_convolution(const ConvGeometry& geomet
                                                       int32_t highest) {
   check<Code>(geometry, zero_point);
   ConvGeometry g = geometry;
+  const ConvGeometry likely = g;
   g.batch = 1;
   auto packed = std::make_unique<PackedWeights<Code>>(g, zero_point);
   const int64_t taps = g.kernel_h * g.kernel_w, weights = g.out_c * g.depth();
@@ -102,7 +103,7 @@ std::unique_ptr<PackedWeights<Code>> pack_convolution(const ConvGeometry& geomet
   const bool bytes = lowest >= -128 && largest <= 127;
   const int64_t largest_weight = std::max<int64_t>(largest, -int64_t{lowest});
   packed->flush = bytes ? quad_flush(code, largest_weight) : 0;
-  if (packed->flush == 0 && integer_winograd::serves(g, code, largest_weight)) {
+  if (packed->flush == 0 && integer_winograd::serves(likely, code, largest_weight)) {
     packed->kernel = Kernel::kWinograd;
     packed->fits_int16 = false;  // its parts are rectangles, not rows
     packed->pairs = integer_winograd::pack(g, w);

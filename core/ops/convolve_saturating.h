@@ -22,6 +22,8 @@ class SaturatingConvolution {
 
   /// The accumulators [rows][out_c] of `batch` images, NHWC.
   void accumulate(const uint8_t* x, int64_t batch, int32_t* acc) const;
+  /// Of the weights.
+  int64_t bytes() const { return static_cast<int64_t>(weights_.size() * sizeof(int16_t)); }
 
  private:
   ConvGeometry g_;

@@ -37,7 +37,7 @@ void weight_side(const Lane* w, int64_t step, Lane* out, int64_t out_step) {
 bool serves(const ConvGeometry& g, int64_t code, int64_t weight) {
   return g.kernel_h == 3 && g.kernel_w == 3 && g.stride_h == 1 && g.stride_w == 1 && g.dilation_h == 1 &&
          g.dilation_w == 1 && g.groups == 1 && std::min(g.in_c, g.out_c) >= kFewChannels && g.in_c % kBlock == 0 &&
-         g.out_h() * g.out_w() >= kFewOutputs && 4 * g.depth() * code * weight < (int64_t{1} << 31);
+         g.batch * g.out_h() * g.out_w() >= kFewOutputs && 4 * g.depth() * code * weight < (int64_t{1} << 31);
 }
 
 template <class Weight>

@@ -14,7 +14,7 @@
 
 namespace qat::ops::integer_winograd {
 
-/// 3x3 without stride, dilation or groups; enough channels and outputs to pay for the transforms; sums that stay below
+/// 3x3 without stride, dilation or groups; enough channels and outputs (of g.batch images) to pay for the transforms; sums that stay below
 /// 2^31 for codes within `code` of the zero point and weights within `weight`.
 bool serves(const ConvGeometry& g, int64_t code, int64_t weight);
 

@@ -113,7 +113,7 @@ std::pair<double, double> HistogramObserver::range_now() const {
   std::partial_sum(h.counts.begin(), h.counts.end(), below.begin());
   const double total = below.back();
   constexpr double kStep = 1e-5;
-  const int levels = 1 << spec().bits;
+  const int levels = 1 << (spec().reduce_range ? spec().bits - 1 : spec().bits);
   size_t first = 0, last = h.counts.size() - 1;
   double alpha = 0, beta = 1, least = std::numeric_limits<double>::infinity();
   while (alpha < beta) {

@@ -96,8 +96,7 @@ void KlObserver::add(const at::Tensor& values, double min, double max) {
 }
 
 KlResult KlObserver::search() const {
-  const int64_t levels = spec_.is_signed ? int64_t{1} << (spec_.bits - 1) : int64_t{1} << spec_.bits;
-  return search_kl(counts_.const_data_ptr<double>(), options_.bins, levels, options_);
+  return search_kl(counts_.const_data_ptr<double>(), options_.bins, int64_t{1} << spec_.magnitude_bits(), options_);
 }
 
 std::pair<double, double> KlObserver::range_now() const {

@@ -344,7 +344,6 @@ TEST(OnnxReader, RefusesOtherMovesOfCodes) {
   }
 }
 
-/// Bytes of a file changed, cut and repeated: a model or a FileError, nothing else.
 TEST(OnnxWriter, WritesThePreprocessingOfPixels) {
   for (const Form& form : kForms) {
     const IntegerModel model = integer::with_pixel_input(integer::sample_model());
@@ -357,6 +356,9 @@ TEST(OnnxWriter, WritesThePreprocessingOfPixels) {
     EXPECT_THAT(std::vector<std::string>(ops.begin(), ops.begin() + 5),
                 ElementsAre("Cast", "Div", "Sub", "Div", "QuantizeLinear"));
     EXPECT_THAT(onnx_float_nodes(bytes, "m.onnx"), onnx_float_nodes(form.write(integer::sample_model()), "m.onnx"));
+    onnx::ModelProto merged = proto;  // what reads preprocessed pixels computes in float
+    merged.mutable_graph()->mutable_node(4)->set_op_type("Relu");
+    EXPECT_THAT(onnx_float_nodes(bytes_of(merged), "m.onnx"), testing::Contains("input (Relu)"));
     // Without a normalization only pixels / 255.
     IntegerModel plain = model;
     plain.preprocessing = {};
@@ -392,6 +394,7 @@ TEST(OnnxReader, RefusesOtherPreprocessingsOfPixels) {
               HasSubstr("node 'input_cast' ('Cast')"));
 }
 
+/// Bytes of a file changed, cut and repeated: a model or a FileError, nothing else.
 TEST(OnnxReader, DamagedFilesAreRefusedOrRead) {
   CounterRng random(3);
   for (const Form& form : kForms) {

@@ -60,6 +60,7 @@ TEST(pixels, a_value_that_no_pixel_has_is_refused) {
 TEST(pixels, take_the_place_of_a_float_image) {
   const IntegerModel m = with_pixel_input(sample_model());
   EXPECT_EQ(m.tensors[0].type, CodeType::kPixels);
+  EXPECT_EQ(with_pixel_input(m), m);
   EXPECT_THAT(m.dump(), HasSubstr("input  image [1, 2, 2] pixels\n"));
   const std::string bytes = save_model(m);
   EXPECT_EQ(load_model(bytes, "model"), m);
@@ -67,9 +68,10 @@ TEST(pixels, take_the_place_of_a_float_image) {
 }
 
 TEST(pixels, models_without_a_float_image_are_refused) {
-  EXPECT_THAT(error_of([] { with_pixel_input(with_pixel_input(sample_model())); }),
-              HasSubstr("found image (pixels, 3 dimensions)"));
   IntegerModel m = sample_model();
+  m.tensors[0].type = CodeType::kUint8;
+  EXPECT_THAT(error_of([&] { with_pixel_input(m); }), HasSubstr("found image (uint8, 3 dimensions)"));
+  m = sample_model();
   m.tensors[0].shape = m.tensors[1].shape = {4};
   EXPECT_THAT(error_of([&] { with_pixel_input(m); }), HasSubstr("found image (float32, 1 dimensions)"));
   m = sample_model();

@@ -81,6 +81,12 @@ TEST(SaturatingSums, AreThoseOfTheDefaultSessionWhereItsSumsSaturate) {
 }
 
 TEST(SaturatingSums, NeedACpuThatSaturates) {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2")) {
+    EXPECT_EQ(default_session_saturates(test::onnx_runtime()),
+              !__builtin_cpu_supports("avx512vnni") && !__builtin_cpu_supports("avxvnni"));
+  }
+#endif
   RandomModel random(3, {.operators = 2, .overflow = Overflow::kSaturate16});
   IntegerModel model = random.model();
   EXPECT_EQ(session_of(model), SessionKind::kDefault);

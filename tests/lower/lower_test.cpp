@@ -101,7 +101,7 @@ TEST(Lower, FloatLayersAreAllListed) {
 }
 
 /// What lowering says of a convolution behind which signs are taken; its weights are 1 and `other`.
-std::string refusal_of_signs(const std::string& weight, float other, float bias) {
+std::string refusal_of_signs(const std::string& weight, float other, float bias, const char* overflow = "exact") {
   struct Signs : torch::nn::Module {
     torch::nn::Conv2d conv = register_module("conv", torch::nn::Conv2d(torch::nn::Conv2dOptions(1, 1, {1, 2})));
     torch::nn::Conv2d last = register_module("last", torch::nn::Conv2d(torch::nn::Conv2dOptions(1, 1, 1)));
@@ -111,7 +111,8 @@ std::string refusal_of_signs(const std::string& weight, float other, float bias)
   net.conv->weight.copy_(at::tensor({1.0f, other}).view({1, 1, 1, 2}));
   net.conv->bias.fill_(bias);
   const std::string yaml = "{weight: " + weight + ", rules: [{match: {name: conv}, activation: {quantizer: bnn}}]}";
-  const auto config = config::load_text(yaml, "test.yaml", {}).root().as<quant::QuantizationConfig>();
+  auto config = config::load_text(yaml, "test.yaml", {}).root().as<quant::QuantizationConfig>();
+  config.overflow = overflow;
   // Input range [0, 255/256]: the scale 2^-8.
   const auto module =
       test::quantize(net, {1, 1, 4}, config, at::tensor({0.0f, 0.99609375f, 0.5f, 0.25f}).view({1, 1, 1, 4}));
@@ -132,6 +133,11 @@ TEST(Lower, SignsNeedTwiceTheNumbersOfTheirAccumulator) {
   EXPECT_EQ(refusal_of_signs("{bits: 8, reduce_range: true}", -0.5f, 0.25f),
             "conv: cannot be lowered: twice its weight's code 64 exceeds the reduced range, and the sign of an "
             "accumulator needs it: use 6 bits there");
+  // Codes 63 and -32: a pair that saturates, 255 * 63 twice, is not half of one that saturates with twice the codes.
+  EXPECT_EQ(refusal_of_signs("{bits: 7}", -0.5f, 0.25f, "saturate16"),
+            "conv: cannot be lowered: twice its weight's code 63 exceeds what never saturates, and the sign of an "
+            "accumulator needs it: use 6 bits there");
+  EXPECT_EQ(refusal_of_signs("{bits: 6}", -0.5f, 0.25f, "saturate16"), "");
   // A bias far above the weights raises their scale until the bias is 2^30 steps of it: twice that is one too many.
   EXPECT_EQ(refusal_of_signs("{bits: 7}", -0.5f, 0x1p24f),
             "conv: cannot be lowered: twice the bias 1073741824 exceeds int32");

@@ -136,6 +136,10 @@ TEST(Apot, LevelsOfThePaper) {
   EXPECT_NE(make("apot", weight(7))->obstacle(), "") << "three terms of two bits: up to 448";
   EXPECT_THROW(make("apot", weight(6)), Error) << "5 magnitude bits have no terms of 2";
   EXPECT_NO_THROW(make("apot", weight(6), "{base_bits: 1}"));
+  quant::QuantSpec reduced = weight(8);
+  reduced.reduce_range = true;
+  EXPECT_EQ(dynamic_cast<const Apot&>(*make("apot", reduced, "{base_bits: 1}")).levels().back(), 63);
+  EXPECT_THROW(make("apot", reduced), Error) << "three terms of two bits: up to 448";
 }
 
 TEST(Apot, GradientOfAlpha) {

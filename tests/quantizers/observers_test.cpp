@@ -58,6 +58,21 @@ TEST(Observers, EveryOneKeepsTheBulkAndSurvivesACopy) {
   }
 }
 
+/// Half as many steps: what a width less has.
+TEST(Observers, FollowAReducedRange) {
+  at::manual_seed(0);
+  const at::Tensor values = at::randn({20000});
+  for (const char* name : {"kl", "histogram"}) {
+    const auto role = quant::Role::kWeight;
+    auto reduced = make_observer(name, {.role = role, .bits = 8, .is_signed = true, .reduce_range = true});
+    auto narrow = make_observer(name, {.role = role, .bits = 7, .is_signed = true});
+    auto whole = make_observer(name, {.role = role, .bits = 8, .is_signed = true});
+    for (auto* o : {&reduced, &narrow, &whole}) (*o)->observe(values);
+    EXPECT_EQ(reduced->range(), narrow->range()) << name;
+    EXPECT_NE(reduced->range(), whole->range()) << name;
+  }
+}
+
 TEST(Observers, RangesOfBatches) {
   auto o = make_observer("moving_average");
   o->observe(-1.0, 4.0);

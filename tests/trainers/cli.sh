@@ -129,9 +129,11 @@ succeed '"label": [0-9]+' predict --model $model images/1.pgm images/2.pgm --jso
 expect 1 'narrow.pgm: ' predict --model $model narrow.pgm
 expect 1 'onnx-qdq.onnx: ' predict --model $model onnx-qdq.onnx
 classify=$(dirname "$qat")/classify
-for i in 1 2; do
-  label=$("$classify" $model images/$i.pgm) || fail "classify: no result"
-  grep -q "^images/$i.pgm: ${label% *} " first.txt || fail "classify: $label, predict: $(cat first.txt)"
+for file in $model pixels.safetensors; do
+  for i in 1 2; do
+    label=$("$classify" $file images/$i.pgm) || fail "classify: no result"
+    grep -q "^images/$i.pgm: ${label% *} " first.txt || fail "classify: $file: $label, predict: $(cat first.txt)"
+  done
 done
 libraries=$(ldd "$classify" | sed "s/ (0x.*//")
 grep -qiE 'torch|c10|opencv' <<<"$libraries" && fail "classify needs more than the engine: $libraries"

@@ -8,12 +8,13 @@
 #include "core/base/error.h"
 #include "core/engine/engine.h"
 #include "core/integer/model_file.h"
+#include "core/integer/pixels.h"
 
 int main(int argc, char** argv) try {
   if (argc != 3) throw qat::UsageError("usage: classify MODEL.safetensors IMAGE.pgm");
-  const qat::engine::Engine engine(qat::integer::open_model(argv[1]));
-  const std::vector<int64_t>& shape = engine.model().tensors.at(engine.model().inputs.at(0)).shape;  // {C, H, W}
-  const auto& [mean, std, transforms, classes] = engine.model().preprocessing;
+  const qat::engine::Engine engine(with_pixel_input(qat::integer::open_model(argv[1])));
+  const qat::integer::Tensor& input = engine.model().tensors.at(engine.model().inputs.at(0));
+  const auto& classes = engine.model().preprocessing.classes;
 
   std::ifstream file(argv[2], std::ios::binary);
   std::string magic;
@@ -21,15 +22,12 @@ int main(int argc, char** argv) try {
   (file >> magic >> width >> height >> highest).get();
   const std::string pixels{std::istreambuf_iterator<char>(file), {}};
   const int64_t channels = magic == "P6" ? 3 : 1;
-  QAT_CHECK(shape == (std::vector{channels, height, width}) && highest == 255 &&
+  QAT_CHECK(input.shape == (std::vector{channels, height, width}) && highest == 255 &&
                 pixels.size() == static_cast<size_t>(channels * height * width),
-            "{}: expected a binary PGM or PPM image of [{}]", argv[2], fmt::join(shape, ", "));
+            "{}: expected a binary PGM or PPM image of [{}]", argv[2], fmt::join(input.shape, ", "));
 
   qat::engine::Runner runner(engine, /*batch=*/1);  // all memory that run() needs
-  for (size_t i = 0; i < runner.input_values().size(); ++i) {
-    const size_t c = i % static_cast<size_t>(channels);
-    runner.input_values()[i] = (static_cast<float>(static_cast<uint8_t>(pixels[i])) / 255.0f - mean.at(c)) / std.at(c);
-  }
+  std::ranges::copy(pixels, runner.input_codes().begin());
   runner.run();
   const std::span<const float> logits = runner.output_values();
   const auto label = static_cast<size_t>(std::ranges::max_element(logits) - logits.begin());

@@ -214,6 +214,7 @@ TEST(Xnnpack, ConvolutionsOfInt8CodesWithAScaleAChannel) { compare_convolutions<
 TEST(Xnnpack, ConvolutionsOfUint8CodesAndWeightsWithZeroPoints) { compare_convolutions<uint8_t>(); }
 
 TEST(Xnnpack, LinearLayers) {
+  double share = 0;
   for (uint64_t seed = 0; seed < 100; ++seed) {
     Dice dice(1000 + seed);
     ConvGeometry g;
@@ -231,11 +232,15 @@ TEST(Xnnpack, LinearLayers) {
     op.run();
     y.resize(y.size() - kBeyond);
     ASSERT_EQ(differing(y, ours(l)), 0) << "seed " << seed;
+    share += inside(y, l.y);
   }
+  EXPECT_GT(share / 100, 0.15);
 }
 
 /// A transposed convolution as a convolution of stride 1 of the spread map, with the kernel turned around.
 TEST(Xnnpack, TransposedConvolutions) {
+  int64_t compared = 0;
+  double share = 0;
   for (uint64_t seed = 0; seed < 100; ++seed) {
     Dice dice(2000 + seed);
     ConvGeometry g = random_geometry(dice);
@@ -248,7 +253,7 @@ TEST(Xnnpack, TransposedConvolutions) {
     ConvGeometry dense = g;
     dense.in_h = apart.out_h(), dense.in_w = apart.out_w(), dense.stride_h = dense.stride_w = 1;
     dense.pad_top = dense.pad_bottom = dense.pad_left = dense.pad_right = 0;
-    if (dense.in_h < g.kernel_h || dense.in_w < g.kernel_w) continue;
+    ASSERT_TRUE(dense.in_h >= g.kernel_h && dense.in_w >= g.kernel_w);
     Layer<uint8_t> given = dice.layer<uint8_t>(g);
 
     Operator op;
@@ -272,7 +277,11 @@ TEST(Xnnpack, TransposedConvolutions) {
     turned.x.resize(static_cast<size_t>(g.batch * dense.in_h * dense.in_w * g.in_c));
     spread(apart, given.x.data(), static_cast<uint8_t>(given.x_zero), turned.x.data());
     ASSERT_EQ(differing(y, ours(turned)), 0) << "seed " << seed;
+    compared += static_cast<int64_t>(y.size());
+    share += inside(y, given.y);
   }
+  EXPECT_GT(compared, 100000);
+  EXPECT_GT(share / 100, 0.15);
 }
 
 }  // namespace
