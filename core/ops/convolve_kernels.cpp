@@ -90,13 +90,11 @@ HWY_INLINE void tile(const PairTask& t, int64_t first, int64_t channel) {
   if (t.code_output != nullptr) {
 #pragma GCC unroll 16
     for (int64_t p = 0; p < kP; ++p) {
-      uint8_t* codes = t.code_output->codes + (first + p) * t.code_output->stride + channel;
+      hn::Vec<I32> sums[kV];
 #pragma GCC unroll 4
-      for (int64_t v = 0; v < kV; ++v) {
-        if (v * kLanes >= count) break;
-        store_codes(*t.code_output, hn::RearrangeToOddPlusEven(even[p][v], odd[p][v]), channel + v * kLanes,
-                    count - v * kLanes, codes + v * kLanes);
-      }
+      for (int64_t v = 0; v < kV; ++v) sums[v] = hn::RearrangeToOddPlusEven(even[p][v], odd[p][v]);
+      store_row_of_codes(*t.code_output, sums, channel, count,
+                         t.code_output->codes + (first + p) * t.code_output->stride + channel);
     }
     return;
   }

@@ -16,7 +16,9 @@ template <class Input, class Weight, class Code>
 void multiply_strips(const PackedWeights<Code>& p, const Weight* weights, const ConvGeometry& g, const Code* x,
                      bool in_memory, const Finish& finish) {
   // A strip's accumulators, where they reach memory, should stay in the second cache too.
-  const int64_t bytes = g.kernel_h * g.kernel_w == 1 ? 64 * 1024 : 256 * 1024;
+  // Weights that leave it are read by few strips.
+  const bool stays = g.depth() * g.out_c * static_cast<int64_t>(sizeof(Weight)) <= 512 * 1024;
+  const int64_t bytes = g.kernel_h * g.kernel_w == 1 && stays ? 64 * 1024 : 256 * 1024;
   const int64_t input_bytes = g.in_c * g.stride_h * g.stride_w * static_cast<int64_t>(sizeof(Input));
   const int64_t output_bytes = !in_memory && p.fuses_codes() ? 0 : g.out_c * static_cast<int64_t>(sizeof(int32_t));
   const Strips strips(g, sizeof(Input), bytes * input_bytes / std::max(input_bytes, output_bytes));

@@ -14,7 +14,7 @@ using kernels::kBlock;
 constexpr int64_t kFrequencies = 16;  // products of a tile
 /// With fewer channels the transforms cost what the saved products would; with fewer outputs a channel (smaller maps)
 /// reading the weights does, which are 16 words in place of 9.
-constexpr int64_t kFewChannels = 32, kFewOutputs = 64;
+constexpr int64_t kFewChannels = 32, kFewOutputs = 40;
 /// Outputs at a time: their sums stay in the second cache.
 constexpr int64_t kOutputs = 2 * kBlock;
 

@@ -72,6 +72,47 @@ HWY_INLINE void store_codes(const CodeOutput& c, hn::Vec<I32> sum, int64_t chann
   if (count < kLanes) std::memcpy(codes, some, static_cast<size_t>(count));
 }
 
+#if HWY_TARGET == HWY_AVX2
+/// The same of 2 * kLanes outputs: narrowing two vectors takes no longer than one.
+HWY_INLINE void store_pair_of_codes(const CodeOutput& c, hn::Vec<I32> first, hn::Vec<I32> second, int64_t channel,
+                                    uint8_t* codes) {
+  const auto rounded = [&](hn::Vec<I32> sum, int64_t at) HWY_ATTR {
+    if (c.bias != nullptr) sum = hn::Add(sum, hn::LoadU(I32(), c.bias + at));
+    const auto t = hn::Mul(hn::ConvertTo(F32(), sum), hn::LoadU(F32(), c.multiplier + at));
+    // Below, what exceeds int32 becomes its lowest value, as it should; above, it must not come to that.
+    return _mm256_cvtps_epi32(hn::Min(t, hn::Set(F32(), c.hi)).raw);
+  };
+  __m256i both = _mm256_packs_epi32(rounded(first, channel), rounded(second, channel + kLanes));
+  both = _mm256_max_epi16(both, _mm256_set1_epi16(static_cast<int16_t>(c.lo)));
+  both = _mm256_add_epi16(both, _mm256_set1_epi16(static_cast<int16_t>(c.zero_point)));
+  both = c.is_signed ? _mm256_packs_epi16(both, both) : _mm256_packus_epi16(both, both);
+  const __m128i in_order = _mm_unpacklo_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(codes), in_order);
+}
+#endif
+
+/// Codes of kV vectors of outputs from the task's channel `channel`; `count` of them are written.
+template <int64_t kV>
+HWY_INLINE void store_row_of_codes(const CodeOutput& c, const hn::Vec<I32> (&sums)[kV], int64_t channel, int64_t count,
+                                   uint8_t* codes) {
+#if HWY_TARGET == HWY_AVX2
+  if constexpr (kV % 2 == 0) {
+    if (count >= kV * kLanes) {
+#pragma GCC unroll 4
+      for (int64_t v = 0; v < kV; v += 2) {
+        store_pair_of_codes(c, sums[v], sums[v + 1], channel + v * kLanes, codes + v * kLanes);
+      }
+      return;
+    }
+  }
+#endif
+#pragma GCC unroll 4
+  for (int64_t v = 0; v < kV; ++v) {
+    if (v * kLanes >= count) break;
+    store_codes(c, sums[v], channel + v * kLanes, count - v * kLanes, codes + v * kLanes);
+  }
+}
+
 }  // namespace qat::ops::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 #endif

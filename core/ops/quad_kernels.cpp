@@ -145,18 +145,17 @@ HWY_INLINE void tile(const QuadTask& t, int64_t first, int64_t channel) {
   if (t.code_output != nullptr) {
 #pragma GCC unroll 16
     for (int64_t p = 0; p < kP; ++p) {
-      uint8_t* codes = t.code_output->codes + (first + p) * t.code_output->stride + channel;
+      hn::Vec<I32> sums[kV];
 #pragma GCC unroll 4
       for (int64_t v = 0; v < kV; ++v) {
-        if (v * kLanes >= count) break;
-        hn::Vec<I32> value;
         if constexpr (kHalves) {
-          value = hn::Load(d32, whole + (p * kV + v) * kLanes);
+          sums[v] = hn::Load(d32, whole + (p * kV + v) * kLanes);
         } else {
-          value = hn::Vec<I32>{sum[p][v]};
+          sums[v] = hn::Vec<I32>{sum[p][v]};
         }
-        store_codes(*t.code_output, value, channel + v * kLanes, count - v * kLanes, codes + v * kLanes);
       }
+      store_row_of_codes(*t.code_output, sums, channel, count,
+                         t.code_output->codes + (first + p) * t.code_output->stride + channel);
     }
     return;
   }

@@ -32,7 +32,7 @@ inline ConvGeometry flattened(ConvGeometry g) {
 struct Strips {
   /// bytes: what a strip's input may take, so that with the weights of a block it stays in the second cache.
   Strips(const ConvGeometry& geometry, int64_t element_bytes, int64_t bytes = 128 * 1024) : g(geometry) {
-    const int64_t wanted = 2 * omp_get_max_threads();
+    const int64_t threads = omp_get_max_threads(), wanted = threads == 1 ? 1 : 2 * threads;
     const int64_t row_bytes = padded_w() * g.in_c * element_bytes;
     const auto lines = [&](int64_t out_rows) {
       return (out_rows - 1) * g.stride_h + g.dilation_h * (g.kernel_h - 1) + 1;

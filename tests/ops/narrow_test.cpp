@@ -64,7 +64,7 @@ TEST(Narrow, ConvolutionsGiveTheSameAccumulatorsAndStatistics) {
   const ConvGeometry nets[] = {geometry(16, 40, 14, 3, 1, 1), geometry(24, 144, 28, 1, 1, 1),
                                geometry(3, 17, 15, 3, 2, 1),  geometry(32, 32, 13, 3, 1, 32),
                                geometry(20, 20, 9, 3, 2, 20), geometry(12, 18, 8, 3, 1, 3),
-                               geometry(64, 130, 4, 3, 1, 1), geometry(200, 10, 1, 1, 1, 1)};
+                               geometry(64, 130, 3, 3, 1, 1), geometry(200, 10, 1, 1, 1, 1)};
   std::mt19937 random(3);
   const int threads = omp_get_max_threads();
   on_every_target([&] {
