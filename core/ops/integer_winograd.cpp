@@ -1,7 +1,6 @@
 #include "core/ops/integer_winograd.h"
 
 #include <algorithm>
-#include <array>
 
 #include "core/ops/scratch.h"
 #include "core/ops/strips.h"
@@ -18,20 +17,6 @@ constexpr int64_t kFewChannels = 32, kFewOutputs = 40;
 /// Outputs at a time: their sums stay in the second cache.
 constexpr int64_t kOutputs = 2 * kBlock;
 
-/// Weights of kBlock input channels.
-using Lane = std::array<int16_t, kBlock>;
-
-/// 2G of three values that are `step` apart.
-void weight_side(const Lane* w, int64_t step, Lane* out, int64_t out_step) {
-  for (size_t i = 0; i < kBlock; ++i) {
-    const int w0 = w[0][i], w1 = w[step][i], w2 = w[2 * step][i];
-    out[0][i] = static_cast<int16_t>(2 * w0);
-    out[out_step][i] = static_cast<int16_t>(w0 + w1 + w2);
-    out[2 * out_step][i] = static_cast<int16_t>(w0 - w1 + w2);
-    out[3 * out_step][i] = static_cast<int16_t>(2 * w2);
-  }
-}
-
 }  // namespace
 
 bool serves(const ConvGeometry& g, int64_t code, int64_t weight) {
@@ -45,17 +30,9 @@ std::vector<int16_t> pack(const ConvGeometry& g, const Weight* w) {
   const int64_t block = g.in_c * kBlock, plane = divide_up(g.out_c, kBlock) * block;
   std::vector<int16_t> packed(static_cast<size_t>(kFrequencies * plane));
 #pragma omp parallel for if (g.out_c * g.depth() >= kParallelProducts)
-  for (int64_t o = 0; o < g.out_c; ++o) {
-    for (int64_t i = 0; i < g.in_c; i += kBlock) {
-      Lane taps[9], columns[12], all[kFrequencies];  // columns: [4][3]
-      for (int64_t k = 0; k < 9; ++k) std::copy_n(w + (o * 9 + k) * g.in_c + i, kBlock, taps[k].begin());
-      for (int64_t col = 0; col < 3; ++col) weight_side(taps + col, 3, columns + col, 3);
-      for (int64_t row = 0; row < 4; ++row) weight_side(columns + row * 3, 1, all + row * 4, 1);
-      int16_t* to = packed.data() + o / kBlock * block + (i / 2 * kBlock + o % kBlock) * 2;
-      for (int64_t f = 0; f < kFrequencies; ++f) {
-        for (int64_t k = 0; k < kBlock; k += 2) std::copy_n(all[f].begin() + k, 2, to + f * plane + k * kBlock);
-      }
-    }
+  for (int64_t o = 0; o < g.out_c; o += kBlock) {
+    kernels::transform_weight_codes(w + o * 9 * g.in_c, std::min(kBlock, g.out_c - o), g.in_c, plane,
+                                    packed.data() + o / kBlock * block);
   }
   return packed;
 }

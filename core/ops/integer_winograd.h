@@ -50,6 +50,11 @@ namespace qat::ops::kernels {
 void transform_codes(const int16_t* const* tiles, int64_t count, int64_t line, int64_t channels, int64_t plane,
                      int16_t* out);
 
+/// 2G w (2G)^T of a block of outputs, at most kBlock; weights [outputs][3][3][channels], channels a multiple of kBlock:
+/// out + frequency * plane, [channels / 2][kBlock][2].
+void transform_weight_codes(const int8_t* w, int64_t outputs, int64_t channels, int64_t plane, int16_t* out);
+void transform_weight_codes(const int16_t* w, int64_t outputs, int64_t channels, int64_t plane, int16_t* out);
+
 /// A^T m A / 4 of `count` tiles.
 struct TileOutput {
   const int32_t* sums = nullptr;  // + frequency * plane + tile * channels

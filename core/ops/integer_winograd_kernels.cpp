@@ -48,6 +48,57 @@ void transform(const int16_t* const* tiles, int64_t count, int64_t line, int64_t
   }
 }
 
+HWY_INLINE hn::Vec<I16> wide(const int8_t* w) { return hn::PromoteTo(I16(), hn::LoadU(hn::Rebind<int8_t, I16>(), w)); }
+HWY_INLINE hn::Vec<I16> wide(const int16_t* w) { return hn::LoadU(I16(), w); }
+
+/// 2G of three values.
+template <class V>
+HWY_INLINE void weight_side(V w0, V w1, V w2, V* out, int64_t step) {
+  const V ends = hn::Add(w0, w2);
+  out[0] = hn::Add(w0, w0);
+  out[step] = hn::Add(ends, w1);
+  out[2 * step] = hn::Sub(ends, w1);
+  out[3 * step] = hn::Add(w2, w2);
+}
+
+template <class Weight>
+HWY_INLINE void transform_weights(const Weight* w, int64_t outputs, int64_t channels, int64_t plane, int16_t* out) {
+  constexpr int64_t kFrequencies = 16, kWidth = hn::MaxLanes(I16());
+  HWY_ALIGN int16_t all[kFrequencies][kBlock][kBlock] = {};  // [frequency][output][input]
+  for (int64_t i = 0; i < channels; i += kBlock) {
+    for (int64_t o = 0; o < outputs; ++o) {
+      for (int64_t c = 0; c < kBlock; c += kWidth) {
+        const Weight* from = w + o * 9 * channels + i + c;
+        hn::Vec<I16> columns[12];  // [4][3]
+#pragma GCC unroll 3
+        for (int64_t col = 0; col < 3; ++col) {
+          weight_side(wide(from + col * channels), wide(from + (3 + col) * channels), wide(from + (6 + col) * channels),
+                      columns + col, 3);
+        }
+#pragma GCC unroll 4
+        for (int64_t row = 0; row < 4; ++row) {
+          hn::Vec<I16> values[4];
+          weight_side(columns[row * 3], columns[row * 3 + 1], columns[row * 3 + 2], values, 1);
+#pragma GCC unroll 4
+          for (int64_t col = 0; col < 4; ++col) hn::Store(values[col], I16(), &all[row * 4 + col][o][c]);
+        }
+      }
+    }
+    for (int64_t f = 0; f < kFrequencies; ++f) {
+      int16_t* to = out + f * plane + i * kBlock;
+      for (int64_t pair = 0; pair < kBlock; pair += 2) {
+        for (int64_t o = 0; o < kBlock; ++o, to += 2) std::memcpy(to, &all[f][o][pair], 2 * sizeof(*to));
+      }
+    }
+  }
+}
+void weights_s8(const int8_t* w, int64_t outputs, int64_t channels, int64_t plane, int16_t* out) {
+  transform_weights(w, outputs, channels, plane, out);
+}
+void weights_s16(const int16_t* w, int64_t outputs, int64_t channels, int64_t plane, int16_t* out) {
+  transform_weights(w, outputs, channels, plane, out);
+}
+
 void restore(const TileOutput& t) {
   const I32 d;
   for (int64_t tile = 0; tile < t.count; ++tile) {
@@ -93,6 +144,15 @@ namespace qat::ops::kernels {
 
 HWY_EXPORT(transform);
 HWY_EXPORT(restore);
+HWY_EXPORT(weights_s8);
+HWY_EXPORT(weights_s16);
+
+void transform_weight_codes(const int8_t* w, int64_t outputs, int64_t channels, int64_t plane, int16_t* out) {
+  HWY_DYNAMIC_DISPATCH(weights_s8)(w, outputs, channels, plane, out);
+}
+void transform_weight_codes(const int16_t* w, int64_t outputs, int64_t channels, int64_t plane, int16_t* out) {
+  HWY_DYNAMIC_DISPATCH(weights_s16)(w, outputs, channels, plane, out);
+}
 
 void transform_codes(const int16_t* const* tiles, int64_t count, int64_t line, int64_t channels, int64_t plane,
                      int16_t* out) {

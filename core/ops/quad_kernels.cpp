@@ -143,6 +143,7 @@ HWY_INLINE void tile(const QuadTask& t, int64_t first, int64_t channel) {
   }
   const int64_t count = std::min<int64_t>(kV * kLanes, t.channels - channel);
   if (t.code_output != nullptr) {
+    const CodeOutput output = *t.code_output;  // a copy: what is stored cannot change it
 #pragma GCC unroll 16
     for (int64_t p = 0; p < kP; ++p) {
       hn::Vec<I32> sums[kV];
@@ -154,8 +155,7 @@ HWY_INLINE void tile(const QuadTask& t, int64_t first, int64_t channel) {
           sums[v] = hn::Vec<I32>{sum[p][v]};
         }
       }
-      store_row_of_codes(*t.code_output, sums, channel, count,
-                         t.code_output->codes + (first + p) * t.code_output->stride + channel);
+      store_row_of_codes(output, sums, channel, count, output.codes + (first + p) * output.stride + channel);
     }
     return;
   }

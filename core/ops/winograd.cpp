@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/ops/gradient_kernels.h"
+#include "core/ops/scratch.h"
 #include "core/ops/strips.h"
 #include "core/ops/winograd_kernels.h"
 
@@ -19,7 +20,10 @@ using kernels::kFrequencies;
 using kernels::kQuad;
 
 /// With fewer channels or tiles the transforms cost what the saved products would.
-constexpr int64_t kFewChannels = 32, kFewTiles = 64;
+constexpr int64_t kFewChannels = 32, kFewTiles = 32;
+/// So few tiles are transformed all at once, and then the weights by blocks of channels, whose 16 planes stay in the
+/// second cache.
+constexpr int64_t kTilesAtOnce = 128;
 
 }  // namespace
 
@@ -49,6 +53,14 @@ struct Tiling {
       batch_rows = std::clamp<int64_t>(tiles / cols, 1, rows);
       batch_rows = divide_up(rows, divide_up(rows, batch_rows));
     }
+  }
+
+  /// All images as one batch.
+  static Tiling whole(const ConvGeometry& g) {
+    Tiling all(g);
+    all.images = g.batch;
+    all.batch_rows = all.rows;
+    return all;
   }
 
   int64_t most_tiles() const { return images * batch_rows * cols; }
@@ -150,13 +162,111 @@ void for_tiles(const Tiling& tiling, const Batch& b, int64_t height, int64_t wid
 
 }  // namespace
 
+namespace {
+
+bool are_few_tiles(const ConvGeometry& g) {
+  return g.batch * divide_up(g.in_h, 2) * divide_up(g.in_w, 2) <= kTilesAtOnce;
+}
+
+/// Of kBlock input channels at a time.
+void input_gradient_by_blocks(const ConvGeometry& g, const float* grad, const int8_t* w, const float* scale,
+                              float* dx) {
+  const Tiling tiling = Tiling::whole(g);
+  const Batch all{.images = g.batch, .rows = tiling.rows};
+  const int64_t tiles = tiling.most_tiles(), plane = g.out_c * kBlock, row = kBlock, out_plane = tiles * row + kBlock;
+  Data data(tiling, g.in_h, g.in_w, g.out_c, false);
+  data.transform(all, grad, 0);
+  const kernels::Planes& in = data.planes();
+#pragma omp parallel
+  {
+    ScratchVector<float> weights(static_cast<size_t>(kFrequencies * plane));
+    ScratchVector<float> products(static_cast<size_t>(kFrequencies * out_plane));
+    std::vector<float> outside(static_cast<size_t>(kBlock));
+    std::vector<const float*> from(static_cast<size_t>(tiles));
+    std::vector<float*> to(from.size());
+    const int64_t offset = 0;
+#pragma omp for schedule(static)
+    for (int64_t c = 0; c < g.in_c; c += kBlock) {
+      for (int64_t co = 0; co < g.out_c; ++co) {
+        kernels::transform_weights(w + co * 9 * g.in_c + c, scale[co], g.in_c, kBlock, plane, plane,
+                                   weights.data() + co * kBlock);
+      }
+      for (int64_t f = 0; f < kFrequencies; ++f) {
+        for (int64_t t = 0; t < tiles; ++t) {
+          from[t] = in.values + f * in.plane + t * in.tile_step;
+          to[t] = products.data() + f * out_plane + t * row;
+        }
+        kernels::multiply_inputs({.pixels = from.data(),
+                                  .pixel_count = tiles,
+                                  .tap_offset = &offset,
+                                  .taps = 1,
+                                  .depth = g.out_c,
+                                  .weights = weights.data() + f * plane,
+                                  .channels = kBlock,
+                                  .out = to.data()});
+      }
+      for_tiles(tiling, all, g.in_h, g.in_w, g.in_c, dx + c, outside.data(), [&](int64_t tile, float* const* pixels) {
+        kernels::restore_data(products.data() + tile * row, out_plane, kBlock, pixels);
+      });
+    }
+  }
+}
+
+/// Of kBlock output channels at a time.
+template <class Code>
+void weight_gradient_by_blocks(const ConvGeometry& g, const Code* x, int32_t zero_point, const float* grad,
+                               const float* factor, float* dw) {
+  const Tiling tiling = Tiling::whole(g);
+  const Batch all{.images = g.batch, .rows = tiling.rows};
+  const int64_t tiles = tiling.most_tiles(), plane = kBlock * g.in_c, out_plane = tiles * kBlock + kBlock;
+  Data data(tiling, g.in_h, g.in_w, g.in_c, true);
+  data.transform(all, x, zero_point);
+  const kernels::Planes& in = data.planes();
+  const int64_t lanes = kernels::gradient_lanes();
+  std::vector<Column> columns;
+  for (int64_t b = 0; b < g.in_c / lanes; ++b) columns.push_back({b * in.block_step, b * lanes, lanes});
+#pragma omp parallel
+  {
+    ScratchVector<float> sums(static_cast<size_t>(kFrequencies * plane));
+    ScratchVector<float> outputs(static_cast<size_t>(kFrequencies * out_plane));
+    const std::vector<float> outside(static_cast<size_t>(kBlock), 0.0f);
+#pragma omp for schedule(static)
+    for (int64_t channel = 0; channel < g.out_c; channel += kBlock) {
+      for_tiles(tiling, all, g.in_h, g.in_w, g.out_c, grad + channel, outside.data(),
+                [&](int64_t tile, const float* const* pixels) {
+                  kernels::transform_outputs(pixels, kBlock, tiles, tile, out_plane, outputs.data());
+                });
+      for (int64_t f = 0; f < kFrequencies; ++f) {
+        kernels::add_weight_tile({.x = in.values + f * in.plane,
+                                  .cols = tiles,
+                                  .pixel_step = in.tile_step,
+                                  .columns = columns.data(),
+                                  .column_count = static_cast<int64_t>(columns.size()),
+                                  .g = outputs.data() + f * out_plane,
+                                  .channels = kBlock,
+                                  .dw = sums.data() + f * plane,
+                                  .dw_stride = g.in_c,
+                                  .first = true});
+      }
+      for (int64_t c = 0; c < kBlock; ++c) {
+        kernels::restore_weights(sums.data() + c * g.in_c, plane, g.in_c, factor[channel + c],
+                                 dw + (channel + c) * 9 * g.in_c);
+      }
+    }
+  }
+}
+
+}  // namespace
+
 void input_gradient(const ConvGeometry& g, const float* grad, const int8_t* w, const float* scale, float* dx) {
+  if (are_few_tiles(g)) return input_gradient_by_blocks(g, grad, w, scale, dx);
   const Tiling tiling(g);
   const int64_t blocks = g.in_c / kBlock, block_size = g.out_c * kBlock, plane = blocks * block_size;
   const auto weights = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(kFrequencies * plane));
 #pragma omp parallel for if (plane >= (1 << 14))
   for (int64_t co = 0; co < g.out_c; ++co) {
-    kernels::transform_weights(w + co * 9 * g.in_c, scale[co], g.in_c, plane, block_size, weights.get() + co * kBlock);
+    kernels::transform_weights(w + co * 9 * g.in_c, scale[co], g.in_c, g.in_c, plane, block_size,
+                               weights.get() + co * kBlock);
   }
   const std::vector<Batch> batches = tiling.batches(0, g.batch);
 #pragma omp parallel if (g.rows() * g.out_c * g.depth() >= kParallelProducts)
@@ -197,6 +307,7 @@ void input_gradient(const ConvGeometry& g, const float* grad, const int8_t* w, c
 template <class Code>
 void weight_gradient(const ConvGeometry& g, const Code* x, int32_t zero_point, const float* grad, const float* factor,
                      float* dw) {
+  if (are_few_tiles(g)) return weight_gradient_by_blocks(g, x, zero_point, grad, factor, dw);
   const Tiling tiling(g);
   const int64_t lanes = kernels::gradient_lanes(), plane = g.out_c * g.in_c, size = kFrequencies * plane;
   // Parts of the images are summed apart where the sums are small; their number does not depend on the threads.

@@ -109,7 +109,8 @@ HWY_INLINE void weight_side(Floats w0, Floats w1, Floats w2, Floats* out, int64_
   out[3 * step] = w2;
 }
 
-void weights(const int8_t* w, float scale, int64_t channels, int64_t plane, int64_t block_step, float* out) {
+void weights(const int8_t* w, float scale, int64_t stride, int64_t channels, int64_t plane, int64_t block_step,
+             float* out) {
   const F32 df;
   const I32 di;
   const hn::Rebind<int8_t, F32> dc;
@@ -121,7 +122,7 @@ void weights(const int8_t* w, float scale, int64_t channels, int64_t plane, int6
       Floats value[3];
 #pragma GCC unroll 3
       for (int64_t row = 0; row < 3; ++row) {
-        const auto code = hn::LoadU(dc, w + ((2 - row) * 3 + 2 - col) * channels + c);
+        const auto code = hn::LoadU(dc, w + ((2 - row) * 3 + 2 - col) * stride + c);
         value[row] = hn::Mul(factor, hn::ConvertTo(df, hn::PromoteTo(di, code)));
       }
       weight_side(value[0], value[1], value[2], columns + col, 3);
@@ -188,8 +189,9 @@ void transform_outputs(const float* const* pixels, int64_t channels, int64_t til
 void restore_data(const float* m, int64_t plane, int64_t channels, float* const* pixels) {
   HWY_DYNAMIC_DISPATCH(data_back)(m, plane, channels, pixels);
 }
-void transform_weights(const int8_t* w, float scale, int64_t channels, int64_t plane, int64_t block_step, float* out) {
-  HWY_DYNAMIC_DISPATCH(weights)(w, scale, channels, plane, block_step, out);
+void transform_weights(const int8_t* w, float scale, int64_t stride, int64_t channels, int64_t plane,
+                       int64_t block_step, float* out) {
+  HWY_DYNAMIC_DISPATCH(weights)(w, scale, stride, channels, plane, block_step, out);
 }
 void restore_weights(const float* u, int64_t plane, int64_t channels, float factor, float* dw) {
   HWY_DYNAMIC_DISPATCH(weights_back)(u, plane, channels, factor, dw);

@@ -27,9 +27,10 @@ void transform_outputs(const float* const* pixels, int64_t channels, int64_t til
 /// A^T m A of one tile: m + frequency * plane, to 2x2 pixels.
 void restore_data(const float* m, int64_t plane, int64_t channels, float* const* pixels);
 
-/// G w' G^T of one output channel's weights [3][3][channels], turned by half a turn and times scale:
+/// G w' G^T of `channels` of one output channel's weights [3][3][stride], turned by half a turn and times scale:
 /// out + frequency * plane + c / 16 * block_step + c % 16; channels: a multiple of 16.
-void transform_weights(const int8_t* w, float scale, int64_t channels, int64_t plane, int64_t block_step, float* out);
+void transform_weights(const int8_t* w, float scale, int64_t stride, int64_t channels, int64_t plane,
+                       int64_t block_step, float* out);
 
 /// factor * G^T u G of one output channel: u + frequency * plane, to [3][3][channels].
 void restore_weights(const float* u, int64_t plane, int64_t channels, float factor, float* dw);

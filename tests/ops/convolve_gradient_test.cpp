@@ -154,7 +154,7 @@ TEST(ConvolveGradient, EqualTheDefinitionOnUsualLayers) {
   expect_close(depthwise, 6);
 }
 
-/// Winograd's algorithm: whole and cut tiles, several images or several rows a batch.
+/// Winograd's algorithm: whole and cut tiles, several images or several rows a batch, or all at once.
 TEST(ConvolveGradient, EqualTheDefinitionByMinimalFiltering) {
   expect_close(square(1, 16, 32, 48, 3), 1);
   expect_close(square(4, 7, 48, 32, 3), 2);
@@ -163,10 +163,13 @@ TEST(ConvolveGradient, EqualTheDefinitionByMinimalFiltering) {
   wide.in_w = 31;
   expect_close(wide, 4);
   expect_close(square(1, 26, 128, 32, 3), 5);
+  expect_close(square(40, 4, 32, 32, 3), 6);
+  expect_close(square(8, 4, 64, 112, 3), 7);
 }
 
 TEST(ConvolveGradient, DependNeitherOnThreadsNorOnTheWidthOfVectors) {
-  for (const ConvGeometry& g : {square(5, 20, 16, 24, 3), square(6, 9, 32, 48, 3), square(3, 13, 24, 72, 1),
+  for (const ConvGeometry& g : {square(5, 20, 16, 24, 3), square(6, 9, 32, 48, 3), square(8, 4, 32, 80, 3),
+                                square(3, 13, 24, 72, 1),
                                 square(9, 3, 40, 33, 3, 2), square(2, 24, 3, 16, 7, 2)}) {
     SCOPED_TRACE(describe(g));
     const Case c(g, 3);

@@ -43,12 +43,16 @@ TEST(IntegerWinograd, ServesWhereItPaysAndCannotOverflow) {
   EXPECT_EQ(kernel_of(square(8, 32, 32), 127), "winograd");
   EXPECT_EQ(kernel_of(square(8, 32, 32), 64), "quads");
   EXPECT_EQ(kernel_of(square(8, 32, 32), -255), "winograd");
-  EXPECT_EQ(kernel_of(square(7, 32, 32), 127), "pairs");       // 49 outputs
+  EXPECT_EQ(kernel_of(square(7, 32, 32), 127), "winograd");
+  EXPECT_EQ(kernel_of(square(6, 32, 32), 127), "pairs");       // 36 outputs
   EXPECT_EQ(kernel_of(square(8, 16, 32), 127), "pairs");       // few channels
   EXPECT_EQ(kernel_of(square(8, 40, 32), 127), "pairs");       // not a multiple of 16
   EXPECT_EQ(kernel_of(square(8, 1840, 32), 127), "winograd");  // 4 * 9 * 1840 * 255 * 127 = 2145182400
   EXPECT_EQ(kernel_of(square(8, 1856, 32), 127), "pairs");     // 2163836160: beyond 2^31
-  ConvGeometry g = square(16, 32, 32);
+  ConvGeometry g = square(6, 32, 32);
+  g.batch = 2;
+  EXPECT_EQ(kernel_of(g, 127), "winograd");
+  g = square(16, 32, 32);
   g.stride_w = 2;
   EXPECT_EQ(kernel_of(g, 127), "pairs");
   g = square(16, 32, 32);
