@@ -126,10 +126,17 @@ at::Tensor decayed(const at::Tensor& gradient, const at::Tensor& parameter, doub
   return weight_decay != 0 ? gradient.add(parameter, weight_decay) : gradient;
 }
 
-/// Whether one loop over the memory of both goes through the same elements.
+/// Whether one loop over the memory of both goes through the same elements. The strides of dimensions of one element,
+/// as of 1x1 kernels, mean nothing.
 bool lie_alike(const at::Tensor& a, const at::Tensor& b) {
-  return a.scalar_type() == at::kFloat && b.scalar_type() == at::kFloat && a.is_cpu() && b.is_cpu() &&
-         a.sizes() == b.sizes() && a.strides() == b.strides() && a.is_non_overlapping_and_dense();
+  if (a.scalar_type() != at::kFloat || b.scalar_type() != at::kFloat || !a.is_cpu() || !b.is_cpu() ||
+      a.sizes() != b.sizes() || !a.is_non_overlapping_and_dense()) {
+    return false;
+  }
+  for (int64_t d = 0; d < a.dim(); ++d) {
+    if (a.size(d) != 1 && a.stride(d) != b.stride(d)) return false;
+  }
+  return true;
 }
 
 class Sgd final : public Optimizer {
