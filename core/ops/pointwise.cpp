@@ -32,6 +32,11 @@ struct AddConstants {
   float ra, rb, f, lo, hi;
 };
 
+/// The least float inside: at least lo and more than `above`.
+inline float least_inside(float lo, float above) {
+  return std::max(lo, std::nextafter(above, std::numeric_limits<float>::infinity()));
+}
+
 struct MulConstants {
   int32_t zero_a, zero_b;
   float m, zero_y, lo, hi;
@@ -62,19 +67,18 @@ HWY_INLINE hn::Vec<D> sum_of(D d, const Code* a, const Code* b, const AddConstan
 
 /// kStep codes; returns their mask bits. y may be a or b.
 template <class Code>
-HWY_INLINE uint32_t add_step(const Code* a, const Code* b, const AddConstants& k, float above, Code* y) {
+HWY_INLINE uint32_t add_step(const Code* a, const Code* b, const AddConstants& k, float least, Code* y) {
   const F32 d;
-  const hn::Rebind<Code, F32> dc;
-  const auto lo = hn::Set(d, k.lo), hi = hn::Set(d, k.hi), limit = hn::Set(d, above);
-  const auto magic = hn::Set(d, 12582912.0f);  // round_even()
+  const auto lo = hn::Set(d, k.lo), hi = hn::Set(d, k.hi), from = hn::Set(d, least);
   uint32_t inside = 0;
+  hn::Vec<I32> codes[kStep / kLanes];
 #pragma GCC unroll 8
   for (int64_t i = 0; i < kStep; i += kLanes) {
     const auto v = sum_of(d, a + i, b + i, k);
-    inside |= bits_of(d, hn::And(hn::And(hn::Ge(v, lo), hn::Le(v, hi)), hn::Gt(v, limit))) << i;
-    const auto rounded = hn::Sub(hn::Add(hn::Min(hn::Max(v, lo), hi), magic), magic);
-    hn::StoreU(hn::DemoteTo(dc, hn::ConvertTo(I32(), rounded)), dc, y + i);
+    inside |= bits_of(d, hn::And(hn::Ge(v, from), hn::Le(v, hi))) << i;
+    codes[i / kLanes] = nearest(hn::Min(hn::Max(v, lo), hi));
   }
+  store_narrow<Code>(I32(), codes, y);
   return inside;
 }
 
@@ -82,16 +86,17 @@ HWY_INLINE uint32_t add_step(const Code* a, const Code* b, const AddConstants& k
 template <class Code>
 HWY_INLINE void add_piece(const Code* a, const Code* b, int64_t n, const AddConstants& k, float above, Code* y,
                           uint8_t* inside) {
+  const float least = least_inside(k.lo, above);
   for (int64_t i = 0; i < n; i += kStep) {
     const int64_t count = std::min(kStep, n - i);
     uint32_t bits;
     if (count == kStep) {
-      bits = add_step(a + i, b + i, k, above, y + i);
+      bits = add_step(a + i, b + i, k, least, y + i);
     } else {
       Code last_a[kStep] = {}, last_b[kStep] = {}, last_y[kStep];
       std::memcpy(last_a, a + i, static_cast<size_t>(count));
       std::memcpy(last_b, b + i, static_cast<size_t>(count));
-      bits = add_step(last_a, last_b, k, above, last_y) & ((1u << count) - 1);
+      bits = add_step(last_a, last_b, k, least, last_y) & ((1u << count) - 1);
       std::memcpy(y + i, last_y, static_cast<size_t>(count));
     }
     if (inside == nullptr) continue;

@@ -1,6 +1,7 @@
 #include "core/ops/requantize.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <type_traits>
@@ -24,12 +25,6 @@ using kernels::Requantization;
 using F32 = hn::CappedTag<float, kStep>;
 using I32 = hn::Rebind<int32_t, F32>;
 constexpr int64_t kLanes = hn::MaxLanes(F32());
-
-/// rne(value) + zero_point where |value| <= 2^22: adding 1.5 * 2^23 rounds and leaves the integer in the low bits.
-HWY_INLINE hn::Vec<I32> rounded(hn::Vec<F32> value, hn::Vec<I32> zero_point) {
-  const auto bits = hn::BitCast(I32(), hn::Add(value, hn::Set(F32(), 0x1.8p23f)));
-  return hn::Sub(bits, hn::Sub(hn::Set(I32(), 0x4b400000), zero_point));
-}
 
 HWY_INLINE hn::Vec<I32> load(const int32_t* acc) { return hn::LoadU(I32(), acc); }
 HWY_INLINE hn::Vec<I32> load(const int16_t* acc) {
@@ -57,8 +52,8 @@ HWY_INLINE hn::Vec<I32> compacted(const int32_t* acc, const int32_t* middle, con
   const I32 di;
   const auto centred = hn::Sub(hn::LoadU(di, acc), hn::LoadU(di, middle));
   const auto scaled = hn::Mul(hn::ConvertTo(df, centred), hn::LoadU(df, gain));
-  const auto clipped = hn::Min(hn::Max(scaled, hn::Set(df, -32768.0f)), hn::Set(df, 32767.0f));
-  return rounded(clipped, hn::Zero(di));
+  // Narrowing saturates, but must not be given what exceeds int32 above.
+  return nearest(hn::Min(scaled, hn::Set(df, 32767.0f)));
 }
 
 constexpr int64_t kVectors = kStep / kLanes;
@@ -78,7 +73,7 @@ template <class Code, bool kAffine, class Acc>
 HWY_INLINE uint32_t quantize_step(const Requantization& q, const Acc* acc, int64_t j, Code* codes) {
   const F32 df;
   const I32 di;
-  const auto lo = hn::Set(df, q.lo), hi = hn::Set(df, q.hi);
+  const auto lo = hn::Set(df, q.lo), hi = hn::Set(df, q.hi), below = hn::Set(df, q.below);
   const auto zero_point = hn::Set(di, q.zero_point);
   uint32_t inside = 0;
   hn::Vec<I32> code[kVectors];
@@ -86,11 +81,9 @@ HWY_INLINE uint32_t quantize_step(const Requantization& q, const Acc* acc, int64
   for (int64_t v = 0; v < kVectors; ++v) {
     const int64_t k = v * kLanes;
     const auto t = value<kAffine>(q, acc + k, j + k);
-    const auto above = hn::Ge(t, lo);
-    auto in = hn::And(above, hn::Le(t, hi));
-    if (q.relu) in = hn::And(in, hn::Gt(t, hn::Zero(df)));
-    inside |= bits_of(df, in) << k;
-    code[v] = rounded(hn::IfThenElse(above, hn::Min(t, hi), lo), zero_point);
+    inside |= bits_of(df, hn::And(hn::Gt(t, below), hn::Le(t, hi))) << k;
+    // NaN gives lo.
+    code[v] = hn::Add(nearest(hn::IfThenElse(hn::Gt(t, lo), hn::Min(t, hi), lo)), zero_point);
   }
   store_narrow<Code>(di, code, codes);
   return inside;
@@ -231,6 +224,11 @@ void quantize_elements(const Requantization& q, const Acc* acc, int64_t begin, i
   }
 }
 
+float below_range(CodeRange range, bool relu) {
+  const float below = std::nextafter(static_cast<float>(range.lo - range.zero_point), -1000.0f);
+  return relu ? std::max(below, 0.0f) : below;
+}
+
 template <class Code, class Acc>
 void requantize_matrix(const Acc* acc, int64_t rows, int64_t channels, const int32_t* bias, const float* multiplier,
                        const float* offset, CodeRange range, Code* codes, uint8_t* inside, bool relu,
@@ -248,7 +246,7 @@ void requantize_matrix(const Acc* acc, int64_t rows, int64_t channels, const int
                          .lo = static_cast<float>(range.lo - range.zero_point),
                          .hi = static_cast<float>(range.hi - range.zero_point),
                          .zero_point = range.zero_point,
-                         .relu = relu,
+                         .below = below_range(range, relu),
                          .period = period_of(channels)};
   const Periodic<int32_t> middles(compaction.middle, channels);
   const Periodic<float> gains(compaction.gain, channels);

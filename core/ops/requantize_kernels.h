@@ -15,7 +15,7 @@ struct Requantization {
   const float* offset = nullptr;  // of the affine form
   float lo = 0, hi = 0;           // of t
   int32_t zero_point = 0;
-  bool relu = false;
+  float below = 0;  // what lies in the range exceeds it, and 0 where a ReLU decides
   int64_t period = 0;
 };
 

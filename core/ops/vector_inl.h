@@ -85,6 +85,17 @@ HWY_INLINE hn::Vec<F64> doubles(D, hn::Vec<D> v, int64_t k) {
 #endif
 }
 
+/// Rounds to the nearest integer, ties to even. What exceeds int32 becomes its lowest value or, but on x86, its nearest.
+template <class V>
+HWY_INLINE auto nearest(V v) {
+#if HWY_TARGET == HWY_AVX2
+  if constexpr (sizeof(v) == 32) return hn::Vec256<int32_t>{_mm256_cvtps_epi32(v.raw)};
+#elif HWY_TARGET <= HWY_AVX3
+  if constexpr (sizeof(v) == 64) return hn::Vec512<int32_t>{_mm512_cvtps_epi32(v.raw)};
+#endif
+  return hn::NearestInt(v);
+}
+
 /// kCount vectors of 32-bit integers that To holds, one behind another.
 template <class To, int64_t kCount, class D>
 HWY_INLINE void store_narrow(D, const hn::Vec<D> (&values)[kCount], To* to) {

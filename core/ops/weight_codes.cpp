@@ -35,24 +35,36 @@ using F32 = hn::CappedTag<float, kSums>;
 using I32 = hn::Rebind<int32_t, F32>;
 constexpr int64_t kLanes = hn::MaxLanes(F32());
 
-/// round(clip(t, lo - 1, hi + 1)), ties to even; NaN gives lo - 1.
+/// clip(t, lo - 1, hi + 1); NaN gives lo - 1.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V clipped(D d, V t, V lo, V hi) {
+  const auto one = hn::Set(d, 1.0f), least = hn::Sub(lo, one);
+#if HWY_ARCH_X86 && HWY_TARGET != HWY_SCALAR
+  return hn::Min(hn::Max(t, least), hn::Add(hi, one));  // maxps gives its second operand where one is NaN
+#else
+  return hn::Min(hn::IfThenElse(hn::Gt(t, least), t, least), hn::Add(hi, one));
+#endif
+}
+
+/// The same, rounded, ties to even.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V rounded(D d, V t, V lo, V hi) {
-  const auto one = hn::Set(d, 1.0f), magic = hn::Set(d, 12582912.0f);
-  const auto least = hn::Sub(lo, one);
-  const auto clipped = hn::Min(hn::IfThenElse(hn::Gt(t, least), t, least), hn::Add(hi, one));
-  return hn::Sub(hn::Add(clipped, magic), magic);
+  const auto magic = hn::Set(d, 12582912.0f);
+  return hn::Sub(hn::Add(clipped(d, t, lo, hi), magic), magic);
 }
 
 /// Smallest and largest code before it was clipped.
 template <class D>
 struct Extremes {
-  Extremes(float lo, float hi) : lowest(hn::Set(D(), hi)), highest(hn::Set(D(), lo)) {}
+  using Integers = hn::Rebind<int32_t, D>;
+  Extremes(float lo, float hi)
+      : lowest(hn::Set(Integers(), static_cast<int32_t>(hi))), highest(hn::Set(Integers(), static_cast<int32_t>(lo))) {}
   bool exceed(float lo, float hi) const {
-    const D d;
-    return hn::GetLane(hn::MinOfLanes(d, lowest)) < lo || hn::GetLane(hn::MaxOfLanes(d, highest)) > hi;
+    const Integers d;
+    return static_cast<float>(hn::GetLane(hn::MinOfLanes(d, lowest))) < lo ||
+           static_cast<float>(hn::GetLane(hn::MaxOfLanes(d, highest))) > hi;
   }
-  hn::Vec<D> lowest, highest;
+  hn::Vec<Integers> lowest, highest;
 };
 
 /// kCount vectors.
@@ -60,13 +72,14 @@ template <int64_t kCount, class D>
 HWY_INLINE void encode_vectors(D d, const float* x, hn::Vec<D> scale, hn::Vec<D> lo, hn::Vec<D> hi, Extremes<D>& seen,
                                int8_t* codes) {
   const hn::Rebind<int32_t, D> di;
+  const auto least = hn::ConvertTo(di, lo), most = hn::ConvertTo(di, hi);
   hn::Vec<hn::Rebind<int32_t, D>> values[kCount];
 #pragma GCC unroll 4
   for (int64_t k = 0; k < kCount; ++k) {
-    const auto code = rounded(d, hn::Div(hn::LoadU(d, x + k * hn::MaxLanes(D())), scale), lo, hi);
+    const auto code = nearest(clipped(d, hn::Div(hn::LoadU(d, x + k * hn::MaxLanes(D())), scale), lo, hi));
     seen.lowest = hn::Min(seen.lowest, code);
     seen.highest = hn::Max(seen.highest, code);
-    values[k] = hn::ConvertTo(di, hn::Min(hn::Max(code, lo), hi));
+    values[k] = hn::Min(hn::Max(code, least), most);
   }
   store_narrow<int8_t>(di, values, codes);
 }
