@@ -99,6 +99,21 @@ HWY_INLINE hn::Vec<D> masked(D d, const float* g, const uint8_t* inside, int64_t
   return inside == nullptr ? value : hn::IfThenElseZero(load_mask(d, inside, i), value);
 }
 
+/// All parts of a vector as doubles.
+HWY_INLINE void to_doubles(hn::Vec<F32> v, hn::Vec<F64> (&parts)[kParts]) {
+#if HWY_TARGET == HWY_AVX2
+  // Through memory: one port alone moves halves between registers, and the conversions would wait for it too.
+  alignas(32) float memory[kLanes];
+  _mm256_store_ps(memory, v.raw);
+  asm("" : "+m"(memory));
+  parts[0] = hn::Vec<F64>{_mm256_cvtps_pd(_mm_load_ps(memory))};
+  parts[1] = hn::Vec<F64>{_mm256_cvtps_pd(_mm_load_ps(memory + kDoubles))};
+#else
+#pragma GCC unroll 2
+  for (int64_t k = 0; k < kParts; ++k) parts[k] = doubles(F32(), v, k);
+#endif
+}
+
 /// Adds whole periods [begin, begin + periods) to s1, s2 and, with kScale, s3 [period]: each place sums its own rows,
 /// one after another. s3: g * (code - zero point), inside or not.
 template <Keeping kKeeping, bool kScale>
@@ -135,25 +150,26 @@ HWY_INLINE void reduce_periods(const float* g, const uint8_t* inside, const Kept
           const int64_t at = v * kLanes;
           const auto value = masked(df, g, inside, i + at);
           hn::Vec<F64> wide[kParts];
+          to_doubles(value, wide);
 #pragma GCC unroll 2
-          for (int64_t k = 0; k < kParts; ++k) {
-            wide[k] = doubles(df, value, k);
-            sum[kParts * v + k] = hn::Add(sum[kParts * v + k], wide[k]);
-          }
+          for (int64_t k = 0; k < kParts; ++k) sum[kParts * v + k] = hn::Add(sum[kParts * v + k], wide[k]);
           if constexpr (kKeeping != Keeping::kNothing) {
             // The product of two floats is exact in double: fused or not, the sum is the same.
-            const auto whole = kept_values<kKeeping>(df, kept, i + at, j + at);
+            hn::Vec<F64> whole[kParts];
+            to_doubles(kept_values<kKeeping>(df, kept, i + at, j + at), whole);
 #pragma GCC unroll 2
             for (int64_t k = 0; k < kParts; ++k) {
-              product[kParts * v + k] = hn::MulAdd(wide[k], doubles(df, whole, k), product[kParts * v + k]);
+              product[kParts * v + k] = hn::MulAdd(wide[k], whole[k], product[kParts * v + k]);
             }
           }
           if constexpr (kScale) {
             const auto code = hn::Sub(hn::PromoteTo(di, hn::LoadU(dc, codes + i + at - start)), zero);
-            const auto real = hn::ConvertTo(df, code), all = hn::LoadU(df, g + i + at);
+            hn::Vec<F64> real[kParts];
+            to_doubles(hn::ConvertTo(df, code), real);
 #pragma GCC unroll 2
             for (int64_t k = 0; k < kParts; ++k) {
-              error[kParts * v + k] = hn::MulAdd(doubles(df, all, k), doubles(df, real, k), error[kParts * v + k]);
+              const auto all = hn::PromoteTo(dd, hn::LoadU(Half(), g + i + at + k * kDoubles));
+              error[kParts * v + k] = hn::MulAdd(all, real[k], error[kParts * v + k]);
             }
           }
         }
