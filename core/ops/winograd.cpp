@@ -21,9 +21,9 @@ using kernels::kQuad;
 
 /// With fewer channels or tiles the transforms cost what the saved products would.
 constexpr int64_t kFewChannels = 32, kFewTiles = 32;
-/// So few tiles are transformed all at once, and then the weights by blocks of channels, whose 16 planes stay in the
-/// second cache.
-constexpr int64_t kTilesAtOnce = 128;
+/// Where all 16 planes of the weights would leave the second cache, few tiles are transformed at once, and then the
+/// weights by blocks of channels.
+constexpr int64_t kTilesAtOnce = 128, kWeightsInCache = 1 << 14;
 
 }  // namespace
 
@@ -137,7 +137,8 @@ class Data {
 
   const Tiling& tiling_;
   int64_t height_, width_, channels_;
-  std::vector<float> pixels_, values_;
+  std::vector<float> pixels_;
+  ScratchVector<float> values_;
   kernels::Planes planes_;
 };
 
@@ -164,8 +165,9 @@ void for_tiles(const Tiling& tiling, const Batch& b, int64_t height, int64_t wid
 
 namespace {
 
-bool are_few_tiles(const ConvGeometry& g) {
-  return g.batch * divide_up(g.in_h, 2) * divide_up(g.in_w, 2) <= kTilesAtOnce;
+bool goes_by_blocks(const ConvGeometry& g) {
+  return g.in_c * g.out_c > kWeightsInCache &&
+         g.batch * divide_up(g.in_h, 2) * divide_up(g.in_w, 2) <= kTilesAtOnce;
 }
 
 /// Of kBlock input channels at a time.
@@ -259,7 +261,7 @@ void weight_gradient_by_blocks(const ConvGeometry& g, const Code* x, int32_t zer
 }  // namespace
 
 void input_gradient(const ConvGeometry& g, const float* grad, const int8_t* w, const float* scale, float* dx) {
-  if (are_few_tiles(g)) return input_gradient_by_blocks(g, grad, w, scale, dx);
+  if (goes_by_blocks(g)) return input_gradient_by_blocks(g, grad, w, scale, dx);
   const Tiling tiling(g);
   const int64_t blocks = g.in_c / kBlock, block_size = g.out_c * kBlock, plane = blocks * block_size;
   const auto weights = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(kFrequencies * plane));
@@ -274,7 +276,8 @@ void input_gradient(const ConvGeometry& g, const float* grad, const int8_t* w, c
     Data data(tiling, g.in_h, g.in_w, g.out_c, false);
     const kernels::Planes& in = data.planes();
     const int64_t row = g.in_c + 16, out_plane = tiling.most_tiles() * row + 16;
-    std::vector<float> products(static_cast<size_t>(kFrequencies * out_plane)), outside(static_cast<size_t>(g.in_c));
+    ScratchVector<float> products(static_cast<size_t>(kFrequencies * out_plane));
+    std::vector<float> outside(static_cast<size_t>(g.in_c));
     std::vector<const float*> from(static_cast<size_t>(tiling.most_tiles()));
     std::vector<float*> to(from.size());
     const int64_t offset = 0;
@@ -307,7 +310,7 @@ void input_gradient(const ConvGeometry& g, const float* grad, const int8_t* w, c
 template <class Code>
 void weight_gradient(const ConvGeometry& g, const Code* x, int32_t zero_point, const float* grad, const float* factor,
                      float* dw) {
-  if (are_few_tiles(g)) return weight_gradient_by_blocks(g, x, zero_point, grad, factor, dw);
+  if (goes_by_blocks(g)) return weight_gradient_by_blocks(g, x, zero_point, grad, factor, dw);
   const Tiling tiling(g);
   const int64_t lanes = kernels::gradient_lanes(), plane = g.out_c * g.in_c, size = kFrequencies * plane;
   // Parts of the images are summed apart where the sums are small; their number does not depend on the threads.
@@ -328,7 +331,7 @@ void weight_gradient(const ConvGeometry& g, const Code* x, int32_t zero_point, c
     std::vector<Column> columns;
     for (int64_t b = 0; b < g.in_c / lanes; ++b) columns.push_back({b * in.block_step, b * lanes, lanes});
     const int64_t out_plane = tiling.most_tiles() * channels + 16;
-    std::vector<float> outputs(static_cast<size_t>(kFrequencies * out_plane));
+    ScratchVector<float> outputs(static_cast<size_t>(kFrequencies * out_plane));
     const std::vector<float> outside(static_cast<size_t>(g.out_c), 0.0f);
     const int64_t first = groups * part / parts * tiling.images;
     const int64_t last = std::min(g.batch, groups * (part + 1) / parts * tiling.images);

@@ -164,11 +164,12 @@ TEST(ConvolveGradient, EqualTheDefinitionByMinimalFiltering) {
   expect_close(wide, 4);
   expect_close(square(1, 26, 128, 32, 3), 5);
   expect_close(square(40, 4, 32, 32, 3), 6);
-  expect_close(square(8, 4, 64, 112, 3), 7);
+  expect_close(square(8, 4, 112, 160, 3), 7);
+  expect_close(square(2, 7, 160, 112, 3), 8);
 }
 
 TEST(ConvolveGradient, DependNeitherOnThreadsNorOnTheWidthOfVectors) {
-  for (const ConvGeometry& g : {square(5, 20, 16, 24, 3), square(6, 9, 32, 48, 3), square(8, 4, 32, 80, 3),
+  for (const ConvGeometry& g : {square(5, 20, 16, 24, 3), square(6, 9, 32, 48, 3), square(8, 4, 112, 160, 3),
                                 square(3, 13, 24, 72, 1),
                                 square(9, 3, 40, 33, 3, 2), square(2, 24, 3, 16, 7, 2)}) {
     SCOPED_TRACE(describe(g));
