@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -131,35 +132,39 @@ QAT_CONVOLVE(linear1024_512_b128, square(128, 1, 1024, 512, 1, 0));
 QAT_CONVOLVE(linear512_1000_b1, square(1, 1, 512, 1000, 1, 0));
 #undef QAT_CONVOLVE
 
+/// Made before anything is counted: how many instructions clear memory differs by machine.
+template <class T>
+std::shared_ptr<std::vector<T>> shared(int64_t size, T value) {
+  return std::make_shared<std::vector<T>>(static_cast<size_t>(size), value);
+}
+std::shared_ptr<std::vector<uint8_t>> codes_of(const ConvGeometry& g) {
+  return shared(g.batch * g.in_h * g.in_w * g.in_c, uint8_t{1});
+}
+
 /// Kernels that run once for `--count NAME`, whose instructions tools/bench/instructions counts.
 const std::map<std::string, std::function<void()>>& counted() {
   const auto convolution = [](const ConvGeometry& g, int weight, int code) {
-    return [=] {
-      const std::vector<uint8_t> x(static_cast<size_t>(g.batch * g.in_h * g.in_w * g.in_c), 1);
-      const std::vector<int16_t> w(static_cast<size_t>(g.out_c * g.depth()), static_cast<int16_t>(weight));
-      std::vector<int32_t> acc(static_cast<size_t>(g.rows() * g.out_c));
-      PackedConvolution<uint8_t>(g, w.data(), 0, code).accumulate(x.data(), g.batch, acc.data());
+    return [=, x = codes_of(g), w = shared(g.out_c * g.depth(), static_cast<int16_t>(weight)),
+            acc = shared(g.rows() * g.out_c, int32_t{0})] {
+      PackedConvolution<uint8_t>(g, w->data(), 0, code).accumulate(x->data(), g.batch, acc->data());
     };
   };
   const auto narrow = [](const ConvGeometry& g) {
-    return [=] {
-      const std::vector<uint8_t> x(static_cast<size_t>(g.batch * g.in_h * g.in_w * g.in_c), 1);
-      const std::vector<int8_t> w(static_cast<size_t>(g.out_c * g.depth()), 3);
-      std::vector<int16_t> acc(static_cast<size_t>(g.rows() * g.out_c));
+    return [=, x = codes_of(g), w = shared(g.out_c * g.depth(), int8_t{3}), acc = shared(g.rows() * g.out_c, int16_t{0})] {
       ChannelStatistics statistics;
-      PackedConvolution<uint8_t>(g, w.data(), 0, 15).accumulate(x.data(), g.batch, acc.data(), &statistics);
+      PackedConvolution<uint8_t>(g, w->data(), 0, 15).accumulate(x->data(), g.batch, acc->data(), &statistics);
     };
   };
   const auto gradients = [](const ConvGeometry& g) {
-    return [=] {
-      const std::vector<uint8_t> x(static_cast<size_t>(g.batch * g.in_h * g.in_w * g.in_c), 1);
-      const std::vector<int8_t> w(static_cast<size_t>(g.out_c * g.depth()), 3);
-      const std::vector<float> grad(static_cast<size_t>(g.rows() * g.out_c), 0.5f), scale(g.out_c, 0.1f);
-      std::vector<float> dw(w.size()), dx(x.size());
-      weight_gradient(g, x.data(), 0, grad.data(), scale.data(), dw.data());
-      input_gradient(g, grad.data(), w.data(), scale.data(), dx.data());
+    const auto x = codes_of(g);
+    return [=, w = shared(g.out_c * g.depth(), int8_t{3}), grad = shared(g.rows() * g.out_c, 0.5f),
+            scale = shared(g.out_c, 0.1f), dw = shared(g.out_c * g.depth(), 0.0f),
+            dx = shared(static_cast<int64_t>(x->size()), 0.0f)] {
+      weight_gradient(g, x->data(), 0, grad->data(), scale->data(), dw->data());
+      input_gradient(g, grad->data(), w->data(), scale->data(), dx->data());
     };
   };
+  const auto passes = std::make_shared<Passes>(8 * 28 * 28, 64);
   static const std::map<std::string, std::function<void()>> all{
       {"convolution_pairs", convolution(square(1, 28, 64, 64, 3, 1), 127, 255)},
       {"convolution_quads", convolution(square(1, 28, 64, 64, 3, 1), 63, 255)},
@@ -172,15 +177,15 @@ const std::map<std::string, std::function<void()>>& counted() {
       {"gradients_stem", gradients(square(1, 32, 3, 16, 3, 1))},
       {"gradients_depthwise", gradients(square(1, 28, 144, 144, 3, 1, 144))},
       {"pass_forward",
-       [] {
-         Passes p(8 * 28 * 28, 64);
+       [passes] {
+         Passes& p = *passes;
          const Compaction kept{p.middle.data(), p.multiplier.data(), p.kept.data()};
          requantize_affine(p.acc.data(), p.rows, p.channels, p.multiplier.data(), p.offset.data(), {}, p.codes.data(),
                            p.mask.data(), true, &kept);
        }},
       {"pass_backward",
-       [] {
-         Passes p(8 * 28 * 28, 64);
+       [passes] {
+         Passes& p = *passes;
          double sum = 0;
          const ScaleGradient scale{p.codes.data(), p.multiplier.data(), p.offset.data(), {}, &sum};
          reduce_gradient(p.g.data(), p.mask.data(), p.compacted(), p.rows, p.channels, p.s1.data(), p.s2.data(),
@@ -189,19 +194,17 @@ const std::map<std::string, std::function<void()>>& counted() {
                              p.offset.data(), p.offset.data(), p.dx.data());
        }},
       {"pass_codes_of_weights",
-       [] {
-         const std::vector<float> w(256 * 144, 0.3f), scale(256, 0.1f);
-         std::vector<int8_t> codes(w.size());
-         encode_weights(w.data(), 256, 144, scale.data(), -8, 7, codes.data());
+       [w = shared(256 * 144, 0.3f), scale = shared(256, 0.1f), codes = shared(256 * 144, int8_t{0})] {
+         encode_weights(w->data(), 256, 144, scale->data(), -8, 7, codes->data());
        }},
       {"pass_add",
-       [] {
-         Passes p(8 * 28 * 28, 64);
+       [passes] {
+         Passes& p = *passes;
          add(p.codes.data(), p.codes.data(), p.rows * p.channels, {}, p.codes.data(), p.mask.data(), true);
        }},
       {"pass_statistics",
-       [] {
-         Passes p(8 * 28 * 28, 64);
+       [passes] {
+         Passes& p = *passes;
          channel_statistics(p.acc.data(), p.rows, p.channels);
        }},
   };
