@@ -165,6 +165,101 @@ void for_tiles(const Tiling& tiling, const Batch& b, int64_t height, int64_t wid
 
 namespace {
 
+/// The transformed gradient of some tiles times the transformed weights of some input channels.
+class Products {
+ public:
+  Products(const ConvGeometry& g, int64_t most_tiles, int64_t channels)
+      : depth_(g.out_c),
+        channels_(channels),
+        row_(channels + kBlock),  // a little apart, as the planes
+        plane_(most_tiles * row_ + kBlock),
+        values_(static_cast<size_t>(kFrequencies * plane_)),
+        from_(static_cast<size_t>(most_tiles)),
+        to_(from_.size()) {}
+
+  /// weights: of each frequency, `weight_plane` apart.
+  void multiply(const kernels::Planes& in, int64_t tiles, const float* weights, int64_t weight_plane) {
+    const int64_t offset = 0;
+    for (int64_t f = 0; f < kFrequencies; ++f) {
+      for (int64_t t = 0; t < tiles; ++t) {
+        from_[t] = in.values + f * in.plane + t * in.tile_step;
+        to_[t] = values_.data() + f * plane_ + t * row_;
+      }
+      kernels::multiply_inputs({.pixels = from_.data(),
+                                .pixel_count = tiles,
+                                .tap_offset = &offset,
+                                .taps = 1,
+                                .depth = depth_,
+                                .weights = weights + f * weight_plane,
+                                .channels = channels_,
+                                .out = to_.data()});
+    }
+  }
+
+  void restore(int64_t tile, float* const* pixels) const {
+    kernels::restore_data(values_.data() + tile * row_, plane_, channels_, pixels);
+  }
+
+ private:
+  int64_t depth_, channels_, row_, plane_;
+  ScratchVector<float> values_;
+  std::vector<const float*> from_;
+  std::vector<float*> to_;
+};
+
+/// The columns of all input channels, of a map transformed for sums over tiles.
+std::vector<Column> columns_of(const ConvGeometry& g, const kernels::Planes& in) {
+  const int64_t lanes = kernels::gradient_lanes();
+  std::vector<Column> columns;
+  for (int64_t b = 0; b < g.in_c / lanes; ++b) columns.push_back({b * in.block_step, b * lanes, lanes});
+  return columns;
+}
+
+/// The transformed gradient of some output channels, and its products with a transformed map.
+class TileSums {
+ public:
+  TileSums(const ConvGeometry& g, const Tiling& tiling, const kernels::Planes& in, int64_t channels)
+      : g_(g),
+        tiling_(tiling),
+        in_(in),
+        columns_(columns_of(g, in)),
+        channels_(channels),
+        plane_(tiling.most_tiles() * channels + kBlock),
+        outputs_(static_cast<size_t>(kFrequencies * plane_)),
+        outside_(static_cast<size_t>(channels), 0.0f) {}
+
+  /// Adds the sums over the tiles of a batch, or begins with them: [frequencies][channels][in_c], frequencies
+  /// `sum_plane` apart. grad: from the first of the channels on.
+  void add(const Batch& b, const float* grad, bool first, float* sums, int64_t sum_plane) {
+    const int64_t tiles = b.images * b.rows * tiling_.cols;
+    for_tiles(tiling_, b, g_.in_h, g_.in_w, g_.out_c, grad, outside_.data(),
+              [&](int64_t tile, const float* const* pixels) {
+                kernels::transform_outputs(pixels, channels_, tiles, tile, plane_, outputs_.data());
+              });
+    for (int64_t f = 0; f < kFrequencies; ++f) {
+      kernels::add_weight_tile({.x = in_.values + f * in_.plane,
+                                .cols = tiles,
+                                .pixel_step = in_.tile_step,
+                                .columns = columns_.data(),
+                                .column_count = static_cast<int64_t>(columns_.size()),
+                                .g = outputs_.data() + f * plane_,
+                                .channels = channels_,
+                                .dw = sums + f * sum_plane,
+                                .dw_stride = g_.in_c,
+                                .first = first});
+    }
+  }
+
+ private:
+  const ConvGeometry& g_;
+  const Tiling& tiling_;
+  const kernels::Planes& in_;
+  std::vector<Column> columns_;
+  int64_t channels_, plane_;
+  ScratchVector<float> outputs_;
+  const std::vector<float> outside_;
+};
+
 bool goes_by_blocks(const ConvGeometry& g) {
   return g.in_c * g.out_c > kWeightsInCache &&
          g.batch * divide_up(g.in_h, 2) * divide_up(g.in_w, 2) <= kTilesAtOnce;
@@ -175,41 +270,23 @@ void input_gradient_by_blocks(const ConvGeometry& g, const float* grad, const in
                               float* dx) {
   const Tiling tiling = Tiling::whole(g);
   const Batch all{.images = g.batch, .rows = tiling.rows};
-  const int64_t tiles = tiling.most_tiles(), plane = g.out_c * kBlock, row = kBlock, out_plane = tiles * row + kBlock;
+  const int64_t plane = g.out_c * kBlock;
   Data data(tiling, g.in_h, g.in_w, g.out_c, false);
   data.transform(all, grad, 0);
-  const kernels::Planes& in = data.planes();
 #pragma omp parallel
   {
     ScratchVector<float> weights(static_cast<size_t>(kFrequencies * plane));
-    ScratchVector<float> products(static_cast<size_t>(kFrequencies * out_plane));
+    Products products(g, tiling.most_tiles(), kBlock);
     std::vector<float> outside(static_cast<size_t>(kBlock));
-    std::vector<const float*> from(static_cast<size_t>(tiles));
-    std::vector<float*> to(from.size());
-    const int64_t offset = 0;
 #pragma omp for schedule(static)
     for (int64_t c = 0; c < g.in_c; c += kBlock) {
       for (int64_t co = 0; co < g.out_c; ++co) {
         kernels::transform_weights(w + co * 9 * g.in_c + c, scale[co], g.in_c, kBlock, plane, plane,
                                    weights.data() + co * kBlock);
       }
-      for (int64_t f = 0; f < kFrequencies; ++f) {
-        for (int64_t t = 0; t < tiles; ++t) {
-          from[t] = in.values + f * in.plane + t * in.tile_step;
-          to[t] = products.data() + f * out_plane + t * row;
-        }
-        kernels::multiply_inputs({.pixels = from.data(),
-                                  .pixel_count = tiles,
-                                  .tap_offset = &offset,
-                                  .taps = 1,
-                                  .depth = g.out_c,
-                                  .weights = weights.data() + f * plane,
-                                  .channels = kBlock,
-                                  .out = to.data()});
-      }
-      for_tiles(tiling, all, g.in_h, g.in_w, g.in_c, dx + c, outside.data(), [&](int64_t tile, float* const* pixels) {
-        kernels::restore_data(products.data() + tile * row, out_plane, kBlock, pixels);
-      });
+      products.multiply(data.planes(), tiling.most_tiles(), weights.data(), plane);
+      for_tiles(tiling, all, g.in_h, g.in_w, g.in_c, dx + c, outside.data(),
+                [&](int64_t tile, float* const* pixels) { products.restore(tile, pixels); });
     }
   }
 }
@@ -220,36 +297,16 @@ void weight_gradient_by_blocks(const ConvGeometry& g, const Code* x, int32_t zer
                                const float* factor, float* dw) {
   const Tiling tiling = Tiling::whole(g);
   const Batch all{.images = g.batch, .rows = tiling.rows};
-  const int64_t tiles = tiling.most_tiles(), plane = kBlock * g.in_c, out_plane = tiles * kBlock + kBlock;
+  const int64_t plane = kBlock * g.in_c;
   Data data(tiling, g.in_h, g.in_w, g.in_c, true);
   data.transform(all, x, zero_point);
-  const kernels::Planes& in = data.planes();
-  const int64_t lanes = kernels::gradient_lanes();
-  std::vector<Column> columns;
-  for (int64_t b = 0; b < g.in_c / lanes; ++b) columns.push_back({b * in.block_step, b * lanes, lanes});
 #pragma omp parallel
   {
     ScratchVector<float> sums(static_cast<size_t>(kFrequencies * plane));
-    ScratchVector<float> outputs(static_cast<size_t>(kFrequencies * out_plane));
-    const std::vector<float> outside(static_cast<size_t>(kBlock), 0.0f);
+    TileSums tile_sums(g, tiling, data.planes(), kBlock);
 #pragma omp for schedule(static)
     for (int64_t channel = 0; channel < g.out_c; channel += kBlock) {
-      for_tiles(tiling, all, g.in_h, g.in_w, g.out_c, grad + channel, outside.data(),
-                [&](int64_t tile, const float* const* pixels) {
-                  kernels::transform_outputs(pixels, kBlock, tiles, tile, out_plane, outputs.data());
-                });
-      for (int64_t f = 0; f < kFrequencies; ++f) {
-        kernels::add_weight_tile({.x = in.values + f * in.plane,
-                                  .cols = tiles,
-                                  .pixel_step = in.tile_step,
-                                  .columns = columns.data(),
-                                  .column_count = static_cast<int64_t>(columns.size()),
-                                  .g = outputs.data() + f * out_plane,
-                                  .channels = kBlock,
-                                  .dw = sums.data() + f * plane,
-                                  .dw_stride = g.in_c,
-                                  .first = true});
-      }
+      tile_sums.add(all, grad + channel, /*first=*/true, sums.data(), plane);
       for (int64_t c = 0; c < kBlock; ++c) {
         kernels::restore_weights(sums.data() + c * g.in_c, plane, g.in_c, factor[channel + c],
                                  dw + (channel + c) * 9 * g.in_c);
@@ -274,35 +331,15 @@ void input_gradient(const ConvGeometry& g, const float* grad, const int8_t* w, c
 #pragma omp parallel if (g.rows() * g.out_c * g.depth() >= kParallelProducts)
   {
     Data data(tiling, g.in_h, g.in_w, g.out_c, false);
-    const kernels::Planes& in = data.planes();
-    const int64_t row = g.in_c + 16, out_plane = tiling.most_tiles() * row + 16;
-    ScratchVector<float> products(static_cast<size_t>(kFrequencies * out_plane));
+    Products products(g, tiling.most_tiles(), g.in_c);
     std::vector<float> outside(static_cast<size_t>(g.in_c));
-    std::vector<const float*> from(static_cast<size_t>(tiling.most_tiles()));
-    std::vector<float*> to(from.size());
-    const int64_t offset = 0;
 #pragma omp for schedule(dynamic)
     for (size_t i = 0; i < batches.size(); ++i) {
       const Batch& b = batches[i];
-      const int64_t tiles = b.images * b.rows * tiling.cols;
       data.transform(b, grad, 0);
-      for (int64_t f = 0; f < kFrequencies; ++f) {
-        for (int64_t t = 0; t < tiles; ++t) {
-          from[t] = in.values + f * in.plane + t * in.tile_step;
-          to[t] = products.data() + f * out_plane + t * row;
-        }
-        kernels::multiply_inputs({.pixels = from.data(),
-                                  .pixel_count = tiles,
-                                  .tap_offset = &offset,
-                                  .taps = 1,
-                                  .depth = g.out_c,
-                                  .weights = weights.get() + f * plane,
-                                  .channels = g.in_c,
-                                  .out = to.data()});
-      }
-      for_tiles(tiling, b, g.in_h, g.in_w, g.in_c, dx, outside.data(), [&](int64_t tile, float* const* pixels) {
-        kernels::restore_data(products.data() + tile * row, out_plane, g.in_c, pixels);
-      });
+      products.multiply(data.planes(), b.images * b.rows * tiling.cols, weights.get(), plane);
+      for_tiles(tiling, b, g.in_h, g.in_w, g.in_c, dx, outside.data(),
+                [&](int64_t tile, float* const* pixels) { products.restore(tile, pixels); });
     }
   }
 }
@@ -312,7 +349,7 @@ void weight_gradient(const ConvGeometry& g, const Code* x, int32_t zero_point, c
                      float* dw) {
   if (goes_by_blocks(g)) return weight_gradient_by_blocks(g, x, zero_point, grad, factor, dw);
   const Tiling tiling(g);
-  const int64_t lanes = kernels::gradient_lanes(), plane = g.out_c * g.in_c, size = kFrequencies * plane;
+  const int64_t plane = g.out_c * g.in_c, size = kFrequencies * plane;
   // Parts of the images are summed apart where the sums are small; their number does not depend on the threads.
   const int64_t parts = size <= (1 << 17) ? std::clamp<int64_t>(divide_up(g.batch, tiling.images), 1, 4) : 1;
   // The output channels may be cut at will.
@@ -327,34 +364,13 @@ void weight_gradient(const ConvGeometry& g, const Code* x, int32_t zero_point, c
     const int64_t channels = std::min(range, g.out_c - channel);
     if (channels <= 0) continue;
     Data data(tiling, g.in_h, g.in_w, g.in_c, true);
-    const kernels::Planes& in = data.planes();
-    std::vector<Column> columns;
-    for (int64_t b = 0; b < g.in_c / lanes; ++b) columns.push_back({b * in.block_step, b * lanes, lanes});
-    const int64_t out_plane = tiling.most_tiles() * channels + 16;
-    ScratchVector<float> outputs(static_cast<size_t>(kFrequencies * out_plane));
-    const std::vector<float> outside(static_cast<size_t>(g.out_c), 0.0f);
+    TileSums tile_sums(g, tiling, data.planes(), channels);
     const int64_t first = groups * part / parts * tiling.images;
     const int64_t last = std::min(g.batch, groups * (part + 1) / parts * tiling.images);
     const std::vector<Batch> batches = tiling.batches(first, last);
     for (const Batch& b : batches) {
-      const int64_t tiles = b.images * b.rows * tiling.cols;
       data.transform(b, x, zero_point);
-      for_tiles(tiling, b, g.in_h, g.in_w, g.out_c, grad + channel, outside.data(),
-                [&](int64_t tile, const float* const* pixels) {
-                  kernels::transform_outputs(pixels, channels, tiles, tile, out_plane, outputs.data());
-                });
-      for (int64_t f = 0; f < kFrequencies; ++f) {
-        kernels::add_weight_tile({.x = in.values + f * in.plane,
-                                  .cols = tiles,
-                                  .pixel_step = in.tile_step,
-                                  .columns = columns.data(),
-                                  .column_count = static_cast<int64_t>(columns.size()),
-                                  .g = outputs.data() + f * out_plane,
-                                  .channels = channels,
-                                  .dw = sums.get() + part * size + f * plane + channel * g.in_c,
-                                  .dw_stride = g.in_c,
-                                  .first = &b == &batches.front()});
-      }
+      tile_sums.add(b, grad + channel, &b == &batches.front(), sums.get() + part * size + channel * g.in_c, plane);
     }
   }
 #pragma omp parallel for if (size * parts >= kParallelProducts)

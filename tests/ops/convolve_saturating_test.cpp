@@ -95,15 +95,23 @@ int32_t defined(const ConvGeometry& g, const std::vector<uint8_t>& x, int32_t ze
   return static_cast<int32_t>(sum);
 }
 
+/// any(n): a number below n.
+template <class Any>
+ConvGeometry random_geometry(const Any& any, int64_t most_channels) {
+  ConvGeometry g;
+  g.batch = 1 + any(3), g.groups = 1 + any(3);
+  g.in_c = g.groups * (1 + any(most_channels)), g.out_c = g.groups * (1 + any(4));
+  g.kernel_h = 1 + any(3), g.kernel_w = 1 + any(3), g.stride_h = 1 + any(2), g.stride_w = 1 + any(2);
+  g.dilation_h = 1 + any(2), g.dilation_w = 1 + any(2), g.in_h = 6 + any(4), g.in_w = 6 + any(4);
+  g.pad_top = any(2), g.pad_left = any(2), g.pad_bottom = any(2), g.pad_right = any(2);
+  return g;
+}
+
 TEST(convolve_saturating, random_convolutions_follow_the_definition) {
   CounterRng random(5);
   const auto any = [&](int64_t n) { return static_cast<int64_t>(random.below(static_cast<uint64_t>(n))); };
   for (int i = 0; i < 60; ++i) {
-    ConvGeometry g;
-    g.batch = 1 + any(3), g.groups = 1 + any(2), g.in_c = g.groups * (1 + any(40)), g.out_c = g.groups * (1 + any(4));
-    g.kernel_h = 1 + any(3), g.kernel_w = 1 + any(3), g.stride_h = 1 + any(2), g.stride_w = 1 + any(2);
-    g.dilation_w = 1 + any(2), g.in_h = 5 + any(3), g.in_w = 5 + any(3);
-    g.pad_top = any(2), g.pad_left = any(2), g.pad_bottom = any(2), g.pad_right = any(2);
+    const ConvGeometry g = random_geometry(any, 40);
     std::vector<uint8_t> x(static_cast<size_t>(g.batch * g.in_h * g.in_w * g.in_c));
     std::vector<int8_t> w(static_cast<size_t>(g.out_c * g.depth()));
     for (uint8_t& code : x) code = static_cast<uint8_t>(128 + any(128));
@@ -125,11 +133,7 @@ TEST(convolve_saturating, within_half_the_range_all_sums_are_exact) {
   CounterRng random(3);
   const auto any = [&](int64_t n) { return static_cast<int64_t>(random.below(static_cast<uint64_t>(n))); };
   for (int i = 0; i < 200; ++i) {
-    ConvGeometry g;
-    g.batch = 1 + any(2), g.groups = 1 + any(3), g.in_c = g.groups * (1 + any(6)), g.out_c = g.groups * (1 + any(4));
-    g.kernel_h = 1 + any(3), g.kernel_w = 1 + any(3), g.stride_h = 1 + any(2), g.stride_w = 1 + any(2);
-    g.dilation_h = 1 + any(2), g.dilation_w = 1 + any(2), g.in_h = 6 + any(4), g.in_w = 6 + any(4);
-    g.pad_top = any(2), g.pad_left = any(2), g.pad_bottom = any(2), g.pad_right = any(2);
+    const ConvGeometry g = random_geometry(any, 6);
     std::vector<uint8_t> x(static_cast<size_t>(g.batch * g.in_h * g.in_w * g.in_c));
     std::vector<int8_t> w(static_cast<size_t>(g.out_c * g.depth()));
     for (uint8_t& code : x) code = static_cast<uint8_t>(any(256));

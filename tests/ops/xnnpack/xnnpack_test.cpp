@@ -80,9 +80,13 @@ class Dice {
     const double deviation = 74.0 * 74.0 * std::sqrt(static_cast<double>(g.depth()));  // of accumulators
     const double wanted = static_cast<double>(l.x_scale) * l.weight_scale[0] * deviation / 60;
     l.y_scale = static_cast<float>(ties ? std::exp2(std::round(std::log2(wanted))) : wanted);
+    // What zero points off the middle add to every sum is taken away again: codes lie about the middle of the range.
+    const double middle = (lowest + highest) / 2.0;
+    const double mean = (middle - l.x_zero) * (kSigned ? 0 : middle - l.weight_zero) * static_cast<double>(g.depth());
     for (int64_t c = 0; c < g.out_c; ++c) {
-      l.bias.push_back(static_cast<int32_t>((random_.uniform() * 2 - 1) * deviation));
+      l.bias.push_back(static_cast<int32_t>((random_.uniform() * 2 - 1) * deviation - mean));
     }
+    l.y.zero_point = static_cast<int32_t>(between(lowest + 90, highest - 90));
     return l;
   }
 
@@ -192,26 +196,40 @@ ConvGeometry random_geometry(Dice& dice) {
   return g;
 }
 
-template <class Code>
-void compare_convolutions() {
+struct Comparison {
   int64_t compared = 0;
-  double share = 0;
+  double inside = 0;            // mean over the layers
+  std::vector<uint64_t> seeds;  // of layers with differing codes
+};
+
+template <class Code>
+Comparison compare_convolutions() {
   constexpr int kLayers = 250;
+  Comparison result;
   for (uint64_t seed = 0; seed < kLayers; ++seed) {
     Dice dice(seed);
     const Layer<Code> layer = dice.layer<Code>(random_geometry(dice));
-    const std::vector<Code> expected = xnnpack(layer), found = ours(layer);
-    ASSERT_EQ(differing(expected, found), 0) << "of " << expected.size() << " codes, seed " << seed;
-    compared += static_cast<int64_t>(expected.size());
-    share += inside(expected, layer.y);
+    const std::vector<Code> expected = xnnpack(layer);
+    if (differing(expected, ours(layer)) != 0) result.seeds.push_back(seed);
+    result.compared += static_cast<int64_t>(expected.size());
+    result.inside += inside(expected, layer.y) / kLayers;
   }
-  EXPECT_GT(compared, 200000);
-  EXPECT_GT(share / kLayers, 0.25);
+  return result;
 }
 
-TEST(Xnnpack, ConvolutionsOfInt8CodesWithAScaleAChannel) { compare_convolutions<int8_t>(); }
+TEST(Xnnpack, ConvolutionsOfInt8CodesWithAScaleAChannel) {
+  const Comparison result = compare_convolutions<int8_t>();
+  EXPECT_EQ(result.seeds, std::vector<uint64_t>());
+  EXPECT_GT(result.compared, 200000);
+  EXPECT_GT(result.inside, 0.5);
+}
 
-TEST(Xnnpack, ConvolutionsOfUint8CodesAndWeightsWithZeroPoints) { compare_convolutions<uint8_t>(); }
+TEST(Xnnpack, ConvolutionsOfUint8CodesAndWeightsWithZeroPoints) {
+  const Comparison result = compare_convolutions<uint8_t>();
+  EXPECT_EQ(result.seeds, std::vector<uint64_t>());
+  EXPECT_GT(result.compared, 200000);
+  EXPECT_GT(result.inside, 0.5);
+}
 
 TEST(Xnnpack, LinearLayers) {
   double share = 0;
@@ -234,7 +252,7 @@ TEST(Xnnpack, LinearLayers) {
     ASSERT_EQ(differing(y, ours(l)), 0) << "seed " << seed;
     share += inside(y, l.y);
   }
-  EXPECT_GT(share / 100, 0.15);
+  EXPECT_GT(share / 100, 0.5);
 }
 
 /// A transposed convolution as a convolution of stride 1 of the spread map, with the kernel turned around.
@@ -281,7 +299,7 @@ TEST(Xnnpack, TransposedConvolutions) {
     share += inside(y, given.y);
   }
   EXPECT_GT(compared, 100000);
-  EXPECT_GT(share / 100, 0.15);
+  EXPECT_GT(share / 100, 0.4);  // the zeros between pixels make sums smaller than their bias expects
 }
 
 }  // namespace
