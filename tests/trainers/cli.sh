@@ -100,6 +100,18 @@ expect 1 'cannot' verify --run runs/good --model absent.safetensors
 head -c 1000 $model >cut.safetensors
 expect 1 'cut.safetensors: ' verify --run runs/good --model cut.safetensors
 
+# Sums that saturate: ONNX Runtime judges where its own do, and otherwise it is said that it cannot.
+saturating=(--set quantization.overflow=saturate16 --out runs/saturating)
+succeed '^integer engine' train --config good.yaml "${short[@]}" "${saturating[@]}"
+succeed '' export --run runs/saturating --format onnx-qdq --out saturating.onnx
+succeed '^engine: mismatches: 0 ' verify --run runs/saturating --model saturating.onnx
+grep -qE '^onnxruntime: mismatches: 0 |onnxruntime: the model.s sums saturate' out.txt || fail "saturate16: $(cat out.txt)"
+if grep -q 'cannot judge here' out.txt; then
+  "$qat" verify --run runs/saturating --model saturating.onnx --require onnxruntime >out.txt 2>err.txt
+  [ $? = 1 ] || fail "verify: a required judge cannot judge here, so it must fail"
+  grep -q 'required judges that did not run' out.txt || fail "a required judge was not missed: $(cat out.txt)"
+fi
+
 # Exported files alone: images to labels, by the command and by a small program that links only the engine.
 mkdir images
 for i in 1 2; do
