@@ -9,6 +9,7 @@
 #include "core/base/error.h"
 #include "core/engine/engine.h"
 #include "core/engine/plan.h"
+#include "core/integer/pixels.h"
 #include "tests/integer/random_model.h"
 
 namespace {
@@ -45,7 +46,10 @@ using integer::IntegerModel;
 using integer::RandomModel;
 
 RandomModel network(uint64_t seed) {
-  return {3000 + seed, {.type = seed % 4 == 3 ? CodeType::kInt8 : CodeType::kUint8, .operators = 10}};
+  return {3000 + seed,
+          {.type = seed % 4 == 3 ? CodeType::kInt8 : CodeType::kUint8,
+           .operators = 10,
+           .overflow = seed % 4 == 1 ? integer::Overflow::kSaturate16 : integer::Overflow::kExact}};
 }
 
 TEST(Runner, GivesWhatTheEngineGivesAndAllocatesNothing) {
@@ -72,6 +76,25 @@ TEST(Runner, GivesWhatTheEngineGivesAndAllocatesNothing) {
       }
     }
   }
+}
+
+TEST(Runner, TakesPixelsAndAllocatesNothing) {
+  const IntegerModel model = integer::with_pixel_input(network(7).model());
+  const Engine engine(model);
+  Runner runner(engine, 2, 1);
+  EXPECT_TRUE(runner.input_values().empty());
+  std::vector<uint8_t> pixels(runner.input_codes().size());
+  for (size_t i = 0; i < pixels.size(); ++i) pixels[i] = static_cast<uint8_t>(37 * i);
+  const std::vector<Value> expected = engine.run({{.batch = 2, .codes = pixels, .values = {}}});
+  int64_t made = 0;
+  for (int repeat = 0; repeat < 3; ++repeat) {
+    std::ranges::copy(pixels, runner.input_codes().begin());
+    const int64_t before = allocations;
+    runner.run();
+    made = allocations - before;
+    EXPECT_THAT(runner.output_values(), testing::ElementsAreArray(expected[0].values));
+  }
+  EXPECT_EQ(made, 0);
 }
 
 /// Tensors that are alive together do not overlap.
