@@ -14,6 +14,7 @@
 #include <cstring>
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <random>
 #include <vector>
 
 #include "core/ops/convolve.h"
@@ -51,11 +52,19 @@ double peak(ops::Product kind) {
   return static_cast<double>(done) / spent * 1e-6;
 }
 
+std::vector<uint8_t> random_codes(int64_t n, uint32_t seed) {
+  std::mt19937 random(seed);
+  std::vector<uint8_t> codes(static_cast<size_t>(n));
+  for (auto& code : codes) code = static_cast<uint8_t>(random());
+  return codes;
+}
+
 /// Passes over a matrix of 4 M elements, of 64 channels.
 struct Matrix {
   static constexpr int64_t kRows = 65536, kChannels = 64, kSize = kRows * kChannels;
   std::vector<int32_t> acc = std::vector<int32_t>(kSize, 1234);
-  std::vector<uint8_t> codes = std::vector<uint8_t>(kSize, 9), other = codes, mask = std::vector<uint8_t>(kSize / 8);
+  std::vector<uint8_t> codes = random_codes(kSize, 1), other = random_codes(kSize, 2);
+  std::vector<uint8_t> sums = codes, mask = random_codes(kSize / 8, 3);
   std::vector<int16_t> kept = std::vector<int16_t>(kSize, 55);
   std::vector<int8_t> weights = std::vector<int8_t>(kSize);
   std::vector<float> g = std::vector<float>(kSize, 0.5f), dx = g, v = g;
@@ -101,7 +110,11 @@ Json passes(double copy_gb_s) {
   add("masked gradient", 8.125, [&] { ops::mask_gradient(m.g.data(), m.mask.data(), kSize, m.dx.data()); });
   const ops::BinaryParams params{.scale_a = 0.5f, .scale_b = 0.25f};
   add("add, mask", 3.125,
-      [&] { ops::add(m.codes.data(), m.other.data(), kSize, params, m.other.data(), m.mask.data(), true); });
+      [&] { ops::add(m.codes.data(), m.other.data(), kSize, params, m.sums.data(), m.mask.data(), true); });
+  add("gradients of an add, with a scale's", 11.125, [&] {
+    sum = ops::add_scale_gradient(m.g.data(), {m.codes.data()}, {m.other.data()}, {m.sums.data()}, m.mask.data(), kSize,
+                                  params, m.dx.data());
+  });
   add("range of a sum", 2, [&] { ops::add_range(m.codes.data(), m.other.data(), kSize, params); });
   add("codes of weights", 5,
       [&] { ops::encode_weights(m.g.data(), kRows, kChannels, m.scales.data(), -127, 127, m.weights.data()); });

@@ -14,6 +14,9 @@ namespace qat::ops {
 /// Elements of a step: the virtual lanes of all sums, a multiple of the lanes of every machine and of 8 mask bits.
 inline constexpr int64_t kStep = 32;
 
+/// Rows of a place that are summed in float, one after another, before their sum is added in double.
+inline constexpr int64_t kGroup = 8;
+
 /// Period of the channels in a long vector.
 inline int64_t period_of(int64_t channels) { return std::lcm(channels, kStep); }
 
@@ -45,9 +48,12 @@ class Periodic {
   ScratchVector<T> repeated_;
 };
 
-/// Elements handed to a thread at once: whole periods, about 128 KiB of floats. It does not depend on the machine, nor
-/// do the sums that are made per chunk.
-inline int64_t chunk_of(int64_t period) { return period * std::max<int64_t>(1, 32768 / period); }
+/// Elements handed to a thread at once: whole periods, whole groups of them where there are as many, about 128 KiB of
+/// floats. It does not depend on the machine, nor do the sums that are made per chunk.
+inline int64_t chunk_of(int64_t period) {
+  const int64_t rows = std::max<int64_t>(1, 32768 / period);
+  return period * (rows < kGroup ? rows : rows / kGroup * kGroup);
+}
 
 /// Calls run(chunk index, first element, end) for all chunks of n elements, on all threads. run must not throw.
 template <class Run>

@@ -5,6 +5,7 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "core/ops/pointwise.cpp"
+#include <hwy/cache_control.h>
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
@@ -21,6 +22,7 @@
 #include "core/ops/periods.h"
 #include "core/ops/pieces.h"
 #include "core/ops/round.h"
+#include "core/ops/sums_inl.h"
 #include "core/ops/vector_inl.h"
 
 #ifndef QAT_OPS_POINTWISE_CONSTANTS  // not once per target
@@ -50,8 +52,7 @@ namespace qat::ops::HWY_NAMESPACE {
 
 using F32 = hn::CappedTag<float, kStep>;
 using I32 = hn::Rebind<int32_t, F32>;
-using Half = hn::Rebind<float, F64>;
-constexpr int64_t kLanes = hn::MaxLanes(F32());
+constexpr int64_t kLanes = hn::MaxLanes(F32()), kVectors = kStep / kLanes;
 
 template <class D, class Code>
 HWY_INLINE hn::Vec<D> floats(D d, const Code* codes) {
@@ -69,104 +70,58 @@ HWY_INLINE hn::Vec<D> sum_of(D d, const Code* a, const Code* b, const AddConstan
 template <class Code>
 HWY_INLINE uint32_t add_step(const Code* a, const Code* b, const AddConstants& k, float least, Code* y) {
   const F32 d;
-  const auto lo = hn::Set(d, k.lo), hi = hn::Set(d, k.hi), from = hn::Set(d, least);
-  uint32_t inside = 0;
-  hn::Vec<I32> codes[kStep / kLanes];
+  const auto hi = hn::Set(d, k.hi), from = hn::Set(d, least);
+  const auto ra = hn::Set(d, k.ra), rb = hn::Set(d, k.rb), f = hn::Set(d, k.f);
+  hn::Vec<I32> codes[kVectors];
+  hn::Mask<F32> inside[kVectors];
 #pragma GCC unroll 8
-  for (int64_t i = 0; i < kStep; i += kLanes) {
-    const auto v = sum_of(d, a + i, b + i, k);
-    inside |= bits_of(d, hn::And(hn::Ge(v, from), hn::Le(v, hi))) << i;
-    codes[i / kLanes] = nearest(hn::Min(hn::Max(v, lo), hi));
+  for (int64_t v = 0; v < kVectors; ++v) {
+    const auto inner = fused(d, hn::ConvertTo(d, step_part(I32(), b, v)), rb, f);
+    const auto value = fused(d, hn::ConvertTo(d, step_part(I32(), a, v)), ra, inner);
+    // `least` rounds to `lo`, and is not inside where it exceeds `hi`.
+    const auto clipped = hn::Max(hn::Min(value, hi), from);
+    inside[v] = hn::Eq(value, clipped);
+    codes[v] = nearest(clipped);
   }
-  store_narrow<Code>(I32(), codes, y);
-  return inside;
+  store_step(I32(), codes, y);
+  return step_bits(d, inside);
 }
 
 /// n starts at a whole byte of the mask, which may be null.
 template <class Code>
-HWY_INLINE void add_piece(const Code* a, const Code* b, int64_t n, const AddConstants& k, float above, Code* y,
+HWY_INLINE void add_piece(const Code* a, const Code* b, int64_t n, const AddConstants k, float above, Code* y,
                           uint8_t* inside) {
   const float least = least_inside(k.lo, above);
-  for (int64_t i = 0; i < n; i += kStep) {
-    const int64_t count = std::min(kStep, n - i);
-    uint32_t bits;
-    if (count == kStep) {
-      bits = add_step(a + i, b + i, k, least, y + i);
-    } else {
-      Code last_a[kStep] = {}, last_b[kStep] = {}, last_y[kStep];
-      std::memcpy(last_a, a + i, static_cast<size_t>(count));
-      std::memcpy(last_b, b + i, static_cast<size_t>(count));
-      bits = add_step(last_a, last_b, k, least, last_y) & ((1u << count) - 1);
-      std::memcpy(y + i, last_y, static_cast<size_t>(count));
-    }
-    if (inside == nullptr) continue;
-    for (int64_t bit = 0; bit < count; bit += 8) inside[(i + bit) / 8] = static_cast<uint8_t>(bits >> bit);
+  const int64_t whole = n / kStep * kStep, rest = n - whole;
+  for (int64_t i = 0; i < whole; i += kStep) {
+    if (i % 64 == 0) hwy::Prefetch(a + i + kAhead), hwy::Prefetch(b + i + kAhead);
+    const uint32_t bits = add_step(a + i, b + i, k, least, y + i);
+    if (inside != nullptr) std::memcpy(inside + i / 8, &bits, sizeof(bits));
   }
+  if (rest == 0) return;
+  Code last_a[kStep] = {}, last_b[kStep] = {}, last_y[kStep];
+  std::memcpy(last_a, a + whole, static_cast<size_t>(rest));
+  std::memcpy(last_b, b + whole, static_cast<size_t>(rest));
+  const uint32_t bits = add_step(last_a, last_b, k, least, last_y) & ((1u << rest) - 1);
+  std::memcpy(y + whole, last_y, static_cast<size_t>(rest));
+  if (inside == nullptr) return;
+  for (int64_t bit = 0; bit < rest; bit += 8) inside[(whole + bit) / 8] = static_cast<uint8_t>(bits >> bit);
 }
 
-/// Smallest and largest scale_a * (a - zero_a) + scale_b * (b - zero_b).
-template <class Code>
-HWY_INLINE void range_piece(const Code* a, const Code* b, int64_t n, const BinaryParams& p, float* lowest,
-                            float* highest) {
-  const auto run = [&](auto d, int64_t begin, int64_t end) HWY_ATTR {
-    using D = decltype(d);
-    auto lo = hn::Set(d, *lowest), hi = hn::Set(d, *highest);
-    const auto zero_a = hn::Set(d, static_cast<float>(p.zero_a)), zero_b = hn::Set(d, static_cast<float>(p.zero_b));
-    const auto scale_a = hn::Set(d, p.scale_a), scale_b = hn::Set(d, p.scale_b);
-    for (int64_t i = begin; i < end; i += hn::MaxLanes(D())) {
-      const auto v = hn::Add(hn::Mul(scale_a, hn::Sub(floats(d, a + i), zero_a)),
-                             hn::Mul(scale_b, hn::Sub(floats(d, b + i), zero_b)));
-      lo = hn::Min(lo, v);
-      hi = hn::Max(hi, v);
-    }
-    *lowest = hn::GetLane(hn::MinOfLanes(d, lo));
-    *highest = hn::GetLane(hn::MaxOfLanes(d, hi));
-  };
-  const int64_t whole = n / kLanes * kLanes;
-  run(F32(), 0, whole);
-  run(hn::CappedTag<float, 1>(), whole, n);
-}
-
-/// Sum of g * (y - (inside ? value : z)) in 16 lanes, which are added in their order; dx may be null.
+/// Sum of g * (y - (inside ? value : z)); dx may be null.
 double add_gradient(const float* g, const uint8_t* a, const uint8_t* b, const uint8_t* y, const uint8_t* inside,
                     int64_t n, const AddConstants& k, float zero_y, float* dx) {
-  constexpr int64_t kSums = 16;
-  const Half d;
-  const F64 dd;
-  double lanes[kSums] = {};
-  hn::Vec<F64> sums[kSums / kDoubles];
-#pragma GCC unroll 16
-  for (auto& sum : sums) sum = hn::Zero(dd);
-  const int64_t whole = n / kSums * kSums;
-  for (int64_t i = 0; i < whole; i += kSums) {
-#pragma GCC unroll 16
-    for (int64_t v = 0; v < kSums / kDoubles; ++v) {
-      const int64_t at = i + v * kDoubles;
-      const auto gradient = hn::LoadU(d, g + at);
-      auto t = sum_of(d, a + at, b + at, k), slope = gradient;
-      if (inside != nullptr) {
-        const auto mask = load_mask(d, inside, at);
-        t = hn::IfThenElse(mask, t, hn::Set(d, zero_y));
-        slope = hn::IfThenElseZero(mask, gradient);
-      }
-      if (dx != nullptr) hn::StoreU(slope, d, dx + at);
-      const auto difference = hn::PromoteTo(dd, hn::Sub(floats(d, y + at), t));
-      // The product of two floats is exact in double: fused or not, the sum is the same.
-      sums[v] = hn::MulAdd(hn::PromoteTo(dd, gradient), difference, sums[v]);
+  return sum_of_products(n, [&](auto d, int64_t i) HWY_ATTR {
+    const auto gradient = hn::LoadU(d, g + i);
+    auto t = sum_of(d, a + i, b + i, k), slope = gradient;
+    if (inside != nullptr) {
+      const auto mask = load_mask(d, inside, i);
+      t = hn::IfThenElse(mask, t, hn::Set(d, zero_y));
+      slope = hn::IfThenElseZero(mask, gradient);
     }
-  }
-#pragma GCC unroll 16
-  for (int64_t v = 0; v < kSums / kDoubles; ++v) hn::StoreU(sums[v], dd, lanes + v * kDoubles);
-  for (int64_t i = whole; i < n; ++i) {
-    const float v = std::fma(static_cast<float>(a[i]), k.ra, std::fma(static_cast<float>(b[i]), k.rb, k.f));
-    const bool in = mask_bit(inside, i);
-    const float t = in ? v : zero_y;
-    if (dx != nullptr) dx[i] = in ? g[i] : 0.0f;
-    lanes[i - whole] += static_cast<double>(g[i]) * static_cast<double>(static_cast<float>(y[i]) - t);
-  }
-  double sum = 0;
-  for (int64_t l = 0; l < kSums; ++l) sum += lanes[l];
-  return sum;
+    if (dx != nullptr) hn::StoreU(slope, d, dx + i);
+    return std::pair(gradient, hn::Sub(floats(d, y + i), t));
+  });
 }
 
 template <class Code>
@@ -188,9 +143,6 @@ void relu_piece(const Code* x, int64_t n, Code zero_point, Code* y) {
                     uint8_t* inside) {                                                                              \
     add_piece(a, b, n, k, above, y, inside);                                                                        \
   }                                                                                                                 \
-  void range_##suffix(const Code* a, const Code* b, int64_t n, const BinaryParams& p, float* lo, float* hi) {       \
-    range_piece(a, b, n, p, lo, hi);                                                                                \
-  }                                                                                                                 \
   void mul_##suffix(const Code* a, const Code* b, int64_t n, MulConstants k, Code* y) { mul_piece(a, b, n, k, y); } \
   void relu_##suffix(const Code* x, int64_t n, Code zero_point, Code* y) { relu_piece(x, n, zero_point, y); }
 QAT_KERNELS(u8, uint8_t)
@@ -208,7 +160,6 @@ namespace {
   HWY_EXPORT(name##_u8); \
   HWY_EXPORT(name##_i8);
 QAT_EXPORT(add)
-QAT_EXPORT(range)
 QAT_EXPORT(mul)
 QAT_EXPORT(relu)
 #undef QAT_EXPORT
@@ -256,18 +207,6 @@ void add(const Code* a, const Code* b, int64_t n, const BinaryParams& p, Code* y
   for_pieces(n, [&](int64_t, int64_t begin, int64_t count) {
     QAT_KERNEL(add)(a + begin, b + begin, count, k, above, y + begin, inside == nullptr ? nullptr : inside + begin / 8);
   });
-}
-
-template <class Code>
-std::pair<float, float> add_range(const Code* a, const Code* b, int64_t n, const BinaryParams& p) {
-  constexpr float kInfinity = std::numeric_limits<float>::infinity();
-  std::vector<std::pair<float, float>> ranges((n + kPiece - 1) / kPiece, {kInfinity, -kInfinity});
-  for_pieces(n, [&](int64_t piece, int64_t begin, int64_t count) {
-    QAT_KERNEL(range)(a + begin, b + begin, count, p, &ranges[piece].first, &ranges[piece].second);
-  });
-  std::pair<float, float> all{kInfinity, -kInfinity};
-  for (const auto& [lo, hi] : ranges) all = {std::min(all.first, lo), std::max(all.second, hi)};
-  return all;
 }
 
 template <class Code>
@@ -342,7 +281,6 @@ double add_scale_gradient(const float* g, const StoredCodes& a, const StoredCode
 
 #define QAT_INSTANTIATE(Code)                                                                                         \
   template void add<Code>(const Code*, const Code*, int64_t, const BinaryParams&, Code*, uint8_t*, bool);             \
-  template std::pair<float, float> add_range<Code>(const Code*, const Code*, int64_t, const BinaryParams&);           \
   template void add_broadcast<Code>(const Code*, bool, const Code*, int64_t, int64_t, int64_t, const BinaryParams&,   \
                                     Code*);                                                                           \
   template void mul<Code>(const Code*, const Code*, int64_t, const BinaryParams&, Code*);                             \

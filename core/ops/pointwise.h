@@ -52,8 +52,8 @@ void relu(const Code* x, int64_t n, int32_t zero_point, Code* y, uint8_t* inside
 template <class Code>
 void lookup(const Code* x, int64_t n, const int16_t* table, Code* y);
 
-/// LSQ's gradient of the output scale of add(), as scale_gradient in requantize.h; t is the value before rounding -
-/// z_y. dx (optional) [n]: inside ? g : 0, the gradient of both operands.
+/// LSQ's gradient of the output scale of add(), as ScaleGradient in requantize.h; t is the value before rounding - z_y.
+/// Summed as encode_scale_gradient. dx (optional) [n]: inside ? g : 0, the gradient of both operands.
 double add_scale_gradient(const float* g, const StoredCodes& a, const StoredCodes& b, const StoredCodes& y,
                           const uint8_t* inside, int64_t n, const BinaryParams& p, float* dx = nullptr);
 

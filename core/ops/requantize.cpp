@@ -75,18 +75,18 @@ HWY_INLINE uint32_t quantize_step(const Requantization& q, const Acc* acc, int64
   const I32 di;
   const auto lo = hn::Set(df, q.lo), hi = hn::Set(df, q.hi), below = hn::Set(df, q.below);
   const auto zero_point = hn::Set(di, q.zero_point);
-  uint32_t inside = 0;
   hn::Vec<I32> code[kVectors];
+  hn::Mask<F32> inside[kVectors];
 #pragma GCC unroll 8
   for (int64_t v = 0; v < kVectors; ++v) {
     const int64_t k = v * kLanes;
     const auto t = value<kAffine>(q, acc + k, j + k);
-    inside |= bits_of(df, hn::And(hn::Gt(t, below), hn::Le(t, hi))) << k;
+    inside[v] = hn::And(hn::Gt(t, below), hn::Le(t, hi));
     // NaN gives lo.
     code[v] = hn::Add(nearest(hn::IfThenElse(hn::Gt(t, lo), hn::Min(t, hi), lo)), zero_point);
   }
   store_narrow<Code>(di, code, codes);
-  return inside;
+  return bits_of(df, inside);
 }
 
 template <class Code, bool kAffine, class Acc>

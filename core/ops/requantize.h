@@ -55,9 +55,12 @@ struct KeptAccumulators {
   const float* step = nullptr;      // with compact
 };
 
-/// What scale_gradient() below makes of the same gradient and accumulators, in the pass of another function, with t in
-/// double. The codes are the forward's: rounding the kept accumulators again would put one of a few thousand on the
-/// other side of a tie, with an error of a whole step where the rule counts rounding errors.
+/// LSQ's gradient of the output scale, before the gradient scale (ARITHMETIC section 2): with c0 = code - z and
+/// t = a * multiplier[c] + offset[c],
+///   sum of g * (c0 - t) inside;  g * (lo - z) where t < lo - z;  g * (hi - z) where t > hi - z.
+/// Elements outside whose code is neither lo nor hi do not exist; the code tells below from above. The codes are the
+/// forward's: rounding the kept accumulators again would put one of a few thousand on the other side of a tie, with an
+/// error of a whole step where the rule counts rounding errors.
 struct ScaleGradient {
   StoredCodes codes;
   const float* multiplier = nullptr;
@@ -66,9 +69,10 @@ struct ScaleGradient {
   double* sum = nullptr;
 };
 
-/// s1[c] = sum of g where inside, s2[c] = sum of g * a where inside; double sums in a fixed order, independent of the
-/// number of threads. inside null: everywhere. kept with no pointer set: s2 is not computed (may be null).
-/// scale: optional, with kept accumulators and s2.
+/// s1[c] = sum of g where inside, s2[c] = sum of g * a where inside, in a fixed order that does not depend on the number
+/// of threads. Accumulators kept exactly: in double. Otherwise a channel's rows are summed in groups of eight, in float,
+/// and these in double; the error is far below that of int16. inside null: everywhere. kept with no pointer set: s2 is
+/// not computed (may be null). scale: optional, with kept accumulators and s2.
 void reduce_gradient(const float* g, const uint8_t* inside, const KeptAccumulators& kept, int64_t rows,
                      int64_t channels, double* s1, double* s2, const ScaleGradient* scale = nullptr);
 
@@ -79,18 +83,9 @@ void batch_norm_gradient(const float* g, const uint8_t* inside, const KeptAccumu
 /// dx = inside ? g : 0 (n elements).
 void mask_gradient(const float* g, const uint8_t* inside, int64_t n, float* dx);
 
-/// LSQ's gradient of the output scale, before the gradient scale (ARITHMETIC section 2): with c0 = code - z and
-/// t = fma(a, multiplier[c], offset[c]) (offset null: a * multiplier[c]),
-///   sum of g * (c0 - t) inside;  g * (lo - z) where t < lo - z;  g * (hi - z) where t > hi - z.
-/// Elements outside whose code is neither lo nor hi do not exist; the code tells below from above.
-/// Double sum in a fixed order, independent of the number of threads.
-template <class Code>
-double scale_gradient(const float* g, const Code* codes, const uint8_t* inside, const KeptAccumulators& kept,
-                      const float* multiplier, const float* offset, CodeRange range, int64_t rows, int64_t channels);
-
-/// The same for encode(): t = x / scale.
-template <class Code>
-double encode_scale_gradient(const float* g, const Code* codes, const uint8_t* inside, const float* x, float scale,
+/// The gradient of encode()'s scale, as ScaleGradient with t = x / scale; summed in float in groups of eight elements and
+/// these in double, in a fixed order.
+double encode_scale_gradient(const float* g, const uint8_t* codes, const uint8_t* inside, const float* x, float scale,
                              CodeRange range, int64_t n);
 
 }  // namespace qat::ops

@@ -1,14 +1,15 @@
 // The backward passes of requantize.h.
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <numeric>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "core/base/error.h"
 #include "core/ops/mask.h"
 #include "core/ops/periods.h"
+#include "core/ops/pieces.h"
 #include "core/ops/requantize.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -17,6 +18,7 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "core/ops/sums_inl.h"
 #include "core/ops/vector_inl.h"
 
 #ifndef QAT_CORE_OPS_REQUANTIZE_GRADIENT_CPP
@@ -39,31 +41,24 @@ inline float kept_value(const Kept& kept, int64_t i, int64_t j) {
   return kept.exact != nullptr ? static_cast<float>(kept.exact[i]) : 0.0f;
 }
 
-/// The output's codes, and memory for those of kCached elements or 8 periods.
+/// The output's codes, and memory for those of kGroup periods.
 struct Codes {
   StoredCodes stored;
   int32_t zero_point = 0;
   uint8_t* memory = nullptr;
 };
 
-/// Elements whose gradients and accumulators stay in the first cache while their places are summed.
-constexpr int64_t kCached = 4096;
-
-inline int64_t cached_periods(int64_t period) { return std::max<int64_t>(8, kCached / period); }
+/// Sums by place of a period: of g, of g * a and of g * (code - zero point). Kept as int16, a is the integer itself.
+struct PlaceSums {
+  double* g = nullptr;
+  double* product = nullptr;
+  double* error = nullptr;
+};
 
 struct AffineGradient {
   const float* a_g = nullptr;
   const float* b_a = nullptr;
   const float* c0 = nullptr;
-};
-
-/// t = a * multiplier + offset, or x / scale.
-struct Unrounded {
-  Kept kept;
-  const float* multiplier = nullptr;
-  const float* offset = nullptr;
-  const float* x = nullptr;
-  float scale = 1;
 };
 
 }  // namespace
@@ -99,86 +94,101 @@ HWY_INLINE hn::Vec<D> masked(D d, const float* g, const uint8_t* inside, int64_t
   return inside == nullptr ? value : hn::IfThenElseZero(load_mask(d, inside, i), value);
 }
 
-/// All parts of a vector as doubles.
-HWY_INLINE void to_doubles(hn::Vec<F32> v, hn::Vec<F64> (&parts)[kParts]) {
-#if HWY_TARGET == HWY_AVX2
-  // Through memory: one port alone moves halves between registers, and the conversions would wait for it too.
-  alignas(32) float memory[kLanes];
-  _mm256_store_ps(memory, v.raw);
-  asm("" : "+m"(memory));
-  parts[0] = hn::Vec<F64>{_mm256_cvtps_pd(_mm_load_ps(memory))};
-  parts[1] = hn::Vec<F64>{_mm256_cvtps_pd(_mm_load_ps(memory + kDoubles))};
-#else
-#pragma GCC unroll 2
-  for (int64_t k = 0; k < kParts; ++k) parts[k] = doubles(F32(), v, k);
-#endif
+/// One place's vector of a group of rows: sums in float of what is summed in double.
+template <Keeping kKeeping, bool kScale>
+struct Group {
+  const float* g;
+  const uint8_t* inside;
+  const Kept& kept;
+  const uint8_t* codes;  // of the group's first element on
+  int32_t zero_point;
+  int64_t start, period;
+
+  HWY_INLINE void add(int64_t rows, int64_t j, PlaceSums sums) const {
+    const F32 d;
+    const hn::Rebind<int32_t, F32> di;
+    auto sum = hn::Zero(d), product = hn::Zero(d), error = hn::Zero(d);
+    const auto zero = hn::Set(di, zero_point);
+#pragma GCC unroll 8
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t at = r * period + j, i = start + at;
+      hwy::Prefetch(g + i + kAhead);
+      if constexpr (kKeeping == Keeping::kCompact) hwy::Prefetch(kept.compact + i + kAhead);
+      const auto value = masked(d, g, inside, i);
+      sum = hn::Add(sum, value);
+      if constexpr (kKeeping == Keeping::kCompact) {
+        const auto whole = hn::PromoteTo(di, hn::LoadU(hn::Rebind<int16_t, F32>(), kept.compact + i));
+        product = fused(d, value, hn::ConvertTo(d, whole), product);
+      }
+      if constexpr (kScale) {
+        const auto code = hn::Sub(hn::PromoteTo(di, hn::LoadU(hn::Rebind<uint8_t, F32>(), codes + at)), zero);
+        error = fused(d, hn::LoadU(d, g + i), hn::ConvertTo(d, code), error);
+      }
+    }
+    add_to(d, sum, sums.g + j);
+    if constexpr (kKeeping == Keeping::kCompact) add_to(d, product, sums.product + j);
+    if constexpr (kScale) add_to(d, error, sums.error + j);
+  }
+};
+
+/// Adds whole periods [begin, begin + periods): kGroup rows of each place in float, one after another, and their sum
+/// in double. Accumulators kept as int16 have errors that are far larger.
+template <Keeping kKeeping, bool kScale>
+HWY_INLINE void reduce_groups(const float* g, const uint8_t* inside, const Kept& kept, const Codes& y, int64_t begin,
+                              int64_t periods, int64_t period, PlaceSums sums) {
+  for (int64_t first = 0; first < periods; first += kGroup) {
+    const int64_t rows = std::min(kGroup, periods - first), start = begin + first * period;
+    const uint8_t* codes = kScale ? codes_in(y.stored, start, rows * period, y.memory) : nullptr;
+    const Group<kKeeping, kScale> group{g, inside, kept, codes, y.zero_point, start, period};
+    if (rows == kGroup) {
+      for (int64_t j = 0; j < period; j += kLanes) group.add(kGroup, j, sums);
+    } else {
+      for (int64_t j = 0; j < period; j += kLanes) group.add(rows, j, sums);
+    }
+  }
 }
 
-/// Adds whole periods [begin, begin + periods) to s1, s2 and, with kScale, s3 [period]: each place sums its own rows,
-/// one after another. s3: g * (code - zero point), inside or not.
-template <Keeping kKeeping, bool kScale>
-HWY_INLINE void reduce_periods(const float* g, const uint8_t* inside, const Kept& kept, const Codes& y, int64_t begin,
-                               int64_t periods, int64_t period, double* s1, double* s2, double* s3) {
+/// The same with accumulators that were kept exactly: everything in double, one row after another.
+template <bool kScale>
+HWY_INLINE void reduce_rows(const float* g, const uint8_t* inside, const Kept& kept, const Codes& y, int64_t begin,
+                            int64_t periods, int64_t period, PlaceSums sums) {
   const F32 df;
   const F64 dd;
-  constexpr int64_t kColumns = kScale && HWY_TARGET > HWY_AVX3 ? 1 : 2;  // vectors side by side, by the registers
-  constexpr int64_t kWidth = kColumns * kLanes, kSums = kParts * kColumns;
-  static_assert(kStep % kWidth == 0);
-  const hn::Rebind<int32_t, F32> di;
-  const hn::Rebind<uint8_t, F32> dc;
-  const auto zero = hn::Set(di, y.zero_point);
-  const int64_t most = cached_periods(period);
-  for (int64_t first = 0; first < periods; first += most) {
-    const int64_t rows = std::min(most, periods - first), start = begin + first * period;
+  const Half dh;
+  for (int64_t first = 0; first < periods; first += kGroup) {
+    const int64_t rows = std::min(kGroup, periods - first), start = begin + first * period;
     const uint8_t* codes = kScale ? codes_in(y.stored, start, rows * period, y.memory) : nullptr;
-    for (int64_t j = 0; j < period; j += kWidth) {
-      hn::Vec<F64> sum[kSums], product[kSums], error[kSums];
-#pragma GCC unroll 4
-      for (int64_t v = 0; v < kSums; ++v) {
-        sum[v] = hn::LoadU(dd, s1 + j + v * kDoubles);
-        product[v] = error[v] = hn::Zero(dd);
-        if constexpr (kKeeping != Keeping::kNothing) product[v] = hn::LoadU(dd, s2 + j + v * kDoubles);
-        if constexpr (kScale) error[v] = hn::LoadU(dd, s3 + j + v * kDoubles);
+    for (int64_t j = 0; j < period; j += kLanes) {
+      hn::Vec<F64> sum[kParts], product[kParts], error[kParts];
+#pragma GCC unroll 2
+      for (int64_t k = 0; k < kParts; ++k) {
+        sum[k] = hn::LoadU(dd, sums.g + j + k * kDoubles);
+        product[k] = hn::LoadU(dd, sums.product + j + k * kDoubles);
+        error[k] = kScale ? hn::LoadU(dd, sums.error + j + k * kDoubles) : hn::Zero(dd);
       }
       for (int64_t r = 0, i = start + j; r < rows; ++r, i += period) {
-        // What comes next: the machine does not see the order in which columns of rows are read.
-        hwy::Prefetch(g + i + most * period);
-        if constexpr (kKeeping == Keeping::kCompact) hwy::Prefetch(kept.compact + i + most * period);
-        if constexpr (kKeeping == Keeping::kExact) hwy::Prefetch(kept.exact + i + most * period);
+        const auto value = masked(df, g, inside, i);
+        const auto whole = kept_values<Keeping::kExact>(df, kept, i, j);
 #pragma GCC unroll 2
-        for (int64_t v = 0; v < kColumns; ++v) {
-          const int64_t at = v * kLanes;
-          const auto value = masked(df, g, inside, i + at);
-          hn::Vec<F64> wide[kParts];
-          to_doubles(value, wide);
-#pragma GCC unroll 2
-          for (int64_t k = 0; k < kParts; ++k) sum[kParts * v + k] = hn::Add(sum[kParts * v + k], wide[k]);
-          if constexpr (kKeeping != Keeping::kNothing) {
-            // The product of two floats is exact in double: fused or not, the sum is the same.
-            hn::Vec<F64> whole[kParts];
-            to_doubles(kept_values<kKeeping>(df, kept, i + at, j + at), whole);
-#pragma GCC unroll 2
-            for (int64_t k = 0; k < kParts; ++k) {
-              product[kParts * v + k] = hn::MulAdd(wide[k], whole[k], product[kParts * v + k]);
-            }
-          }
+        for (int64_t k = 0; k < kParts; ++k) {
+          const auto wide = doubles(df, value, k);
+          sum[k] = hn::Add(sum[k], wide);
+          // The product of two floats is exact in double: fused or not, the sum is the same.
+          product[k] = hn::MulAdd(wide, doubles(df, whole, k), product[k]);
           if constexpr (kScale) {
-            const auto code = hn::Sub(hn::PromoteTo(di, hn::LoadU(dc, codes + i + at - start)), zero);
-            hn::Vec<F64> real[kParts];
-            to_doubles(hn::ConvertTo(df, code), real);
-#pragma GCC unroll 2
-            for (int64_t k = 0; k < kParts; ++k) {
-              const auto all = hn::PromoteTo(dd, hn::LoadU(Half(), g + i + at + k * kDoubles));
-              error[kParts * v + k] = hn::MulAdd(all, real[k], error[kParts * v + k]);
-            }
+            const int64_t at = i + k * kDoubles;
+            const hn::Rebind<int32_t, Half> di;
+            const auto code = hn::PromoteTo(di, hn::LoadU(hn::Rebind<uint8_t, Half>(), codes + at - start));
+            const auto real = hn::ConvertTo(dh, hn::Sub(code, hn::Set(di, y.zero_point)));
+            error[k] = hn::MulAdd(hn::PromoteTo(dd, hn::LoadU(dh, g + at)), hn::PromoteTo(dd, real), error[k]);
           }
         }
       }
-#pragma GCC unroll 4
-      for (int64_t v = 0; v < kSums; ++v) {
-        hn::StoreU(sum[v], dd, s1 + j + v * kDoubles);
-        if constexpr (kKeeping != Keeping::kNothing) hn::StoreU(product[v], dd, s2 + j + v * kDoubles);
-        if constexpr (kScale) hn::StoreU(error[v], dd, s3 + j + v * kDoubles);
+#pragma GCC unroll 2
+      for (int64_t k = 0; k < kParts; ++k) {
+        hn::StoreU(sum[k], dd, sums.g + j + k * kDoubles);
+        hn::StoreU(product[k], dd, sums.product + j + k * kDoubles);
+        if constexpr (kScale) hn::StoreU(error[k], dd, sums.error + j + k * kDoubles);
       }
     }
   }
@@ -196,17 +206,22 @@ HWY_INLINE void with_keeping(const Kept& kept, const Run& run) {
   }
 }
 
-/// y null: no s3.
+/// y null: no sum of errors.
 void reduce_chunk(const float* g, const uint8_t* inside, const Kept& kept, const Codes* y, int64_t begin,
-                  int64_t periods, int64_t period, double* s1, double* s2, double* s3) {
+                  int64_t periods, int64_t period, PlaceSums sums) {
   with_keeping(kept, [&](auto keeping) HWY_ATTR {
-    if constexpr (keeping() != Keeping::kNothing) {
-      if (y != nullptr) {
-        reduce_periods<keeping(), true>(g, inside, kept, *y, begin, periods, period, s1, s2, s3);
-        return;
+    const auto reduce = [&](auto scale, const Codes& codes) HWY_ATTR {
+      if constexpr (keeping() == Keeping::kExact) {
+        reduce_rows<scale()>(g, inside, kept, codes, begin, periods, period, sums);
+      } else {
+        reduce_groups<keeping(), scale()>(g, inside, kept, codes, begin, periods, period, sums);
       }
+    };
+    if (y == nullptr) {
+      reduce(std::false_type(), Codes{});
+    } else if constexpr (keeping() != Keeping::kNothing) {
+      reduce(std::true_type(), *y);
     }
-    reduce_periods<keeping(), false>(g, inside, kept, Codes{}, begin, periods, period, s1, s2, s3);
   });
 }
 
@@ -237,55 +252,17 @@ void mask_steps(const float* g, const uint8_t* inside, int64_t begin, int64_t en
   for (int64_t i = begin; i < end; i += kLanes) hn::StoreU(masked(d, g, inside, i), d, dx + i);
 }
 
-/// lanes[i % kStep] += g[i] * (code - zero point - (inside ? t : 0)).
-template <Keeping kKeeping, class Code>
-HWY_INLINE void scale_range(const float* g, const Code* codes, const uint8_t* inside, const Unrounded& u,
-                            int32_t zero_point, int64_t begin, int64_t end, int64_t period, double* lanes) {
-  const Half df;
-  const hn::Rebind<int32_t, Half> di;
-  const hn::Rebind<Code, Half> dc;
-  const F64 dd;
-  constexpr int64_t kVectors = kStep / kDoubles;
-  hn::Vec<F64> sum[kVectors];
-#pragma GCC unroll 4
-  for (int64_t v = 0; v < kVectors; ++v) sum[v] = hn::LoadU(dd, lanes + v * kDoubles);
-  const auto zero = hn::Set(di, zero_point);
-  const auto scale = hn::Set(df, u.scale);
-  for (int64_t i = begin, j = 0; i < end; i += kStep, j = j + kStep == period ? 0 : j + kStep) {
-#pragma GCC unroll 4
-    for (int64_t v = 0; v < kVectors; ++v) {
-      const int64_t e = i + v * kDoubles, p = j + v * kDoubles;
-      const auto centred = hn::ConvertTo(df, hn::Sub(hn::PromoteTo(di, hn::LoadU(dc, codes + e)), zero));
-      hn::Vec<Half> t;
-      if constexpr (kKeeping == Keeping::kNothing) {
-        t = hn::Div(hn::LoadU(df, u.x + e), scale);
-      } else {
-        const auto a = kept_values<kKeeping>(df, u.kept, e, p);
-        const auto m = hn::LoadU(df, u.multiplier + p);
-        t = u.offset == nullptr ? hn::Mul(a, m) : fused(df, a, m, hn::LoadU(df, u.offset + p));
-      }
-      if (inside != nullptr) t = hn::IfThenElseZero(load_mask(df, inside, e), t);
-      const auto value = hn::PromoteTo(dd, hn::Sub(centred, t));
-      sum[v] = hn::MulAdd(hn::PromoteTo(dd, hn::LoadU(df, g + e)), value, sum[v]);
-    }
-  }
-#pragma GCC unroll 4
-  for (int64_t v = 0; v < kVectors; ++v) hn::StoreU(sum[v], dd, lanes + v * kDoubles);
-}
-
-template <class Code>
-HWY_INLINE void scale_steps(const float* g, const Code* codes, const uint8_t* inside, const Unrounded& u, int32_t zero,
-                            int64_t begin, int64_t end, int64_t period, double* lanes) {
-  with_keeping(u.kept, [&](auto keeping)
-                           HWY_ATTR { scale_range<keeping()>(g, codes, inside, u, zero, begin, end, period, lanes); });
-}
-void scale_steps_u8(const float* g, const uint8_t* codes, const uint8_t* inside, const Unrounded& u, int32_t zero,
-                    int64_t begin, int64_t end, int64_t period, double* lanes) {
-  scale_steps(g, codes, inside, u, zero, begin, end, period, lanes);
-}
-void scale_steps_s8(const float* g, const int8_t* codes, const uint8_t* inside, const Unrounded& u, int32_t zero,
-                    int64_t begin, int64_t end, int64_t period, double* lanes) {
-  scale_steps(g, codes, inside, u, zero, begin, end, period, lanes);
+/// Sum of g * (code - zero point - (inside ? x / scale : 0)).
+double encode_gradient(const float* g, const uint8_t* codes, const uint8_t* inside, const float* x, float scale,
+                       int32_t zero_point, int64_t n) {
+  return sum_of_products(n, [&](auto d, int64_t i) HWY_ATTR {
+    const hn::Rebind<int32_t, decltype(d)> di;
+    const auto code = hn::PromoteTo(di, hn::LoadU(hn::Rebind<uint8_t, decltype(d)>(), codes + i));
+    auto t = hn::Div(hn::LoadU(d, x + i), hn::Set(d, scale));
+    if (inside != nullptr) t = hn::IfThenElseZero(load_mask(d, inside, i), t);
+    const auto centred = hn::ConvertTo(d, hn::Sub(code, hn::Set(di, zero_point)));
+    return std::pair(hn::LoadU(d, g + i), hn::Sub(centred, t));
+  });
 }
 
 }  // namespace
@@ -298,8 +275,7 @@ namespace qat::ops {
 HWY_EXPORT(reduce_chunk);
 HWY_EXPORT(affine_steps);
 HWY_EXPORT(mask_steps);
-HWY_EXPORT(scale_steps_u8);
-HWY_EXPORT(scale_steps_s8);
+HWY_EXPORT(encode_gradient);
 
 namespace {
 
@@ -322,68 +298,6 @@ class PeriodicKept {
   Kept view_;
 };
 
-/// Sums of g * (code - z - t) in kStep virtual lanes a chunk, lanes and chunks added in their order.
-template <class Code>
-class ScaleSums {
- public:
-  ScaleSums(const float* g, const Code* codes, const uint8_t* inside, const Unrounded& u, int32_t zero_point, int64_t n,
-            int64_t period)
-      : g_(g),
-        codes_(codes),
-        inside_(inside),
-        u_(u),
-        zero_point_(zero_point),
-        period_(period),
-        lanes_(static_cast<size_t>((n + chunk_of(period) - 1) / chunk_of(period))) {}
-
-  void add_chunk(int64_t index, int64_t begin, int64_t end) {
-    double* sums = lanes_[static_cast<size_t>(index)].data();
-    const int64_t whole = begin + (end - begin) / kStep * kStep;
-    if constexpr (std::is_same_v<Code, uint8_t>) {
-      HWY_DYNAMIC_DISPATCH(scale_steps_u8)(g_, codes_, inside_, u_, zero_point_, begin, whole, period_, sums);
-    } else {
-      HWY_DYNAMIC_DISPATCH(scale_steps_s8)(g_, codes_, inside_, u_, zero_point_, begin, whole, period_, sums);
-    }
-    for (int64_t i = whole; i < end; ++i) {
-      float value = static_cast<float>(codes_[i] - zero_point_);
-      if (mask_bit(inside_, i)) {
-        const int64_t j = i % period_;
-        if (u_.x != nullptr) {
-          value -= u_.x[i] / u_.scale;
-        } else {
-          const float a = kept_value(u_.kept, i, j);
-          value -= u_.offset == nullptr ? a * u_.multiplier[j] : std::fma(a, u_.multiplier[j], u_.offset[j]);
-        }
-      }
-      sums[i - whole] += static_cast<double>(g_[i]) * value;
-    }
-  }
-
-  double total() const {
-    double total = 0;
-    for (const auto& sums : lanes_) {
-      for (const double sum : sums) total += sum;
-    }
-    return total;
-  }
-
- private:
-  const float* g_;
-  const Code* codes_;
-  const uint8_t* inside_;
-  Unrounded u_;
-  int32_t zero_point_;
-  int64_t period_;
-  std::vector<std::array<double, kStep>> lanes_;
-};
-
-template <class Code>
-double sum_of(ScaleSums<Code> sums, int64_t n, int64_t period) {
-  for_chunks(n, chunk_of(period),
-             [&](int64_t index, int64_t begin, int64_t end) { sums.add_chunk(index, begin, end); });
-  return sums.total();
-}
-
 }  // namespace
 
 void reduce_gradient(const float* g, const uint8_t* inside, const KeptAccumulators& kept, int64_t rows,
@@ -402,41 +316,52 @@ void reduce_gradient(const float* g, const uint8_t* inside, const KeptAccumulato
   const int64_t period = period_of(channels), chunk = chunk_of(period);
   const int64_t chunks = (n + chunk - 1) / chunk;
   ScratchVector<double> sums(static_cast<size_t>(3 * chunks * period));
-  for_chunks(n, chunk, [&](int64_t index, int64_t begin, int64_t end) {
+  const auto sums_of = [&](int64_t index) {
     double* first = sums.data() + 3 * index * period;
-    double *second = first + period, *third = second + period;
-    std::fill_n(first, 3 * period, 0.0);
+    return PlaceSums{.g = first, .product = first + period, .error = first + 2 * period};
+  };
+  for_chunks(n, chunk, [&](int64_t index, int64_t begin, int64_t end) {
+    const PlaceSums places = sums_of(index);
+    std::fill_n(places.g, 3 * period, 0.0);
     const int64_t periods = (end - begin) / period, rest = begin + periods * period;
     ScratchVector<uint8_t> memory;
     Codes y;
     if (scale != nullptr) {
-      if (scale->codes.packed) memory.resize(unpacked_bytes(cached_periods(period) * period));
+      if (scale->codes.packed) memory.resize(unpacked_bytes(kGroup * period));
       y = {.stored = scale->codes, .zero_point = scale->range.zero_point, .memory = memory.data()};
     }
     HWY_DYNAMIC_DISPATCH(reduce_chunk)
-    (g, inside, k, scale == nullptr ? nullptr : &y, begin, periods, period, first, second, third);
+    (g, inside, k, scale == nullptr ? nullptr : &y, begin, periods, period, places);
+    // The places that another row reaches: a group of one.
     const uint8_t* codes = scale == nullptr ? nullptr : codes_in(y.stored, rest, end - rest, y.memory);
     for (int64_t i = rest, j = 0; i < end; ++i, ++j) {
       if (mask_bit(inside, i)) {
-        first[j] += g[i];
-        second[j] += static_cast<double>(g[i]) * kept_value(k, i, j);
+        places.g[j] += g[i];
+        if (k.compact != nullptr) places.product[j] += g[i] * static_cast<float>(k.compact[i]);
+        if (k.exact != nullptr) places.product[j] += static_cast<double>(g[i]) * static_cast<float>(k.exact[i]);
       }
-      if (codes != nullptr) third[j] += static_cast<double>(g[i]) * (codes[i - rest] - y.zero_point);
+      if (codes == nullptr) continue;
+      const auto error = static_cast<float>(codes[i - rest] - y.zero_point);
+      places.error[j] += k.exact != nullptr ? static_cast<double>(g[i]) * error : g[i] * error;
     }
   });
+  std::vector<double> errors(scale == nullptr ? 0 : static_cast<size_t>(channels));
   for (int64_t index = 0; index < chunks; ++index) {
-    const double* first = sums.data() + 3 * index * period;
+    const PlaceSums places = sums_of(index);
     for (int64_t j = 0, c = 0; j < period; ++j, c = c + 1 == channels ? 0 : c + 1) {
-      s1[c] += first[j];
-      if (products) s2[c] += first[period + j];
+      s1[c] += places.g[j];
+      if (products) s2[c] += places.product[j];
+      if (scale != nullptr) errors[c] += places.error[j];
     }
-    if (scale != nullptr) *scale->sum = std::accumulate(first + 2 * period, first + 3 * period, *scale->sum);
+  }
+  for (int64_t c = 0; k.compact != nullptr && c < channels; ++c) {
+    s2[c] = kept.middle[c] * s1[c] + static_cast<double>(kept.step[c]) * s2[c];
   }
   if (scale == nullptr) return;
   // The sum of g * t over the elements inside is linear in sums that are there already.
   for (int64_t c = 0; c < channels; ++c) {
-    *scale->sum -= scale->multiplier[c] * s2[c];
-    if (scale->offset != nullptr) *scale->sum -= scale->offset[c] * s1[c];
+    const double offset = scale->offset == nullptr ? 0.0 : scale->offset[c];
+    *scale->sum += errors[c] - (scale->multiplier[c] * s2[c] + offset * s1[c]);
   }
 }
 
@@ -468,32 +393,16 @@ void mask_gradient(const float* g, const uint8_t* inside, int64_t n, float* dx) 
   });
 }
 
-template <class Code>
-double scale_gradient(const float* g, const Code* codes, const uint8_t* inside, const KeptAccumulators& kept,
-                      const float* multiplier, const float* offset, CodeRange range, int64_t rows, int64_t channels) {
-  const int64_t n = rows * channels;
-  if (n == 0) return 0.0;
-  QAT_CHECK(kept.compact != nullptr || kept.exact != nullptr, "scale_gradient needs the kept accumulators");
-  const PeriodicKept expanded(kept, channels);
-  const Periodic<float> multipliers(multiplier, channels), offsets(offset, channels);
-  const Unrounded u{.kept = expanded.view(), .multiplier = multipliers.data(), .offset = offsets.data()};
-  return sum_of(ScaleSums<Code>(g, codes, inside, u, range.zero_point, n, period_of(channels)), n, period_of(channels));
-}
-
-template <class Code>
-double encode_scale_gradient(const float* g, const Code* codes, const uint8_t* inside, const float* x, float scale,
+double encode_scale_gradient(const float* g, const uint8_t* codes, const uint8_t* inside, const float* x, float scale,
                              CodeRange range, int64_t n) {
-  return sum_of(ScaleSums<Code>(g, codes, inside, {.x = x, .scale = scale}, range.zero_point, n, kStep), n, kStep);
+  std::vector<double> sums(static_cast<size_t>((n + kPiece - 1) / kPiece));
+  for_pieces(n, [&](int64_t piece, int64_t begin, int64_t count) {
+    sums[static_cast<size_t>(piece)] = HWY_DYNAMIC_DISPATCH(encode_gradient)(
+        g + begin, codes + begin, inside == nullptr ? nullptr : inside + begin / 8, x + begin, scale, range.zero_point,
+        count);
+  });
+  return std::accumulate(sums.begin(), sums.end(), 0.0);
 }
-
-#define QAT_INSTANTIATE(Code)                                                                                 \
-  template double scale_gradient<Code>(const float*, const Code*, const uint8_t*, const KeptAccumulators&,    \
-                                       const float*, const float*, CodeRange, int64_t, int64_t);              \
-  template double encode_scale_gradient<Code>(const float*, const Code*, const uint8_t*, const float*, float, \
-                                              CodeRange, int64_t);
-QAT_INSTANTIATE(uint8_t)
-QAT_INSTANTIATE(int8_t)
-#undef QAT_INSTANTIATE
 
 }  // namespace qat::ops
 #endif

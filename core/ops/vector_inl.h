@@ -46,29 +46,42 @@ HWY_INLINE hn::Mask<D> load_mask(D d, const uint8_t* mask, int64_t i) {
   return hn::LoadMaskBits(d, bits);
 }
 
-/// The lanes of a mask in the low bits.
-template <class D>
-HWY_INLINE uint32_t bits_of(D d, hn::Mask<D> mask) {
-#if HWY_TARGET <= HWY_AVX3
-  (void)d;
-  return mask.raw;
-#else
+/// The lanes of kCount masks, the first ones in the lowest of 32 bits.
+template <int64_t kCount, class D>
+HWY_INLINE uint32_t bits_of(D d, const hn::Mask<D> (&masks)[kCount]) {
+  constexpr int64_t kWidth = hn::MaxLanes(D());
+  static_assert(kCount * kWidth == 32);
 #if HWY_TARGET == HWY_AVX2
-  if constexpr (std::is_same_v<D, hn::CappedTag<float, 8>>) {
-    return static_cast<uint32_t>(_mm256_movemask_ps(hn::VecFromMask(d, mask).raw));
+  // Flags of bytes: one instruction moves all of them.
+  if constexpr (kWidth == 8) {
+    __m256i words[4];
+    for (int64_t k = 0; k < 4; ++k) words[k] = _mm256_castps_si256(hn::VecFromMask(d, masks[k]).raw);
+    const __m256i low = _mm256_packs_epi32(words[0], words[1]), high = _mm256_packs_epi32(words[2], words[3]);
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
+    return static_cast<uint32_t>(_mm256_movemask_epi8(bytes));
   }
 #endif
-  uint8_t bytes[8] = {};
-  hn::StoreMaskBits(d, mask, bytes);
-  uint32_t bits;
-  std::memcpy(&bits, bytes, sizeof(bits));
-  return bits;
+  uint32_t all = 0;
+#pragma GCC unroll 32
+  for (int64_t k = 0; k < kCount; ++k) {
+#if HWY_TARGET <= HWY_AVX3
+    (void)d;
+    const uint32_t bits = masks[k].raw;
+#else
+    uint8_t bytes[8] = {};
+    hn::StoreMaskBits(d, masks[k], bytes);
+    uint32_t bits;
+    std::memcpy(&bits, bytes, sizeof(bits));
 #endif
+    all |= bits << (k * kWidth);
+  }
+  return all;
 }
 
 /// Elements between what is read and what is fetched for later: further than a page, where the machine's own fetching
 /// ends.
-constexpr int64_t kAhead = 1024;
+constexpr int64_t kAhead = 4096;
 
 /// The k-th part of a vector of floats as doubles; 32-bit vectors have as many lanes as kParts vectors of doubles.
 using F64 = hn::ScalableTag<double>;
@@ -85,7 +98,8 @@ HWY_INLINE hn::Vec<F64> doubles(D, hn::Vec<D> v, int64_t k) {
 #endif
 }
 
-/// Rounds to the nearest integer, ties to even. What exceeds int32 becomes its lowest value or, but on x86, its nearest.
+/// Rounds to the nearest integer, ties to even. What exceeds int32 becomes its lowest value or, but on x86, its
+/// nearest.
 template <class V>
 HWY_INLINE auto nearest(V v) {
 #if HWY_TARGET == HWY_AVX2
@@ -124,6 +138,58 @@ HWY_INLINE void store_narrow(D, const hn::Vec<D> (&values)[kCount], To* to) {
   for (int64_t k = 0; k < kCount; ++k) {
     hn::StoreU(hn::DemoteTo(narrow, values[k]), narrow, to + k * static_cast<int64_t>(hn::MaxLanes(D())));
   }
+}
+
+// 32 codes as vectors of integers, in the order whose narrowing needs no permutation: part v of them, the way back,
+// and the bits of masks in the codes' own order.
+template <class D, class Code>
+HWY_INLINE hn::Vec<D> step_part(D d, const Code* codes, int64_t v) {
+#if HWY_TARGET == HWY_AVX2
+  if constexpr (hn::MaxLanes(D()) == 8) {
+    // Codes 4v to 4v + 3 and 16 + 4v to 16 + 4v + 3, each in the lowest byte, or in the highest one for its sign.
+    constexpr int32_t kNext = std::is_signed_v<Code> ? 1 << 24 : 1;
+    constexpr int32_t kFirst = std::is_signed_v<Code> ? 0x00808080 : static_cast<int32_t>(0x80808000);
+    const __m256i step = _mm256_set1_epi32(static_cast<int32_t>(4 * v * kNext));
+    const __m256i first = _mm256_setr_epi32(kFirst, kFirst + kNext, kFirst + 2 * kNext, kFirst + 3 * kNext, kFirst,
+                                            kFirst + kNext, kFirst + 2 * kNext, kFirst + 3 * kNext);
+    const __m256i all = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes));
+    const __m256i part = _mm256_shuffle_epi8(all, _mm256_add_epi32(first, step));
+    return hn::Vec<D>{std::is_signed_v<Code> ? _mm256_srai_epi32(part, 24) : part};
+  }
+#endif
+  return hn::PromoteTo(d, hn::LoadU(hn::Rebind<Code, D>(), codes + v * static_cast<int64_t>(hn::MaxLanes(D()))));
+}
+
+#if HWY_TARGET == HWY_AVX2
+template <class Code>
+HWY_INLINE __m256i narrowed(const __m256i (&parts)[4]) {
+  const __m256i low = _mm256_packs_epi32(parts[0], parts[1]), high = _mm256_packs_epi32(parts[2], parts[3]);
+  return std::is_signed_v<Code> ? _mm256_packs_epi16(low, high) : _mm256_packus_epi16(low, high);
+}
+#endif
+
+template <class Code, int64_t kCount, class D>
+HWY_INLINE void store_step(D d, const hn::Vec<D> (&parts)[kCount], Code* codes) {
+#if HWY_TARGET == HWY_AVX2
+  if constexpr (kCount == 4) {
+    const __m256i raw[4] = {parts[0].raw, parts[1].raw, parts[2].raw, parts[3].raw};
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), narrowed<Code>(raw));
+    return;
+  }
+#endif
+  store_narrow<Code>(d, parts, codes);
+}
+
+template <int64_t kCount, class D>
+HWY_INLINE uint32_t step_bits(D d, const hn::Mask<D> (&masks)[kCount]) {
+#if HWY_TARGET == HWY_AVX2
+  if constexpr (kCount == 4) {
+    __m256i raw[4];
+    for (int64_t k = 0; k < 4; ++k) raw[k] = _mm256_castps_si256(hn::VecFromMask(d, masks[k]).raw);
+    return static_cast<uint32_t>(_mm256_movemask_epi8(narrowed<int8_t>(raw)));
+  }
+#endif
+  return bits_of(d, masks);
 }
 
 }  // namespace qat::ops::HWY_NAMESPACE

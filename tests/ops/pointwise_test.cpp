@@ -6,7 +6,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "tests/ops/vector_targets.h"
@@ -89,24 +91,64 @@ TEST(add, the_output_may_be_an_operand) {
   EXPECT_THAT(a, ElementsAre(11, 22, 33, 44));
 }
 
+template <class Code>
+void check_range(const std::vector<Code>& a, const std::vector<Code>& b, const BinaryParams& p) {
+  float lo = 1e30f, hi = -1e30f;
+  for (size_t i = 0; i < a.size(); ++i) {
+    const float left = p.scale_a * static_cast<float>(a[i] - p.zero_a);
+    const float right = p.scale_b * static_cast<float>(b[i] - p.zero_b);
+    lo = std::min(lo, left + right);
+    hi = std::max(hi, left + right);
+  }
+  on_every_target([&] {
+    const auto range = add_range(a.data(), b.data(), static_cast<int64_t>(a.size()), p);
+    EXPECT_EQ(range.first, lo) << p.scale_a << " " << p.scale_b << " " << a.size();
+    EXPECT_EQ(range.second, hi) << p.scale_a << " " << p.scale_b << " " << a.size();
+  });
+}
+
 TEST(add_range, is_that_of_the_real_sums_on_every_target) {
   std::mt19937 random(3);
-  for (const int64_t n : {1, 7, 31, 33, 5000}) {
-    std::vector<uint8_t> a(n), b(n);
-    for (auto& v : a) v = static_cast<uint8_t>(random());
-    for (auto& v : b) v = static_cast<uint8_t>(random());
-    const BinaryParams p = params(0.37f, 0.011f, 1, 100, 3, {0, 255, 0});
-    float lo = 1e9f, hi = -1e9f;
-    for (int64_t i = 0; i < n; ++i) {
-      const float left = 0.37f * static_cast<float>(a[i] - 100), right = 0.011f * static_cast<float>(b[i] - 3);
-      lo = std::min(lo, left + right);
-      hi = std::max(hi, left + right);
+  const auto drawn = [&](auto code, int64_t n, double spread) {
+    using Code = decltype(code);
+    std::normal_distribution<double> distribution(std::numeric_limits<Code>::lowest() + 128, spread);
+    std::vector<Code> codes(n);
+    for (auto& v : codes) {
+      v = static_cast<Code>(std::clamp<double>(distribution(random), std::numeric_limits<Code>::lowest(),
+                                               std::numeric_limits<Code>::max()));
     }
-    on_every_target([&] {
-      const auto range = add_range(a.data(), b.data(), n, p);
-      EXPECT_EQ(range.first, lo);
-      EXPECT_EQ(range.second, hi);
-    });
+    return codes;
+  };
+  for (const int64_t n : {1, 7, 31, 33, 512, 5000, 140001}) {
+    // Codes that reach their ends in every block, that spread, and that all are the same.
+    for (const double spread : {1000.0, 25.0, 0.0}) {
+      for (const auto& [scale_a, scale_b] : {std::pair(0.37f, 0.011f),
+                                             {0.011f, 0.37f},
+                                             {1.0f, 1.0f},
+                                             {0.7071f, 1.0f},
+                                             {1e-20f, 1.0f},
+                                             {0.1f, 3e-6f},
+                                             {0.0391f, 0.0392f}}) {
+        const auto a = drawn(uint8_t{}, n, spread), b = drawn(uint8_t{}, n, spread);
+        check_range(a, b, params(scale_a, scale_b, 1, 100, 3, {0, 255, 0}));
+        const auto c = drawn(int8_t{}, n, spread), d = drawn(int8_t{}, n, spread);
+        check_range(c, d, params(scale_a, scale_b, 1, -100, 127, {0, 255, 0}));
+      }
+    }
+  }
+}
+
+TEST(add_range, finds_sums_that_differ_by_little_in_any_block) {
+  // The sums of the lowest and the highest codes that are there exceed what whole factors can tell apart.
+  constexpr int64_t kN = 20000;
+  std::mt19937 random(5);
+  for (int trial = 0; trial < 40; ++trial) {
+    std::vector<uint8_t> a(kN), b(kN);
+    for (int64_t i = 0; i < kN; ++i) a[i] = static_cast<uint8_t>(random()), b[i] = static_cast<uint8_t>(255 - a[i]);
+    a[random() % kN] += 1;
+    const float scale = 1.0f + static_cast<float>(random() % 1000) * 1e-5f;
+    check_range(a, b, params(scale, 1.0f, 1, 7, 9, {0, 255, 0}));
+    check_range(b, a, params(1.0f, scale, 1, 7, 9, {0, 255, 0}));
   }
 }
 
@@ -197,6 +239,21 @@ TEST(add_scale_gradient, is_the_rounding_error_inside_and_the_bound_outside) {
   EXPECT_EQ(add_scale_gradient(g.data(), a.data(), b.data(), y.data(), inside.data(), 4, p, dx.data()),
             -1.0 + 1225.0 + 3.5);
   EXPECT_THAT(dx, ElementsAre(2, 3, 0, 7));
+}
+
+TEST(add_scale_gradient, sums_eight_steps_in_float_and_their_sums_in_double) {
+  // value = a + b, y - value = 1; 1 + 2^-25 is 1 in float, so that the first step of eight swallows the others.
+  for (const int64_t rest : {0, 31}) {
+    const int64_t n = 20 * 32 + rest;
+    const std::vector<uint8_t> a(n, 3), b(n, 4), y(n, 8);
+    std::vector<float> g(n, 0x1p-25f);
+    for (int64_t step : {0, 8, 16}) std::fill_n(g.begin() + step * 32, 32, 1.0f);
+    const BinaryParams p = params(1, 1, 1, 0, 0, {0, 255, 0});
+    on_every_target([&] {
+      EXPECT_EQ(add_scale_gradient(g.data(), a.data(), b.data(), y.data(), nullptr, n, p),
+                96.0 + static_cast<double>(rest) * 0x1p-25);
+    });
+  }
 }
 
 TEST(add_scale_gradient, reads_packed_codes_and_masks_the_gradient) {

@@ -200,6 +200,9 @@ TEST(Requantize, EmptyMatrixIsFine) {
   EXPECT_EQ(channel_statistics(nullptr, 0, 3).sum, std::vector<double>(3, 0.0));
 }
 
+/// What summing eight terms in float may lose, of the sum of their sizes.
+constexpr double kGrouped = 8 * 0x1p-24;
+
 TEST(RequantizeGradient, ReduceEqualsDoubleSumsOnEveryTarget) {
   std::vector<std::vector<double>> bits;  // of the first target
   on_every_target([&] {
@@ -209,21 +212,26 @@ TEST(RequantizeGradient, ReduceEqualsDoubleSumsOnEveryTarget) {
       for (const auto& k : {m.exact(), m.compacted(), KeptAccumulators{}}) {
         for (const bool all : {false, true}) {
           std::vector<double> s1(channels, -1), s2(channels, -1);
-          std::vector<long double> e1(channels), e2(channels), size(channels);
+          std::vector<long double> e1(channels), e2(channels), size1(channels), size2(channels);
           reduce_gradient(m.g.data(), all ? nullptr : m.inside.data(), k, m.rows, channels, s1.data(), s2.data());
           const bool products = k.exact != nullptr || k.compact != nullptr;
           for (int64_t i = 0; i < m.rows * channels; ++i) {
             if (!all && !m.bit(i)) continue;
-            e1[i % channels] += m.g[i];
+            const int64_t c = i % channels;
+            e1[c] += m.g[i];
+            size1[c] += std::abs(m.g[i]);
             if (!products) continue;
-            const auto product = static_cast<long double>(m.g[i]) * m.value(k, i);
-            e2[i % channels] += product;
-            size[i % channels] += std::abs(product);
+            const double middle = k.exact != nullptr ? 0.0 : m.bias[c];
+            const double rest = k.exact != nullptr ? static_cast<float>(m.acc[i])
+                                                   : static_cast<double>(m.kept[i]) * static_cast<double>(m.step[c]);
+            e2[c] += static_cast<long double>(m.g[i]) * (middle + rest);
+            size2[c] += std::abs(m.g[i]) * (std::abs(middle) + std::abs(rest));
           }
           for (int64_t c = 0; c < channels; ++c) {
-            EXPECT_NEAR(s1[c], e1[c], 1e-11);
+            const double precision = k.exact != nullptr ? 1e-12 : kGrouped;
+            EXPECT_NEAR(s1[c], e1[c], precision * static_cast<double>(size1[c]));
             if (products) {
-              EXPECT_NEAR(s2[c], e2[c], 1e-12 * static_cast<double>(size[c]));
+              EXPECT_NEAR(s2[c], e2[c], precision * static_cast<double>(size2[c]));
             } else {
               EXPECT_EQ(s2[c], -1);
             }
@@ -236,6 +244,34 @@ TEST(RequantizeGradient, ReduceEqualsDoubleSumsOnEveryTarget) {
     if (bits.empty()) bits = now;
     EXPECT_EQ(now, bits) << "the sums depend on the vector width";
   });
+}
+
+TEST(RequantizeGradient, ReduceSumsEightRowsInFloatAndTheirSumsInDouble) {
+  // 1 + 2^-25 is 1 in float: the group's first row swallows the others. 31 is what remains after the last whole row.
+  for (const int64_t rest : {0, 31}) {
+    constexpr int64_t kWhole = 20;
+    const int64_t channels = 1, rows = kWhole * 32 + rest;
+    std::vector<float> g(rows, 0x1p-25f);
+    for (int64_t row : {0, 8, 16}) std::fill_n(g.begin() + row * 32, 32, 1.0f);
+    const std::vector<int16_t> kept(rows, 3);
+    const std::vector<int32_t> exact(rows, 3);
+    const int32_t middle = 5;
+    const float step = 0.5f;
+    const double tiny = static_cast<double>(rest) * 0x1p-25;
+    on_every_target([&] {
+      double s1 = -1, s2 = -1;
+      reduce_gradient(g.data(), nullptr, {}, rows, channels, &s1, nullptr);
+      EXPECT_EQ(s1, 96.0 + tiny);
+      reduce_gradient(g.data(), nullptr, {.compact = kept.data(), .middle = &middle, .step = &step}, rows, channels,
+                      &s1, &s2);
+      EXPECT_EQ(s1, 96.0 + tiny);
+      EXPECT_EQ(s2, (96.0 + tiny) * 6.5);
+      reduce_gradient(g.data(), nullptr, {.exact = exact.data()}, rows, channels, &s1, &s2);
+      const double all = 96.0 + static_cast<double>(rows - 96) * 0x1p-25;
+      EXPECT_EQ(s1, all);
+      EXPECT_EQ(s2, 3 * all);
+    });
+  }
 }
 
 TEST(RequantizeGradient, BatchNormAndMaskEqualTheFormulaOnEveryTarget) {
@@ -262,64 +298,32 @@ TEST(RequantizeGradient, BatchNormAndMaskEqualTheFormulaOnEveryTarget) {
   });
 }
 
-template <class Code>
-std::vector<double> check_scale_gradients(const Matrix& m, CodeRange range) {
-  std::vector<double> results;
-  const int64_t n = m.rows * m.channels;
-  std::vector<float> multiplier(m.channels, 0.004f), x(n);
-  for (int64_t i = 0; i < n; ++i) x[i] = 20.0f * m.g[n - 1 - i];
-  for (const auto& k : {m.exact(), m.compacted()}) {
-    for (const bool affine : {false, true}) {
-      std::vector<Code> codes(n);
-      std::vector<uint8_t> mask((n + 7) / 8);
-      double expected = 0, size = 0;
-      for (int64_t i = 0; i < n; ++i) {
-        const int64_t c = i % m.channels;
-        const float t = affine ? std::fma(m.value(k, i), multiplier[c], m.offset[c]) : m.value(k, i) * multiplier[c];
-        const Expected<Code> e(t, range, false);
-        codes[i] = e.code;
-        mask[i / 8] |= static_cast<uint8_t>(e.inside << (i % 8));
-        const double lo = range.lo - range.zero_point, hi = range.hi - range.zero_point;
-        const float rounding = static_cast<float>(e.code - range.zero_point) - t;
-        const double term = m.g[i] * (t < lo ? lo : t > hi ? hi : rounding);
-        expected += term;
-        size += std::abs(term);
-      }
-      results.push_back(scale_gradient(m.g.data(), codes.data(), mask.data(), k, multiplier.data(),
-                                       affine ? m.offset.data() : nullptr, range, m.rows, m.channels));
-      EXPECT_NEAR(results.back(), expected, 1e-12 * size);
+TEST(RequantizeGradient, ScaleOfEncodeEqualsTheRuleOnEveryTarget) {
+  const CodeRange range{3, 250, 120};
+  for (const int64_t n : {1, 31, 257, 53 * 100, 70001}) {
+    const Matrix m(n, 1, n);
+    std::vector<float> x(n);
+    for (int64_t i = 0; i < n; ++i) x[i] = 60.0f * m.g[n - 1 - i];
+    std::vector<uint8_t> codes(n), mask((n + 7) / 8);
+    double expected = 0, size = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      const float t = x[i] / 0.7f;
+      const Expected<uint8_t> e(t, range, false);
+      codes[i] = e.code;
+      mask[i / 8] |= static_cast<uint8_t>(e.inside << (i % 8));
+      const double term = m.g[i] * (e.inside ? static_cast<double>(e.code) - 120.0 - t : e.code - 120.0);
+      expected += term;
+      size += std::abs(term) + std::abs(m.g[i] * t) * 0x1p-24;
     }
+    double bits = 0;
+    on_every_target([&] {
+      const double sum = encode_scale_gradient(m.g.data(), codes.data(), mask.data(), x.data(), 0.7f, range, n);
+      EXPECT_NEAR(sum, expected, 2 * kGrouped * size);
+      if (bits == 0) bits = sum;
+      EXPECT_EQ(sum, bits) << "the sum depends on the vector width";
+    });
+    EXPECT_NE(bits, 0.0);
   }
-  std::vector<Code> codes(n);
-  std::vector<uint8_t> mask((n + 7) / 8);
-  double expected = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    const float t = x[i] / 0.7f;
-    const Expected<Code> e(t, range, false);
-    codes[i] = e.code;
-    mask[i / 8] |= static_cast<uint8_t>(e.inside << (i % 8));
-    const float rounding = static_cast<float>(e.code - range.zero_point) - t;
-    expected += m.g[i] * static_cast<double>(e.inside ? rounding : static_cast<float>(e.code - range.zero_point));
-  }
-  results.push_back(encode_scale_gradient(m.g.data(), codes.data(), mask.data(), x.data(), 0.7f, range, n));
-  EXPECT_NEAR(results.back(), expected, 1e-9);
-  return results;
-}
-
-TEST(RequantizeGradient, ScaleGradientsEqualTheRuleOnEveryTarget) {
-  std::vector<double> bits;
-  on_every_target([&] {
-    std::vector<double> now;
-    for (const int64_t channels : kChannels) {
-      const Matrix m(channels == 100 ? 700 : 53, channels, channels + 4);
-      const auto u = check_scale_gradients<uint8_t>(m, {0, 255, 120});
-      const auto s = check_scale_gradients<int8_t>(m, {-20, 30, 2});
-      now.insert(now.end(), u.begin(), u.end());
-      now.insert(now.end(), s.begin(), s.end());
-    }
-    if (bits.empty()) bits = now;
-    EXPECT_EQ(now, bits) << "the sums depend on the vector width";
-  });
 }
 
 TEST(RequantizeGradient, ReduceGivesTheScaleGradientToo) {
@@ -330,35 +334,38 @@ TEST(RequantizeGradient, ReduceGivesTheScaleGradientToo) {
       const Matrix m(channels == 100 ? 700 : 53, channels, channels + 4);
       const int64_t n = m.rows * channels;
       const CodeRange range{118, 133, 120};
-      std::vector<float> multiplier(channels, 0.01f), offset(channels, 3.3f);
-      std::vector<uint8_t> codes(n), mask((n + 7) / 8), packed(packed_bytes(n));
-      requantize_affine(m.acc.data(), m.rows, channels, multiplier.data(), offset.data(), range, codes.data(),
-                        mask.data());
-      ASSERT_TRUE(pack_nibbles(codes.data(), n, range.lo, packed.data()));
-      const KeptAccumulators kept{.exact = m.acc.data()};
-      double expected = 0, size = 0;
-      for (int64_t i = 0; i < n; ++i) {
-        const double t = static_cast<double>(0.01f) * static_cast<float>(m.acc[i]) + 3.3f;
-        const bool in = (mask[i / 8] >> (i % 8) & 1) != 0;
-        expected += m.g[i] * (codes[i] - 120 - (in ? t : 0.0));
-        size += std::abs(m.g[i]) * 25;
+      const std::vector<float> multiplier(channels, 0.01f), offset(channels, 3.3f);
+      for (const KeptAccumulators& kept : {m.exact(), m.compacted()}) {
+        for (const bool affine : {false, true}) {
+          std::vector<uint8_t> codes(n), mask((n + 7) / 8), packed(packed_bytes(n));
+          double expected = 0, size = 0;
+          for (int64_t i = 0; i < n; ++i) {
+            const int64_t c = i % channels;
+            const double a = kept.exact != nullptr
+                                 ? static_cast<float>(m.acc[i])
+                                 : m.bias[c] + static_cast<double>(m.kept[i]) * static_cast<double>(m.step[c]);
+            const double t = static_cast<double>(0.01f) * a + (affine ? static_cast<double>(3.3f) : 0.0);
+            const Expected<uint8_t> e(static_cast<float>(t), range, false);
+            codes[i] = e.code;
+            mask[i / 8] |= static_cast<uint8_t>(e.inside << (i % 8));
+            expected += m.g[i] * (codes[i] - 120 - (e.inside ? t : 0.0));
+            size += std::abs(m.g[i]) * (kept.exact != nullptr ? 25 : 25 + 0.01 * 65000);
+          }
+          ASSERT_TRUE(pack_nibbles(codes.data(), n, range.lo, packed.data()));
+          std::vector<double> s1(channels), s2(channels), plain1(channels), plain2(channels);
+          double sum = -1, of_packed = -1;
+          ScaleGradient request{codes.data(), multiplier.data(), affine ? offset.data() : nullptr, range, &sum};
+          reduce_gradient(m.g.data(), mask.data(), kept, m.rows, channels, plain1.data(), plain2.data());
+          reduce_gradient(m.g.data(), mask.data(), kept, m.rows, channels, s1.data(), s2.data(), &request);
+          EXPECT_EQ(s1, plain1);
+          EXPECT_EQ(s2, plain2);
+          EXPECT_NEAR(sum, expected, (kept.exact != nullptr ? 1e-13 : kGrouped) * size);
+          request.codes = {packed.data(), range.lo}, request.sum = &of_packed;
+          reduce_gradient(m.g.data(), mask.data(), kept, m.rows, channels, s1.data(), s2.data(), &request);
+          EXPECT_EQ(of_packed, sum);
+          now.push_back(sum);
+        }
       }
-      std::vector<double> s1(channels), s2(channels), plain1(channels), plain2(channels);
-      double sum = -1, of_packed = -1;
-      ScaleGradient request{codes.data(), multiplier.data(), offset.data(), range, &sum};
-      reduce_gradient(m.g.data(), mask.data(), kept, m.rows, channels, plain1.data(), plain2.data());
-      reduce_gradient(m.g.data(), mask.data(), kept, m.rows, channels, s1.data(), s2.data(), &request);
-      EXPECT_EQ(s1, plain1);
-      EXPECT_EQ(s2, plain2);
-      EXPECT_NEAR(sum, expected, 1e-13 * size);
-      EXPECT_NEAR(sum,
-                  scale_gradient(m.g.data(), codes.data(), mask.data(), kept, multiplier.data(), offset.data(), range,
-                                 m.rows, channels),
-                  1e-7 * size);
-      request.codes = {packed.data(), range.lo}, request.sum = &of_packed;
-      reduce_gradient(m.g.data(), mask.data(), kept, m.rows, channels, s1.data(), s2.data(), &request);
-      EXPECT_EQ(of_packed, sum);
-      now.push_back(sum);
     }
     if (bits.empty()) bits = now;
     EXPECT_EQ(now, bits) << "the sums depend on the vector width";
@@ -370,7 +377,10 @@ TEST(RequantizeGradient, ReluZerosAddNothing) {
   const float g[] = {3.0f, 5.0f}, multiplier = 1.0f;
   const int32_t acc[] = {0, -4};
   const uint8_t codes[] = {7, 7}, mask = 0;
-  EXPECT_EQ(scale_gradient(g, codes, &mask, {.exact = acc}, &multiplier, nullptr, {7, 255, 7}, 2, 1), 0.0);
+  double s1 = -1, s2 = -1, sum = -1;
+  const ScaleGradient scale{codes, &multiplier, nullptr, {7, 255, 7}, &sum};
+  reduce_gradient(g, &mask, {.exact = acc}, 2, 1, &s1, &s2, &scale);
+  EXPECT_EQ(sum, 0.0);
 }
 
 TEST(RequantizeGradient, RefusesContradictingAccumulators) {
@@ -380,6 +390,8 @@ TEST(RequantizeGradient, RefusesContradictingAccumulators) {
   double s1, s2;
   EXPECT_THROW(reduce_gradient(&g, nullptr, {.compact = &kept, .exact = &exact}, 1, 1, &s1, &s2), Error);
   EXPECT_THROW(reduce_gradient(&g, nullptr, {.compact = &kept}, 1, 1, &s1, &s2), Error);
+  const ScaleGradient scale;
+  EXPECT_THROW(reduce_gradient(&g, nullptr, {}, 1, 1, &s1, &s2, &scale), Error);
 }
 
 TEST(ChannelStatistics, EqualsExactSumsOnEveryTarget) {
@@ -387,29 +399,36 @@ TEST(ChannelStatistics, EqualsExactSumsOnEveryTarget) {
   on_every_target([&] {
     std::vector<std::vector<double>> now;
     for (const int64_t channels : kChannels) {
-      const int64_t rows = channels == 64 ? 2000 : 77;
-      std::mt19937 random(channels);
-      std::vector<int32_t> acc(rows * channels);
-      for (auto& v : acc) v = static_cast<int32_t>(random());
-      const auto s = channel_statistics(acc.data(), rows, channels);
-      for (int64_t c = 0; c < channels; ++c) {
-        int64_t sum = 0;
-        unsigned __int128 squares = 0;
-        int32_t min = INT32_MAX, max = INT32_MIN;
-        for (int64_t r = 0; r < rows; ++r) {
-          const int64_t v = acc[r * channels + c];
-          sum += v;
-          squares += static_cast<unsigned __int128>(v * v);
-          min = std::min<int32_t>(min, v);
-          max = std::max<int32_t>(max, v);
+      // Squares of up to 52 bits are summed with one rounding, larger ones with two; then from one to the other.
+      for (const int bits_of_acc : {20, 27, 32, 0}) {
+        const int64_t rows = channels == 64 ? 2000 : 77;
+        std::mt19937 random(channels);
+        std::vector<int32_t> acc(rows * channels);
+        for (size_t i = 0; i < acc.size(); ++i) {
+          const int shift = bits_of_acc == 0 ? (i < acc.size() / 2 ? 6 : 1) : 32 - bits_of_acc;
+          acc[i] = static_cast<int32_t>(random()) >> shift;
         }
-        EXPECT_EQ(s.sum[c], static_cast<double>(sum));
-        const auto exact = static_cast<double>(squares);
-        EXPECT_NEAR(s.sum_squares[c], exact, 1e-12 * exact);
-        EXPECT_EQ(s.min[c], min);
-        EXPECT_EQ(s.max[c], max);
+        if (bits_of_acc == 27) acc[0] = 1 << 26, acc.back() = -(1 << 26);
+        const auto s = channel_statistics(acc.data(), rows, channels);
+        for (int64_t c = 0; c < channels; ++c) {
+          int64_t sum = 0;
+          unsigned __int128 squares = 0;
+          int32_t min = INT32_MAX, max = INT32_MIN;
+          for (int64_t r = 0; r < rows; ++r) {
+            const int64_t v = acc[r * channels + c];
+            sum += v;
+            squares += static_cast<unsigned __int128>(v * v);
+            min = std::min<int32_t>(min, v);
+            max = std::max<int32_t>(max, v);
+          }
+          EXPECT_EQ(s.sum[c], static_cast<double>(sum));
+          const auto exact = static_cast<double>(squares);
+          EXPECT_NEAR(s.sum_squares[c], exact, 1e-12 * exact);
+          EXPECT_EQ(s.min[c], min);
+          EXPECT_EQ(s.max[c], max);
+        }
+        now.push_back(s.sum_squares);
       }
-      now.push_back(s.sum_squares);
     }
     if (bits.empty()) bits = now;
     EXPECT_EQ(now, bits) << "the sums depend on the vector width";
@@ -423,11 +442,11 @@ TEST(RequantizeGradient, SumsDoNotDependOnThreads) {
   for (const int threads : {1, 2}) {
     omp_set_num_threads(threads);
     std::vector<double> s1(24), s2(24);
-    reduce_gradient(m.g.data(), m.inside.data(), m.compacted(), m.rows, 24, s1.data(), s2.data());
     std::vector<uint8_t> codes(m.acc.size());
     requantize(m.acc.data(), m.rows, 24, m.bias.data(), m.step.data(), {0, 255, 9}, codes.data());
-    const double scale = scale_gradient(m.g.data(), codes.data(), m.inside.data(), m.compacted(), m.step.data(),
-                                        m.offset.data(), {0, 255, 9}, m.rows, 24);
+    double scale = 0;
+    const ScaleGradient request{codes.data(), m.step.data(), m.offset.data(), {0, 255, 9}, &scale};
+    reduce_gradient(m.g.data(), m.inside.data(), m.compacted(), m.rows, 24, s1.data(), s2.data(), &request);
     const auto s = channel_statistics(m.acc.data(), m.rows, 24);
     results[threads - 1] = {s1, s2, {scale}, {codes.begin(), codes.end()}, s.sum, s.sum_squares};
   }

@@ -98,11 +98,11 @@ void run_passes(int64_t rows, int64_t channels) {
   auto *codes = random_array<uint8_t>(n), *inside = random_array<uint8_t>(n / 8);
   auto* kept = random_array<int16_t>(n);
   auto* dx = random_array<float>(n);
-  auto *s1 = random_array<double>(channels), *s2 = random_array<double>(channels);
+  auto *s1 = random_array<double>(channels), *s2 = random_array<double>(channels), *ds = random_array<double>(1);
   auto *min = random_array<int32_t>(channels), *max = random_array<int32_t>(channels);
-  void* scratch = random_array<char>(static_cast<int64_t>(
-      std::max({channel_statistics_scratch(rows, channels), reduce_gradient_scratch(rows, channels),
-                scale_gradient_scratch(rows, channels), add_scale_gradient_scratch(n)})));
+  void* scratch = random_array<char>(
+      static_cast<int64_t>(std::max({channel_statistics_scratch(rows, channels),
+                                     reduce_gradient_scratch(rows, channels), add_scale_gradient_scratch(n)})));
   const KeptAccumulators compacted{.compact = kept, .middle = middle, .step = ones};
   const DeviceRange range{0, 255, zero};
   const BinaryParams params{ones, ones, ones, zero, zero, range};
@@ -121,13 +121,13 @@ void run_passes(int64_t rows, int64_t channels) {
   run_pass("requantize (codes, mask)", 5.125 * d,
            [&] { requantize(acc, rows, channels, middle, multiplier, range, codes, inside, true, nullptr); });
   run_pass("reduce gradient (int16)", 6.125 * d,
-           [&] { reduce_gradient(g, mask, compacted, rows, channels, s1, s2, scratch, nullptr); });
+           [&] { reduce_gradient(g, mask, compacted, rows, channels, s1, s2, nullptr, scratch, nullptr); });
+  const ScaleGradient of_scale{a, multiplier, offset, zero, ds};
+  run_pass("reduce gradient, with a scale's", 7.125 * d,
+           [&] { reduce_gradient(g, mask, compacted, rows, channels, s1, s2, &of_scale, scratch, nullptr); });
   run_pass("batch norm gradient (int16)", 10.125 * d,
            [&] { batch_norm_gradient(g, mask, compacted, rows, channels, multiplier, offset, offset, dx, nullptr); });
   run_pass("mask gradient", 8.125 * d, [&] { mask_gradient(g, mask, n, dx, nullptr); });
-  run_pass("scale gradient (int16)", 7.125 * d, [&] {
-    scale_gradient(g, a, mask, compacted, multiplier, offset, zero, rows, channels, s1, scratch, nullptr);
-  });
   run_pass("add + mask", 3.125 * d, [&] { add(a, b, n, params, codes, inside, true, nullptr); });
   run_pass("add scale gradient", 7.125 * d,
            [&] { add_scale_gradient(g, a, b, codes, mask, n, params, s1, scratch, nullptr); });

@@ -89,6 +89,13 @@ void run_pass(benchmark::State& state, const Pass& pass) {
   state.SetItemsProcessed(state.iterations() * p.rows * p.channels);
 }
 
+void reduce_with_scale(Passes& p) {
+  double sum = 0;
+  const ScaleGradient scale{p.codes.data(), p.multiplier.data(), p.offset.data(), {}, &sum};
+  reduce_gradient(p.g.data(), p.mask.data(), p.compacted(), p.rows, p.channels, p.s1.data(), p.s2.data(), &scale);
+  benchmark::DoNotOptimize(sum);
+}
+
 #define QAT_PASS(name, ...)                                           \
   void name(benchmark::State& state) {                                \
     run_pass(state, []([[maybe_unused]] Passes& p) { __VA_ARGS__; }); \
@@ -105,9 +112,7 @@ QAT_PASS(ReduceGradient,
 QAT_PASS(BatchNormGradient, batch_norm_gradient(p.g.data(), p.mask.data(), p.compacted(), p.rows, p.channels,
                                                 p.multiplier.data(), p.offset.data(), p.offset.data(), p.dx.data()));
 QAT_PASS(MaskGradient, mask_gradient(p.g.data(), p.mask.data(), p.rows* p.channels, p.dx.data()));
-QAT_PASS(OutputScaleGradient,
-         benchmark::DoNotOptimize(scale_gradient(p.g.data(), p.codes.data(), p.mask.data(), p.compacted(),
-                                                 p.multiplier.data(), p.offset.data(), {}, p.rows, p.channels)));
+QAT_PASS(ReduceGradientOfScale, reduce_with_scale(p));
 #undef QAT_PASS
 
 #define QAT_CONVOLVE(name, ...) BENCHMARK_CAPTURE(run_convolve, name, ConvGeometry(__VA_ARGS__))
@@ -150,10 +155,11 @@ const std::map<std::string, std::function<void()>>& counted() {
     };
   };
   const auto narrow = [](const ConvGeometry& g) {
-    return [=, x = codes_of(g), w = shared(g.out_c * g.depth(), int8_t{3}), acc = shared(g.rows() * g.out_c, int16_t{0})] {
-      ChannelStatistics statistics;
-      PackedConvolution<uint8_t>(g, w->data(), 0, 15).accumulate(x->data(), g.batch, acc->data(), &statistics);
-    };
+    return
+        [=, x = codes_of(g), w = shared(g.out_c * g.depth(), int8_t{3}), acc = shared(g.rows() * g.out_c, int16_t{0})] {
+          ChannelStatistics statistics;
+          PackedConvolution<uint8_t>(g, w->data(), 0, 15).accumulate(x->data(), g.batch, acc->data(), &statistics);
+        };
   };
   const auto gradients = [](const ConvGeometry& g) {
     const auto x = codes_of(g);
@@ -186,10 +192,7 @@ const std::map<std::string, std::function<void()>>& counted() {
       {"pass_backward",
        [passes] {
          Passes& p = *passes;
-         double sum = 0;
-         const ScaleGradient scale{p.codes.data(), p.multiplier.data(), p.offset.data(), {}, &sum};
-         reduce_gradient(p.g.data(), p.mask.data(), p.compacted(), p.rows, p.channels, p.s1.data(), p.s2.data(),
-                         &scale);
+         reduce_with_scale(p);
          batch_norm_gradient(p.g.data(), p.mask.data(), p.compacted(), p.rows, p.channels, p.multiplier.data(),
                              p.offset.data(), p.offset.data(), p.dx.data());
        }},

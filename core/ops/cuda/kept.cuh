@@ -10,20 +10,6 @@ namespace qat::ops::cuda {
 
 enum class Keeping { kNothing, kCompact, kExact };
 
-/// a of KeptAccumulators in one channel; both roundings of the compact form are made.
-template <Keeping kKeeping>
-struct KeptChannel {
-  __device__ KeptChannel(const KeptAccumulators& kept, int64_t c) {
-    if constexpr (kKeeping == Keeping::kCompact) middle = static_cast<float>(kept.middle[c]), step = kept.step[c];
-  }
-  __device__ float operator()(const KeptAccumulators& kept, int64_t i) const {
-    if constexpr (kKeeping == Keeping::kCompact) return middle + static_cast<float>(kept.compact[i]) * step;
-    if constexpr (kKeeping == Keeping::kExact) return static_cast<float>(kept.exact[i]);
-    return 0.0f;
-  }
-  float middle = 0, step = 0;
-};
-
 template <Keeping kKeeping>
 using KeepingConstant = std::integral_constant<Keeping, kKeeping>;
 

@@ -3,7 +3,6 @@
 #include "core/ops/cuda/eights.cuh"
 #include "core/ops/cuda/pointwise.h"
 #include "core/ops/cuda/sums.cuh"
-#include "core/ops/pieces.h"
 
 namespace qat::ops::cuda {
 namespace {
@@ -69,11 +68,11 @@ struct Broadcast {
 
 /// g (y - value), where outside g (y - z).
 struct AddScaleTerms {
-  using Item = double;
+  using Item = Product;
   struct Cursor {
-    __device__ double operator()(int64_t i) const {
+    __device__ Product operator()(int64_t i) const {
       const float v = add.value(p.a[i], p.b[i]), t = inside(i) ? v : add.zero_y;
-      return static_cast<double>(p.g[i]) * static_cast<double>(static_cast<float>(p.y[i]) - t);
+      return {p.g[i], static_cast<float>(p.y[i]) - t};
     }
     const AddScaleTerms& p;
     MaskBits inside;
@@ -181,13 +180,11 @@ void lookup(const uint8_t* x, int64_t n, const int16_t* table, uint8_t* y, cudaS
   });
 }
 
-size_t add_scale_gradient_scratch(int64_t n) { return static_cast<size_t>(divide_up(n, kPiece)) * sizeof(double); }
+size_t add_scale_gradient_scratch(int64_t n) { return products_scratch(n); }
 
 void add_scale_gradient(const float* g, const uint8_t* a, const uint8_t* b, const uint8_t* y, const uint8_t* inside,
                         int64_t n, const BinaryParams& params, double* ds, void* scratch, cudaStream_t stream) {
-  constexpr int kLanes = 16;  // of a piece, on the CPU
-  sum_terms<kLanes, true>("add_scale_gradient", n, kPiece, AddScaleTerms{g, a, b, y, inside, params}, scratch, ds,
-                          stream);
+  sum_products("add_scale_gradient", n, AddScaleTerms{g, a, b, y, inside, params}, scratch, ds, stream);
 }
 
 }  // namespace qat::ops::cuda

@@ -34,9 +34,20 @@ void compact(const int32_t* acc, int64_t rows, int64_t channels, const Compact& 
 /// Bytes of scratch memory that reduce_gradient needs; aligned to 16.
 size_t reduce_gradient_scratch(int64_t rows, int64_t channels);
 
-/// s1, s2 [channels]; kept with no pointer set: s2 is not computed (may be null).
+/// ops::ScaleGradient on the device.
+struct ScaleGradient {
+  const uint8_t* codes = nullptr;
+  const float* multiplier = nullptr;
+  const float* offset = nullptr;        // may be null
+  const int32_t* zero_point = nullptr;  // [1]
+  double* sum = nullptr;                // [1]
+};
+
+/// s1, s2 [channels]; kept with no pointer set: s2 is not computed (may be null). scale: optional, with kept
+/// accumulators and s2.
 void reduce_gradient(const float* g, const uint8_t* inside, const KeptAccumulators& kept, int64_t rows,
-                     int64_t channels, double* s1, double* s2, void* scratch, cudaStream_t stream);
+                     int64_t channels, double* s1, double* s2, const ScaleGradient* scale, void* scratch,
+                     cudaStream_t stream);
 
 void batch_norm_gradient(const float* g, const uint8_t* inside, const KeptAccumulators& kept, int64_t rows,
                          int64_t channels, const float* a_g, const float* b_a, const float* c0, float* dx,
@@ -44,13 +55,8 @@ void batch_norm_gradient(const float* g, const uint8_t* inside, const KeptAccumu
 
 void mask_gradient(const float* g, const uint8_t* inside, int64_t n, float* dx, cudaStream_t stream);
 
-/// Bytes of scratch memory that scale_gradient (and, with one channel, encode_scale_gradient) needs; aligned to 16.
-size_t scale_gradient_scratch(int64_t rows, int64_t channels);
-
-/// ds [1]. offset may be null.
-void scale_gradient(const float* g, const uint8_t* codes, const uint8_t* inside, const KeptAccumulators& kept,
-                    const float* multiplier, const float* offset, const int32_t* zero_point, int64_t rows,
-                    int64_t channels, double* ds, void* scratch, cudaStream_t stream);
+/// Bytes of scratch memory that encode_scale_gradient needs; aligned to 16.
+size_t encode_scale_gradient_scratch(int64_t n);
 
 /// ds [1], scale [1].
 void encode_scale_gradient(const float* g, const uint8_t* codes, const uint8_t* inside, const float* x,

@@ -6,46 +6,92 @@
 namespace qat::ops::cuda {
 namespace {
 
-/// A gradient's element and its accumulator.
+/// A gradient's element where inside, and its accumulator, which as int16 is the integer itself.
 struct Pair {
   float g, a;
 };
+/// The gradient anywhere, and its code without the zero point, besides.
+struct Quad {
+  float g, a, all, code;
+};
+template <bool kScale>
+using GradientItem = std::conditional_t<kScale, Quad, Pair>;
 
-struct Sums {
-  static __device__ Sums none() { return {0.0, 0.0}; }
-  __device__ void add(const Pair& value) {
+/// Sums of g, of g * a and of g * code.
+struct Totals {
+  static __device__ Totals none() { return {0.0, 0.0, 0.0}; }
+  __device__ void join(const Totals& other) {
+    g += other.g;
+    product += other.product;
+    error += other.error;
+  }
+  double g, product, error;
+};
+
+/// Of accumulators that were kept exactly: in double.
+template <bool kScale>
+struct ExactSums {
+  using Result = Totals;
+  static __device__ ExactSums none() { return {Totals::none()}; }
+  __device__ void add(const GradientItem<kScale>& value) {
     const double g = value.g;
-    s1 += g;
-    s2 = fma(g, static_cast<double>(value.a), s2);  // the product is exact
+    totals.g += g;
+    totals.product = fma(g, static_cast<double>(value.a), totals.product);  // the product is exact
+    if constexpr (kScale) {
+      totals.error = fma(static_cast<double>(value.all), static_cast<double>(value.code), totals.error);
+    }
   }
-  __device__ void join(const Sums& other) {
-    s1 += other.s1;
-    s2 += other.s2;
+  __device__ Totals result() const { return totals; }
+  Totals totals;
+};
+
+/// Of all others: groups of rows in float.
+template <bool kScale>
+struct GroupedSums {
+  using Result = Totals;
+  static __device__ GroupedSums none() { return {Totals::none(), 0.0f, 0.0f, 0.0f}; }
+  __device__ void add(const GradientItem<kScale>& value) {
+    g += value.g;
+    product = fmaf(value.g, value.a, product);
+    if constexpr (kScale) error = fmaf(value.all, value.code, error);
   }
-  double s1, s2;
+  __device__ void end_group() {
+    totals.g += g;
+    totals.product += product;
+    totals.error += error;
+    g = product = error = 0.0f;
+  }
+  __device__ Totals result() const { return totals; }
+  Totals totals;
+  float g, product, error;
 };
 
 /// Gradients where inside, and accumulators, of one channel.
-template <Keeping kKeeping>
+template <Keeping kKeeping, bool kScale>
 struct Gradients {
-  using Item = Pair;
+  using Item = GradientItem<kScale>;
   struct Cursor {
-    __device__ Pair operator()(int64_t i) const {
-      const float value = g[i];
-      return {inside(i) ? value : 0.0f, channel(kept, i)};
+    __device__ Item operator()(int64_t i) const {
+      const float all = p.g[i], g = inside(i) ? all : 0.0f;
+      float a = 0.0f;
+      if constexpr (kKeeping == Keeping::kCompact) a = static_cast<float>(p.kept.compact[i]);
+      if constexpr (kKeeping == Keeping::kExact) a = static_cast<float>(p.kept.exact[i]);
+      if constexpr (kScale) {
+        return {g, a, all, static_cast<float>(p.codes[i] - zero_point)};
+      } else {
+        return {g, a};
+      }
     }
-    const float* g;
+    const Gradients& p;
     MaskBits inside;
-    KeptAccumulators kept;
-    KeptChannel<kKeeping> channel;
+    int32_t zero_point;
   };
-  __device__ Cursor start(int64_t i, int64_t) const {
-    return {g, MaskBits(inside, g), kept, KeptChannel<kKeeping>(kept, remainder(i, channels))};
-  }
+  __device__ Cursor start(int64_t, int64_t) const { return {*this, MaskBits(inside, g), kScale ? *zero_point : 0}; }
   const float* g;
   const uint8_t* inside;
   KeptAccumulators kept;
-  int64_t channels;
+  const uint8_t* codes;       // with kScale
+  const int32_t* zero_point;  // with kScale
 };
 
 template <Keeping kKeeping>
@@ -67,16 +113,33 @@ __device__ Eight<float> load_kept(const KeptAccumulators& kept, const Part& part
   return a;
 }
 
-template <Keeping kKeeping>
+template <Keeping kKeeping, bool kScale>
 void reduce(const float* g, const uint8_t* inside, const KeptAccumulators& kept, int64_t rows, int64_t channels,
-            double* s1, double* s2, void* scratch, cudaStream_t stream) {
+            double* s1, double* s2, const ScaleGradient& scale, void* scratch, cudaStream_t stream) {
+  using Sums = std::conditional_t<kKeeping == Keeping::kExact, ExactSums<kScale>, GroupedSums<kScale>>;
+  // Behind the partial sums: what each channel gives to the scale's gradient.
+  auto* errors = reinterpret_cast<Total*>(static_cast<char*>(scratch) + channel_scratch<Sums>(rows, channels));
+  const KeptAccumulators k = kept;
+  const ScaleGradient s = scale;
   sum_channels<Sums>(
-      "reduce_gradient", rows, channels, Gradients<kKeeping>{g, inside, kept, channels},
-      [=] __device__(int64_t c, const Sums& sums) {
-        s1[c] = sums.s1;
-        if (kKeeping != Keeping::kNothing) s2[c] = sums.s2;
+      "reduce_gradient", rows, channels, Gradients<kKeeping, kScale>{g, inside, kept, s.codes, s.zero_point},
+      [=] __device__(int64_t c, const Totals& sums) {
+        double product = sums.product;
+        if (kKeeping == Keeping::kCompact) {
+          product = k.middle[c] * sums.g + static_cast<double>(k.step[c]) * sums.product;
+        }
+        s1[c] = sums.g;
+        if (kKeeping != Keeping::kNothing) s2[c] = product;
+        if (kScale) {
+          const double offset = s.offset == nullptr ? 0.0 : s.offset[c];
+          errors[c].total = sums.error - (s.multiplier[c] * product + offset * sums.g);
+        }
       },
       scratch, stream);
+  if constexpr (kScale) {
+    sum_chain<<<1, kThreads, 0, stream>>>(errors, channels, s.sum);
+    check_launch("reduce_gradient");
+  }
 }
 
 /// dx = (inside ? slope * g : 0) + (inner * a + constant).
@@ -109,56 +172,13 @@ void affine(const float* g, const uint8_t* inside, const KeptAccumulators& kept,
   });
 }
 
-/// g (code - z - t) with t = a * multiplier + offset where inside.
-template <Keeping kKeeping>
-struct ScaleTerms {
-  using Item = double;
-  /// One channel's constants. No offset adds a zero, which changes no difference.
-  struct Channel {
-    __device__ Channel(const ScaleTerms& p, int64_t c)
-        : kept(p.kept, c), multiplier(p.multiplier[c]), offset(p.offset == nullptr ? 0.0f : p.offset[c]) {}
-    KeptChannel<kKeeping> kept;
-    float multiplier, offset;
-  };
-  struct Cursor {
-    __device__ double operator()(int64_t i) {
-      const float t = fmaf(channel.kept(p.kept, i), channel.multiplier, channel.offset);
-      const float centred = static_cast<float>(p.codes[i] - zero_point);
-      const double term = static_cast<double>(p.g[i]) * static_cast<double>(inside(i) ? centred - t : centred);
-      if (step != 0) {
-        c += step;
-        if (c >= p.channels) c -= p.channels;
-        channel = Channel(p, c);
-      }
-      return term;
-    }
-    const ScaleTerms& p;
-    MaskBits inside;
-    int32_t zero_point;
-    int64_t c, step;  // channel, and channels to the next element
-    Channel channel;
-  };
-  __device__ Cursor start(int64_t i, int64_t step) const {
-    const int64_t c = remainder(i, channels);
-    return {*this, MaskBits(inside, g), *zero_point, c, remainder(step, channels), Channel(*this, c)};
-  }
-  const float* g;
-  const uint8_t* codes;
-  const uint8_t* inside;
-  KeptAccumulators kept;
-  const float* multiplier;
-  const float* offset;  // may be null
-  const int32_t* zero_point;
-  int64_t channels;
-};
-
-/// The same with t = x / scale.
+/// g (code - z - t) with t = x / scale where inside.
 struct EncodeScaleTerms {
-  using Item = double;
+  using Item = Product;
   struct Cursor {
-    __device__ double operator()(int64_t i) const {
+    __device__ Product operator()(int64_t i) const {
       const float centred = static_cast<float>(p.codes[i] - zero_point), t = p.x[i] / scale;
-      return static_cast<double>(p.g[i]) * static_cast<double>(inside(i) ? centred - t : centred);
+      return {p.g[i], inside(i) ? centred - t : centred};
     }
     const EncodeScaleTerms& p;
     MaskBits inside;
@@ -176,12 +196,22 @@ struct EncodeScaleTerms {
 
 }  // namespace
 
-size_t reduce_gradient_scratch(int64_t rows, int64_t channels) { return channel_scratch<Sums>(rows, channels); }
+size_t reduce_gradient_scratch(int64_t rows, int64_t channels) {
+  return channel_scratch<ExactSums<true>>(rows, channels) + static_cast<size_t>(channels) * sizeof(Total);
+}
 
 void reduce_gradient(const float* g, const uint8_t* inside, const KeptAccumulators& kept, int64_t rows,
-                     int64_t channels, double* s1, double* s2, void* scratch, cudaStream_t stream) {
-  with_keeping("reduce_gradient", kept,
-               [&](auto keeping) { reduce<keeping>(g, inside, kept, rows, channels, s1, s2, scratch, stream); });
+                     int64_t channels, double* s1, double* s2, const ScaleGradient* scale, void* scratch,
+                     cudaStream_t stream) {
+  require(scale == nullptr || kept.compact != nullptr || kept.exact != nullptr, "reduce_gradient",
+          "the gradient of a scale needs the kept accumulators");
+  with_keeping("reduce_gradient", kept, [&](auto keeping) {
+    if (scale == nullptr) {
+      reduce<keeping, false>(g, inside, kept, rows, channels, s1, s2, {}, scratch, stream);
+    } else if constexpr (keeping != Keeping::kNothing) {
+      reduce<keeping, true>(g, inside, kept, rows, channels, s1, s2, *scale, scratch, stream);
+    }
+  });
 }
 
 void batch_norm_gradient(const float* g, const uint8_t* inside, const KeptAccumulators& kept, int64_t rows,
@@ -202,28 +232,13 @@ void mask_gradient(const float* g, const uint8_t* inside, int64_t n, float* dx, 
   });
 }
 
-size_t scale_gradient_scratch(int64_t rows, int64_t channels) {
-  if (rows * channels == 0) return 0;
-  return static_cast<size_t>(channel_columns(rows, channels).chunks() * kStep) * sizeof(Total);
-}
-
-void scale_gradient(const float* g, const uint8_t* codes, const uint8_t* inside, const KeptAccumulators& kept,
-                    const float* multiplier, const float* offset, const int32_t* zero_point, int64_t rows,
-                    int64_t channels, double* ds, void* scratch, cudaStream_t stream) {
-  require(rows * channels == 0 || kept.compact != nullptr || kept.exact != nullptr, "scale_gradient",
-          "needs the kept accumulators");
-  const int64_t n = rows * channels, chunk = n == 0 ? 1 : channel_columns(rows, channels).chunk;
-  with_keeping("scale_gradient", kept, [&](auto keeping) {
-    const ScaleTerms<keeping> terms{g, codes, inside, kept, multiplier, offset, zero_point, channels};
-    sum_terms<kStep, false>("scale_gradient", n, chunk, terms, scratch, ds, stream);
-  });
-}
+size_t encode_scale_gradient_scratch(int64_t n) { return products_scratch(n); }
 
 void encode_scale_gradient(const float* g, const uint8_t* codes, const uint8_t* inside, const float* x,
                            const float* scale, const int32_t* zero_point, int64_t n, double* ds, void* scratch,
                            cudaStream_t stream) {
   const EncodeScaleTerms terms{g, codes, inside, x, scale, zero_point};
-  sum_terms<kStep, false>("encode_scale_gradient", n, chunk_of(kStep), terms, scratch, ds, stream);
+  sum_products("encode_scale_gradient", n, terms, scratch, ds, stream);
 }
 
 }  // namespace qat::ops::cuda

@@ -5,6 +5,7 @@ namespace qat::ops::cuda {
 namespace {
 
 struct Sums {
+  using Result = Sums;
   static __device__ Sums none() { return {0, 0.0, INT32_MAX, INT32_MIN}; }
   __device__ void add(int32_t value) {
     sum += value;
@@ -18,6 +19,7 @@ struct Sums {
     min = other.min < min ? other.min : min;
     max = other.max > max ? other.max : max;
   }
+  __device__ Sums result() const { return *this; }
   int64_t sum;
   double squares;
   int32_t min, max;

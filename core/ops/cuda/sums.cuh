@@ -3,14 +3,15 @@
 // it adds next, tile by tile, through registers and shared memory. Internal to core/ops/cuda.
 //
 // A Read names the Item that a sum takes and makes, from a thread's first element and the distance to its next one, a
-// cursor that is called with these elements in order. A Sums has none(), add(Item) and, where chunks are joined by
-// channel, join(Sums).
+// cursor that is called with these elements in order. A Sums has none(), add(Item) and what it makes: result(), a
+// Result with none() and join(Result). One that sums groups of kGroup rows apart has end_group() too.
 #pragma once
 
 #include <cstdint>
 
 #include "core/ops/cuda/eights.cuh"
 #include "core/ops/periods.h"
+#include "core/ops/pieces.h"
 
 namespace qat::ops::cuda {
 
@@ -27,7 +28,8 @@ struct Columns {
 /// kColumns columns of one chunk. kJoin: partial [chunks] gets the sum of the columns in order (one block of columns),
 /// else partial [chunks][width] the columns.
 template <int kColumns, bool kJoin, class Sums, class Read>
-__global__ void __launch_bounds__(kThreads) sum_columns(Columns columns, Read read, Sums* partial) {
+__global__ void __launch_bounds__(kThreads) sum_columns(Columns columns, Read read, typename Sums::Result* partial) {
+  using Result = typename Sums::Result;
   using Item = typename Read::Item;
   constexpr int kLines = kThreads / kColumns, kRows = kLines * kFetched;  // rows fetched side by side, rows of a tile
   __shared__ Item tile[kTile];
@@ -38,6 +40,8 @@ __global__ void __launch_bounds__(kThreads) sum_columns(Columns columns, Read re
   const int64_t begin = blockIdx.x * columns.chunk;
   const int64_t end = begin + columns.chunk < columns.n ? begin + columns.chunk : columns.n;
   const int64_t rows = (end - begin + columns.width - 1) / columns.width;
+  const int64_t whole =
+      (end - begin) / columns.width;  // rows that reach all columns; another one is a group of its own
   const int64_t mine = (end - begin - place + columns.width - 1) / columns.width;  // rows that reach this column
 
   const int64_t step = kLines * columns.width;
@@ -67,27 +71,38 @@ __global__ void __launch_bounds__(kThreads) sum_columns(Columns columns, Read re
     fetch();
     if (!adds) continue;
     const int count = mine - first < kRows ? static_cast<int>(mine - first) : kRows;
+    if constexpr (requires { sums.end_group(); }) {
+      static_assert(kRows % kGroup == 0);
 #pragma unroll 8
-    for (int r = 0; r < count; ++r) sums.add(tile[r * kColumns + column]);
+      for (int r = 0; r < count; ++r) {
+        sums.add(tile[r * kColumns + column]);
+        if (r % kGroup == kGroup - 1 || first + r + 1 == whole) sums.end_group();
+      }
+    } else {
+#pragma unroll 8
+      for (int r = 0; r < count; ++r) sums.add(tile[r * kColumns + column]);
+    }
   }
+  if constexpr (requires { sums.end_group(); }) sums.end_group();
+  const Result result = sums.result();
   if constexpr (kJoin) {
-    Sums joined = Sums::none();
+    Result joined = Result::none();
 #pragma unroll
-    for (int c = 0; c < kColumns; ++c) joined.add(__shfl_sync(0xffffffff, sums.total, c, kColumns));
+    for (int c = 0; c < kColumns; ++c) joined.join({__shfl_sync(0xffffffff, result.total, c, kColumns)});
     if (adds && column == 0) partial[blockIdx.x] = joined;
   } else {
-    if (adds) partial[blockIdx.x * columns.width + place] = sums;
+    if (adds) partial[blockIdx.x * columns.width + place] = result;
   }
 }
 
 /// partial [parts][channels]: a block joins the parts of one channel in order and calls write(channel, sums).
-template <class Sums, class Write>
+template <class Result, class Write>
 __global__ void __launch_bounds__(kThreads)
-    join_channels(int64_t parts, int64_t channels, const Sums* partial, Write write) {
+    join_channels(int64_t parts, int64_t channels, const Result* partial, Write write) {
   constexpr int kStaged = 4 * kThreads;
-  __shared__ Sums staged[kStaged];
+  __shared__ Result staged[kStaged];
   const int64_t c = blockIdx.x;
-  Sums sums = Sums::none();
+  Result sums = Result::none();
   for (int64_t first = 0; first < parts; first += kStaged) {
     const int count = parts - first < kStaged ? static_cast<int>(parts - first) : kStaged;
     __syncthreads();
@@ -113,10 +128,10 @@ template <class Sums>
 size_t channel_scratch(int64_t rows, int64_t channels) {
   if (rows * channels == 0) return 0;
   const Columns columns = channel_columns(rows, channels);
-  return static_cast<size_t>(columns.chunks() * columns.width) * sizeof(Sums);
+  return static_cast<size_t>(columns.chunks() * columns.width) * sizeof(typename Sums::Result);
 }
 
-/// Makes one Sums a channel and calls write(channel, sums) on the GPU. scratch holds channel_scratch bytes.
+/// Makes one Sums a channel and calls write(channel, result) on the GPU. scratch holds channel_scratch bytes.
 template <class Sums, class Read, class Write>
 void sum_channels(const char* kernel, int64_t rows, int64_t channels, const Read& read, const Write& write,
                   void* scratch, cudaStream_t stream) {
@@ -126,12 +141,12 @@ void sum_channels(const char* kernel, int64_t rows, int64_t channels, const Read
   const bool wide = columns.width % 128 == 0;
   const int64_t blocks = columns.width / (wide ? 128 : 32);
   require(chunks <= INT32_MAX && blocks <= 65535 && channels <= INT32_MAX, kernel, "the matrix is too large");
-  auto* partial = static_cast<Sums*>(scratch);
+  auto* partial = static_cast<typename Sums::Result*>(scratch);
   const dim3 grid(static_cast<unsigned>(chunks), static_cast<unsigned>(blocks));
   if (chunks > 0 && wide) {
-    sum_columns<128, false><<<grid, kThreads, 0, stream>>>(columns, read, partial);
+    sum_columns<128, false, Sums><<<grid, kThreads, 0, stream>>>(columns, read, partial);
   } else if (chunks > 0) {
-    sum_columns<32, false><<<grid, kThreads, 0, stream>>>(columns, read, partial);
+    sum_columns<32, false, Sums><<<grid, kThreads, 0, stream>>>(columns, read, partial);
   }
   check_launch(kernel);
   join_channels<<<static_cast<unsigned>(channels), kThreads, 0, stream>>>(chunks * (columns.width / channels), channels,
@@ -139,11 +154,29 @@ void sum_channels(const char* kernel, int64_t rows, int64_t channels, const Read
   check_launch(kernel);
 }
 
-/// A sum of terms, products of two floats, which are exact in double.
 struct Total {
   static __device__ Total none() { return {0.0}; }
-  __device__ void add(double term) { total += term; }
+  __device__ void join(const Total& other) { total += other.total; }
   double total;
+};
+
+/// Two factors.
+struct Product {
+  float a, b;
+};
+
+/// A sum of products, kGroup of them in float, one after another, and their sum in double.
+struct GroupedTotal {
+  using Result = Total;
+  static __device__ GroupedTotal none() { return {0.0, 0.0f}; }
+  __device__ void add(const Product& term) { group = fmaf(term.a, term.b, group); }
+  __device__ void end_group() {
+    total += group;
+    group = 0.0f;
+  }
+  __device__ Total result() const { return {total}; }
+  double total;
+  float group;
 };
 
 /// total = values[0] + values[1] + ..., one chain: a block stages the values for one thread.
@@ -158,33 +191,36 @@ static __global__ void __launch_bounds__(kThreads) sum_chain(const Total* values
   const int thread = static_cast<int>(threadIdx.x);
   stage(0, thread, kThreads);
   __syncthreads();
-  Total sum = Total::none();
+  double sum = 0.0;
   for (int64_t tile = 0; tile * kStaged < count; ++tile) {
     if (thread >= 32) {
       stage(tile + 1, thread - 32, kThreads - 32);
     } else if (thread == 0) {
       const int left = count - tile * kStaged < kStaged ? static_cast<int>(count - tile * kStaged) : kStaged;
 #pragma unroll 16
-      for (int k = 0; k < left; ++k) sum.add(staged[tile % 2][k]);
+      for (int k = 0; k < left; ++k) sum += staged[tile % 2][k];
     }
     __syncthreads();
   }
-  if (thread == 0) *total = sum.total;
+  if (thread == 0) *total = sum;
 }
 
-/// Sums the terms of all chunks, whose width is kColumns, into total [1]; partial as for sum_columns.
-template <int kColumns, bool kJoin, class Read>
-void sum_terms(const char* kernel, int64_t n, int64_t chunk, const Read& read, void* scratch, double* total,
-               cudaStream_t stream) {
-  const Columns columns{n, chunk, kColumns};
-  const int64_t chunks = columns.chunks();
-  require(chunks <= INT32_MAX, kernel, "too many elements");
+/// Bytes of partial sums of n products.
+inline size_t products_scratch(int64_t n) { return static_cast<size_t>(divide_up(n, kPiece)) * sizeof(Total); }
+
+/// Sums n products, pieces of them in kStep columns, into total [1].
+template <class Read>
+void sum_products(const char* kernel, int64_t n, const Read& read, void* scratch, double* total, cudaStream_t stream) {
+  const Columns columns{n, kPiece, kStep};
+  const int64_t pieces = columns.chunks();
+  require(pieces <= INT32_MAX, kernel, "too many elements");
   auto* partial = static_cast<Total*>(scratch);
-  if (chunks > 0) {
-    sum_columns<kColumns, kJoin><<<static_cast<unsigned>(chunks), kThreads, 0, stream>>>(columns, read, partial);
+  if (pieces > 0) {
+    sum_columns<kStep, true, GroupedTotal>
+        <<<static_cast<unsigned>(pieces), kThreads, 0, stream>>>(columns, read, partial);
     check_launch(kernel);
   }
-  sum_chain<<<1, kThreads, 0, stream>>>(partial, kJoin ? chunks : chunks * kColumns, total);
+  sum_chain<<<1, kThreads, 0, stream>>>(partial, pieces, total);
   check_launch(kernel);
 }
 

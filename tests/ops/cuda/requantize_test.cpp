@@ -194,7 +194,7 @@ TEST_F(CudaRequantize, SumsOfGradientsInTheCpusOrder) {
                              s2.data());
         const Array<double> gpu1(channels), gpu2(channels);
         reduce_gradient(d.g.data(), masked ? d.inside.data() : nullptr, kept.gpu, rows, channels, gpu1.data(),
-                        products ? gpu2.data() : nullptr, scratch.data(), nullptr);
+                        products ? gpu2.data() : nullptr, nullptr, scratch.data(), nullptr);
         expect_equal(gpu1.host(), s1);
         if (products) expect_equal(gpu2.host(), s2);
       }
@@ -208,24 +208,30 @@ TEST_F(CudaRequantize, ScaleGradientsInTheCpusOrder) {
     const Matrix m(rows, channels, rows + 9);
     const DeviceMatrix d(m);
     SCOPED_TRACE(describe(m));
-    const Array<char> scratch(static_cast<int64_t>(scale_gradient_scratch(rows, channels)));
-    const Array<double> ds(1);
+    const Array<char> scratch(static_cast<int64_t>(reduce_gradient_scratch(rows, channels)));
+    const Array<double> s1(channels), s2(channels), ds(1);
     const Array<int32_t> zero({120});
     for (const KeptCase& kept : kept_cases(m, d, false)) {
       for (const bool affine : {false, true}) {
         for (const bool masked : {false, true}) {
           // step: the multipliers hold infinities.
-          const double cpu =
-              ops::scale_gradient(m.g.data(), m.codes.data(), masked ? m.inside.data() : nullptr, kept.cpu,
-                                  m.step.data(), affine ? m.offset.data() : nullptr, {0, 255, 120}, rows, channels);
-          scale_gradient(d.g.data(), d.codes.data(), masked ? d.inside.data() : nullptr, kept.gpu, d.step.data(),
-                         affine ? d.offset.data() : nullptr, zero.data(), rows, channels, ds.data(), scratch.data(),
-                         nullptr);
+          std::vector<double> cpu1(channels), cpu2(channels);
+          double cpu = -1;
+          const ops::ScaleGradient request{
+              m.codes.data(), m.step.data(), affine ? m.offset.data() : nullptr, {0, 255, 120}, &cpu};
+          ops::reduce_gradient(m.g.data(), masked ? m.inside.data() : nullptr, kept.cpu, rows, channels, cpu1.data(),
+                               cpu2.data(), &request);
+          const ScaleGradient scale{d.codes.data(), d.step.data(), affine ? d.offset.data() : nullptr, zero.data(),
+                                    ds.data()};
+          reduce_gradient(d.g.data(), masked ? d.inside.data() : nullptr, kept.gpu, rows, channels, s1.data(),
+                          s2.data(), &scale, scratch.data(), nullptr);
+          expect_equal(s1.host(), cpu1);
+          expect_equal(s2.host(), cpu2);
           expect_equal(ds.host(), {cpu});
         }
       }
     }
-    const Array<char> flat_scratch(static_cast<int64_t>(scale_gradient_scratch(m.n, 1)));
+    const Array<char> flat_scratch(static_cast<int64_t>(encode_scale_gradient_scratch(m.n)));
     const auto x = drawn<float>(m.n, 3, std::normal_distribution<float>(0.0f, 50.0f));
     const Array<float> values(x), scale({0.7f});
     const double cpu =
@@ -263,9 +269,9 @@ TEST_F(CudaRequantize, StatisticsInTheCpusOrder) {
 TEST_F(CudaRequantize, EmptyMatrices) {
   const Array<double> s1(3), s2(3), ds(1);
   const Array<int32_t> min(3), max(3), zero({0});
-  reduce_gradient(nullptr, nullptr, {}, 0, 3, s1.data(), nullptr, nullptr, nullptr);
+  reduce_gradient(nullptr, nullptr, {}, 0, 3, s1.data(), nullptr, nullptr, nullptr, nullptr);
   channel_statistics(nullptr, 0, 3, {s1.data(), s2.data(), min.data(), max.data()}, nullptr, nullptr);
-  scale_gradient(nullptr, nullptr, nullptr, {}, nullptr, nullptr, zero.data(), 0, 3, ds.data(), nullptr, nullptr);
+  encode_scale_gradient(nullptr, nullptr, nullptr, nullptr, nullptr, zero.data(), 0, ds.data(), nullptr, nullptr);
   requantize(nullptr, 0, 3, nullptr, nullptr, {0, 255, zero.data()}, nullptr, nullptr, false, nullptr);
   expect_equal(s1.host(), std::vector<double>(3, 0.0));
   expect_equal(s2.host(), std::vector<double>(3, 0.0));
@@ -277,14 +283,14 @@ TEST_F(CudaRequantize, EmptyMatrices) {
 TEST(CudaRequantizeArguments, RefusesContradictions) {
   const int32_t exact = 1;
   const int16_t kept = 1;
-  EXPECT_THROW(
-      reduce_gradient(nullptr, nullptr, {.compact = &kept, .exact = &exact}, 1, 1, nullptr, nullptr, nullptr, nullptr),
-      Error);
+  EXPECT_THROW(reduce_gradient(nullptr, nullptr, {.compact = &kept, .exact = &exact}, 1, 1, nullptr, nullptr, nullptr,
+                               nullptr, nullptr),
+               Error);
   EXPECT_THROW(
       batch_norm_gradient(nullptr, nullptr, {.compact = &kept}, 1, 1, nullptr, nullptr, nullptr, nullptr, nullptr),
       Error);
-  EXPECT_THROW(
-      scale_gradient(nullptr, nullptr, nullptr, {}, nullptr, nullptr, nullptr, 1, 1, nullptr, nullptr, nullptr), Error);
+  const ScaleGradient scale;
+  EXPECT_THROW(reduce_gradient(nullptr, nullptr, {}, 1, 1, nullptr, nullptr, &scale, nullptr, nullptr), Error);
   EXPECT_THROW(requantize(nullptr, 1, 1, nullptr, nullptr, {-1, 255, nullptr}, nullptr, nullptr, false, nullptr),
                Error);
 }

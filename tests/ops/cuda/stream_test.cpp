@@ -91,13 +91,12 @@ struct Outputs {
     requantize(acc.data(), kRows, kChannels, middle, multiplier, range, frozen.data(), nullptr, true, stream);
     dequantize_accumulators(acc.data(), kRows, kChannels, middle, multiplier, logits.data(), stream);
     compact(acc.data(), kRows, kChannels, {middle, multiplier, kept_alone.data()}, stream);
+    const ScaleGradient of_scale{live.data(), multiplier, multiplier, zero, scales.data()};
     reduce_gradient(g, mask.data(), compacted, kRows, kChannels, sums.data() + 2 * kChannels,
-                    sums.data() + 3 * kChannels, scratch.data(), stream);
+                    sums.data() + 3 * kChannels, &of_scale, scratch.data(), stream);
     batch_norm_gradient(g, mask.data(), compacted, kRows, kChannels, multiplier, multiplier, multiplier, dx.data(),
                         stream);
     mask_gradient(g, mask.data(), kN, masked.data(), stream);
-    scale_gradient(g, live.data(), mask.data(), compacted, multiplier, multiplier, zero, kRows, kChannels,
-                   scales.data(), scratch.data(), stream);
     encode_scale_gradient(g, codes.data(), mask.data(), g, scale, zero, kN, scales.data() + 1, scratch.data(), stream);
     add(codes.data(), in.other.data(), kN, params, added.data(), nullptr, false, stream);
     add_scale_gradient(g, codes.data(), in.other.data(), added.data(), nullptr, kN, params, scales.data() + 2,
@@ -116,7 +115,7 @@ struct Outputs {
     global_average_pool(codes.data(), kBatch, kPixels, kChannels, scale, zero, scale, range, global.data(),
                         global_acc.data(), nullptr, stream);
   }
-  static constexpr size_t kFunctions = 29;
+  static constexpr size_t kFunctions = 28;
 
   void expect_equal_to(const Outputs& other) const {
     const auto all = [](const Outputs& o) {
