@@ -50,67 +50,55 @@ namespace {
 using I32 = hn::CappedTag<int32_t, kStep>;
 constexpr int64_t kLanes = hn::MaxLanes(I32());
 
-/// Adds the squares of kDoubles elements at a time of `rows` rows; kFused where every square is exact in double.
-template <bool kFused>
-HWY_INLINE void add_squares(const int32_t* acc, int64_t rows, int64_t period, double* squares) {
-  const F64 dd;
-#pragma GCC unroll 4
-  for (int64_t k = 0; k < kLanes; k += kDoubles) {
-    auto sum = hn::LoadU(dd, squares + k);
-#pragma GCC unroll 8
-    for (int64_t r = 0; r < rows; ++r) {
-      const auto value = hn::PromoteTo(dd, hn::LoadU(hn::Rebind<int32_t, F64>(), acc + r * period + k));
-      sum = kFused ? hn::MulAdd(value, value, sum) : hn::Add(sum, hn::Mul(value, value));
-    }
-    hn::StoreU(sum, dd, squares + k);
-  }
-}
-
-/// Adds `rows` rows of kLanes elements, at place j.
-HWY_INLINE void add_rows(const int32_t* acc, int64_t rows, int64_t period, int64_t j, Sums& sums) {
+void add_periods(const int32_t* acc, int64_t periods, int64_t period, Sums& sums) {
   const I32 di;
   const F64 dd;
-  auto min = hn::LoadU(di, sums.min + j), max = hn::LoadU(di, sums.max + j);
-  auto sum = hn::Zero(di);
-#pragma GCC unroll 8
-  for (int64_t r = 0; r < rows; ++r) {
-    const auto value = hn::LoadU(di, acc + r * period);
-    hwy::Prefetch(acc + r * period + kAhead);
-    min = hn::Min(min, value);
-    max = hn::Max(max, value);
-    sum = hn::Add(sum, value);
-  }
-  hn::StoreU(min, di, sums.min + j);
-  hn::StoreU(max, di, sums.max + j);
-  // A square of 26 bits is exact in double, fused or not; larger ones would differ by machine. 8 such elements are
-  // summed in 32 bits.
-  const auto limit = hn::Set(di, 1 << 26);
-  if (hn::AllFalse(di, hn::Or(hn::Gt(max, limit), hn::Lt(min, hn::Neg(limit))))) {
-#pragma GCC unroll 4
-    for (int64_t k = 0; k < kLanes; k += kDoubles) {
-      alignas(64) int32_t parts[kLanes];
-      hn::Store(sum, di, parts);
-      const auto part = hn::PromoteTo(dd, hn::LoadU(hn::Rebind<int32_t, F64>(), parts + k));
-      hn::StoreU(hn::Add(hn::LoadU(dd, sums.sum + j + k), part), dd, sums.sum + j + k);
-    }
-    add_squares<true>(acc, rows, period, sums.squares + j);
-    return;
-  }
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t k = 0; k < kLanes; ++k) sums.sum[j + k] += acc[r * period + k];
-  }
-  add_squares<false>(acc, rows, period, sums.squares + j);
-}
-
-void add_periods(const int32_t* acc, int64_t periods, int64_t period, Sums& sums) {
+  const hn::Rebind<int32_t, F64> dh;
+  constexpr int64_t kColumns = 2, kSums = kColumns * kLanes / kDoubles;
+  static_assert(kStep % (kColumns * kLanes) == 0);
   // Few rows at once, so that the machine sees them as streams.
   for (int64_t first = 0; first < periods; first += kGroup) {
     const int64_t rows = std::min(kGroup, periods - first);
-    const int32_t* at = acc + first * period;
-    if (rows == kGroup) {
-      for (int64_t j = 0; j < period; j += kLanes) add_rows(at + j, kGroup, period, j, sums);
-    } else {
-      for (int64_t j = 0; j < period; j += kLanes) add_rows(at + j, rows, period, j, sums);
+    for (int64_t j = 0; j < period; j += kColumns * kLanes) {
+      hn::Vec<F64> sum[kSums], squares[kSums];
+      hn::Vec<I32> min[kColumns], max[kColumns];
+#pragma GCC unroll 4
+      for (int64_t v = 0; v < kSums; ++v) {
+        sum[v] = hn::LoadU(dd, sums.sum + j + v * kDoubles);
+        squares[v] = hn::LoadU(dd, sums.squares + j + v * kDoubles);
+      }
+#pragma GCC unroll 2
+      for (int64_t v = 0; v < kColumns; ++v) {
+        min[v] = hn::LoadU(di, sums.min + j + v * kLanes);
+        max[v] = hn::LoadU(di, sums.max + j + v * kLanes);
+      }
+      const int32_t* at = acc + first * period + j;
+      for (int64_t r = 0; r < rows; ++r, at += period) {
+        hwy::Prefetch(at + kAhead);
+#pragma GCC unroll 2
+        for (int64_t v = 0; v < kColumns; ++v) {
+          const auto whole = hn::LoadU(di, at + v * kLanes);
+          min[v] = hn::Min(min[v], whole);
+          max[v] = hn::Max(max[v], whole);
+        }
+#pragma GCC unroll 4
+        for (int64_t v = 0; v < kSums; ++v) {
+          const auto value = hn::PromoteTo(dd, hn::LoadU(dh, at + v * kDoubles));
+          sum[v] = hn::Add(sum[v], value);
+          // Not fused: a square can need more bits than a double has, so that fused sums would differ by machine.
+          squares[v] = hn::Add(squares[v], hn::Mul(value, value));
+        }
+      }
+#pragma GCC unroll 4
+      for (int64_t v = 0; v < kSums; ++v) {
+        hn::StoreU(sum[v], dd, sums.sum + j + v * kDoubles);
+        hn::StoreU(squares[v], dd, sums.squares + j + v * kDoubles);
+      }
+#pragma GCC unroll 2
+      for (int64_t v = 0; v < kColumns; ++v) {
+        hn::StoreU(min[v], di, sums.min + j + v * kLanes);
+        hn::StoreU(max[v], di, sums.max + j + v * kLanes);
+      }
     }
   }
 }
