@@ -94,7 +94,7 @@ HWY_INLINE void add_piece(const Code* a, const Code* b, int64_t n, const AddCons
   const float least = least_inside(k.lo, above);
   const int64_t whole = n / kStep * kStep, rest = n - whole;
   for (int64_t i = 0; i < whole; i += kStep) {
-    if (i % 64 == 0) hwy::Prefetch(a + i + kAhead), hwy::Prefetch(b + i + kAhead);
+    if (i % 64 == 0) hwy::Prefetch(a + i + kAhead), hwy::Prefetch(b + i + kAhead), hwy::Prefetch(y + i + kAhead);
     const uint32_t bits = add_step(a + i, b + i, k, least, y + i);
     if (inside != nullptr) std::memcpy(inside + i / 8, &bits, sizeof(bits));
   }
