@@ -69,7 +69,7 @@ void PackedConvolution<Code>::shrink() {
     return;
   }
   p.nibbles = std::move(nibbles);
-  p.quads = std::vector<int8_t>();
+  p.quads = AlignedVector<int8_t>();
 }
 
 template <class Code>

@@ -9,6 +9,7 @@
 #include "core/ops/convolve.h"
 #include "core/ops/convolve_kernels.h"
 #include "core/ops/packing.h"
+#include "core/ops/scratch.h"
 #include "core/ops/strips.h"
 
 namespace qat::ops::kernels {
@@ -38,14 +39,14 @@ struct PackedWeights {
   int32_t zero_point;
   Kernel kernel = Kernel::kPairs;
   Segments segments;
-  std::vector<int16_t> pairs;  // or Winograd's
-  std::vector<int8_t> quads;
+  AlignedVector<int16_t> pairs;  // or Winograd's
+  AlignedVector<int8_t> quads;
   std::vector<uint8_t> nibbles;  // the quads, where they have been shrunk (nibbles.h); they start at kLowestNibble
-  std::vector<uint64_t> bits;
+  AlignedVector<uint64_t> bits;
   std::vector<int32_t> start;  // of quads and bits
   int64_t flush = 0;
-  std::vector<float> taps;  // depthwise: [taps][channels rounded up]
-  int64_t quad_rows = 0;    // depthwise quads: groups of four rows of the kernel
+  AlignedVector<float> taps;  // depthwise: [taps][channels rounded up]
+  int64_t quad_rows = 0;      // depthwise quads: groups of four rows of the kernel
   bool fits_int16 = false;
 };
 

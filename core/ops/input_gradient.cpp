@@ -45,11 +45,11 @@ std::vector<Phase> phases_of(int64_t in, int64_t kernel, int64_t stride, int64_t
 }
 
 /// Weights of some taps as [blocks of kBlock input channels][taps][co][kBlock], times their scale.
-std::vector<float> pack_weights(const ConvGeometry& g, const int8_t* w, const float* scale, const Phase& rows,
-                                const Phase& cols) {
+AlignedVector<float> pack_weights(const ConvGeometry& g, const int8_t* w, const float* scale, const Phase& rows,
+                                  const Phase& cols) {
   const auto taps = static_cast<int64_t>(rows.taps.size() * cols.taps.size());
   const int64_t blocks = divide_up(g.in_c, kBlock);
-  std::vector<float> packed(static_cast<size_t>(blocks * taps * g.out_c * kBlock), 0.0f);
+  AlignedVector<float> packed(static_cast<size_t>(blocks * taps * g.out_c * kBlock), 0.0f);
 #pragma omp parallel for if (blocks * taps * g.out_c * kBlock >= kParallelProducts)
   for (int64_t block = 0; block < blocks; ++block) {
     const int64_t count = std::min(kBlock, g.in_c - block * kBlock);
@@ -113,7 +113,7 @@ void scatter_gradient(const ConvGeometry& g, const float* grad, const int8_t* w,
   const int64_t reach = g.kernel_h * g.kernel_w * g.in_c, run = g.kernel_w * g.in_c;
   const Phase all{.first = 0, .count = 1, .taps = {0}, .offsets = {0}};
   const ConvGeometry product{.in_c = reach, .out_c = g.out_c};
-  const std::vector<float> weights = pack_weights(product, w, scale, all, all);
+  const AlignedVector<float> weights = pack_weights(product, w, scale, all, all);
   const int64_t out_h = g.out_h(), out_w = g.out_w(), line = g.in_w * g.in_c, offset = 0;
 #pragma omp parallel for schedule(dynamic) if (g.rows() * g.out_c * g.depth() >= kParallelProducts)
   for (int64_t n = 0; n < g.batch; ++n) {
@@ -173,7 +173,7 @@ void input_gradient(const ConvGeometry& geometry, const float* grad, const int8_
 
   struct Part {
     const Phase *rows, *cols;
-    std::vector<float> weights;
+    AlignedVector<float> weights;
   };
   std::vector<Part> parts;
   for (const Phase& r : rows) {

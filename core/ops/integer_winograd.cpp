@@ -26,9 +26,9 @@ bool serves(const ConvGeometry& g, int64_t code, int64_t weight) {
 }
 
 template <class Weight>
-std::vector<int16_t> pack(const ConvGeometry& g, const Weight* w) {
+AlignedVector<int16_t> pack(const ConvGeometry& g, const Weight* w) {
   const int64_t block = g.in_c * kBlock, plane = divide_up(g.out_c, kBlock) * block;
-  std::vector<int16_t> packed(static_cast<size_t>(kFrequencies * plane));
+  AlignedVector<int16_t> packed(static_cast<size_t>(kFrequencies * plane));
 #pragma omp parallel for if (g.out_c * g.depth() >= kParallelProducts)
   for (int64_t o = 0; o < g.out_c; o += kBlock) {
     kernels::transform_weight_codes(w + o * 9 * g.in_c, std::min(kBlock, g.out_c - o), g.in_c, plane,
@@ -37,8 +37,8 @@ std::vector<int16_t> pack(const ConvGeometry& g, const Weight* w) {
   return packed;
 }
 
-template std::vector<int16_t> pack<int8_t>(const ConvGeometry&, const int8_t*);
-template std::vector<int16_t> pack<int16_t>(const ConvGeometry&, const int16_t*);
+template AlignedVector<int16_t> pack<int8_t>(const ConvGeometry&, const int8_t*);
+template AlignedVector<int16_t> pack<int16_t>(const ConvGeometry&, const int16_t*);
 
 ConvGeometry even(const ConvGeometry& g) {
   ConvGeometry wider = g;
@@ -47,7 +47,7 @@ ConvGeometry even(const ConvGeometry& g) {
   return wider;
 }
 
-void multiply(const ConvGeometry& g, const std::vector<int16_t>& weights, const Region& region, int64_t channel,
+void multiply(const ConvGeometry& g, const AlignedVector<int16_t>& weights, const Region& region, int64_t channel,
               int64_t channels, int32_t* out, int64_t out_stride, const kernels::CodeOutput* codes) {
   const int64_t tiles = region.pixel_count / 4, block = g.in_c * kBlock, plane = divide_up(g.out_c, kBlock) * block;
   // A little apart, so that planes do not share the lines of the first cache.

@@ -7,9 +7,9 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "core/ops/convolve_kernels.h"
+#include "core/ops/scratch.h"
 #include "core/ops/types.h"
 
 namespace qat::ops::integer_winograd {
@@ -20,7 +20,7 @@ bool serves(const ConvGeometry& g, int64_t code, int64_t weight);
 
 /// 2G w (2G)^T of weights [out_c][3][3][in_c], as [frequencies][blocks][in_c / 2][kBlock][2].
 template <class Weight>
-std::vector<int16_t> pack(const ConvGeometry& g, const Weight* w);
+AlignedVector<int16_t> pack(const ConvGeometry& g, const Weight* w);
 
 /// The map with as much more padding as makes its sides even.
 ConvGeometry even(const ConvGeometry& g);
@@ -38,7 +38,7 @@ struct Region {
 
 /// Accumulators, or codes, of outputs [channel, channel + channels) of a region; channel: a multiple of kBlock. `out`
 /// and the codes begin at the region's first pixel and at `channel`.
-void multiply(const ConvGeometry& g, const std::vector<int16_t>& weights, const Region& region, int64_t channel,
+void multiply(const ConvGeometry& g, const AlignedVector<int16_t>& weights, const Region& region, int64_t channel,
               int64_t channels, int32_t* out, int64_t out_stride, const kernels::CodeOutput* codes);
 
 }  // namespace qat::ops::integer_winograd

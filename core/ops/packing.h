@@ -9,6 +9,7 @@
 
 #include "core/ops/bit_kernels.h"
 #include "core/ops/convolve_kernels.h"
+#include "core/ops/scratch.h"
 #include "core/ops/strips.h"
 #include "core/ops/types.h"
 
@@ -83,8 +84,8 @@ void put_starts(const From* w, int64_t channels, int64_t depth, int64_t zero, in
 
 /// Weights [channels][depth] of -1 and 1 as [blocks][depth / kWord][kBlock]: bits of those that are 1.
 template <class From>
-std::vector<uint64_t> pack_signs(const From* w, int64_t channels, int64_t depth) {
-  std::vector<uint64_t> packed(static_cast<size_t>(divide_up(channels, kBlock) * (depth / kWord) * kBlock), 0);
+AlignedVector<uint64_t> pack_signs(const From* w, int64_t channels, int64_t depth) {
+  AlignedVector<uint64_t> packed(static_cast<size_t>(divide_up(channels, kBlock) * (depth / kWord) * kBlock), 0);
   for (int64_t c = 0; c < channels; ++c) {
     uint64_t* out = packed.data() + c / kBlock * (depth / kWord) * kBlock + c % kBlock;
     for (int64_t k = 0; k < depth; ++k) {

@@ -1,5 +1,5 @@
-// Memory for the length of a call, kept by its thread for the next call: after the first one of a kind nothing is
-// allocated. Internal to core/ops.
+// Memory of kernels. Scratch is for the length of a call and kept by its thread for the next call: after the first one
+// of a kind nothing is allocated. Internal to core/ops.
 #pragma once
 
 #include <cstddef>
@@ -41,5 +41,25 @@ struct ScratchAllocator {
 
 template <class T>
 using ScratchVector = std::vector<T, ScratchAllocator<T>>;
+
+/// For what lives longer: aligned to 64, so that no vector lies across two lines of a cache.
+template <class T>
+struct AlignedAllocator {
+  using value_type = T;
+
+  AlignedAllocator() = default;
+  template <class U>
+  AlignedAllocator(const AlignedAllocator<U>&) {}
+
+  T* allocate(size_t n) { return static_cast<T*>(::operator new (n * sizeof(T), std::align_val_t{64})); }
+  void deallocate(T* p, size_t) noexcept { ::operator delete (p, std::align_val_t{64}); }
+  template <class U>
+  bool operator==(const AlignedAllocator<U>&) const {
+    return true;
+  }
+};
+
+template <class T>
+using AlignedVector = std::vector<T, AlignedAllocator<T>>;
 
 }  // namespace qat::ops
