@@ -115,12 +115,11 @@ template <class Code>
 void multiply_winograd_strips(const PackedWeights<Code>& p, const ConvGeometry& g, const Code* x,
                               const Finish& finish) {
   const ConvGeometry even = integer_winograd::even(g);
-  // A tile of 2x2 outputs takes 8 bytes a channel here and 32 when it is transformed. The weights of many channels pay
-  // only if they serve some tiles at once.
+  // The weights of many channels pay only if they serve some tiles at once.
   constexpr int64_t kTiles = 48;
-  Strips strips(even, sizeof(int16_t), std::max<int64_t>(32 * 1024, 12 * g.in_c * kTiles));
+  Strips strips(even, sizeof(int16_t), std::max<int64_t>(32 * 1024, integer_winograd::tile_bytes(g) * g.in_c * kTiles));
   strips.rows += strips.rows % 2;
-  strips.in_rows = strips.rows + 2;
+  strips.in_rows = (strips.rows - 1) * g.stride_h + 3;
   const int64_t blocks = p.blocks();
   const int64_t parts = std::clamp<int64_t>(divide_up(omp_get_max_threads(), strips.count()), 1, divide_up(blocks, 2));
   const int64_t part_channels = 2 * divide_up(divide_up(blocks, 2), parts) * kBlock;

@@ -25,6 +25,47 @@ HWY_INLINE void data_side(V* v) {
   v[3 * kStep] = hn::Sub(v1, v3);
 }
 
+/// B^T of three values that are `step` apart, for two taps.
+template <int64_t kStep, class V>
+HWY_INLINE void strided_side(V* v) {
+  v[0] = hn::Sub(v[0], v[kStep]);
+  v[2 * kStep] = hn::Sub(v[2 * kStep], v[kStep]);
+}
+
+/// kRows x kCols values from those of every second row and column of a tile, transformed where there are three.
+template <int64_t kRows, int64_t kCols>
+HWY_INLINE void transform_phase(const int16_t* pixels, int64_t line, int64_t channels, int64_t plane, int16_t* out) {
+  const I16 d;
+  hn::Vec<I16> v[kRows * kCols];
+#pragma GCC unroll 3
+  for (int64_t col = 0; col < kCols; ++col) {
+#pragma GCC unroll 3
+    for (int64_t row = 0; row < kRows; ++row) {
+      v[row * kCols + col] = hn::LoadU(d, pixels + 2 * row * line + 2 * col * channels);
+    }
+    if constexpr (kRows == 3) strided_side<kCols>(v + col);
+  }
+#pragma GCC unroll 3
+  for (int64_t row = 0; row < kRows; ++row) {
+    if constexpr (kCols == 3) strided_side<1>(v + row * kCols);
+#pragma GCC unroll 3
+    for (int64_t col = 0; col < kCols; ++col) hn::StoreU(v[row * kCols + col], d, out + (row * kCols + col) * plane);
+  }
+}
+
+void transform_strided(const int16_t* const* tiles, int64_t count, int64_t line, int64_t channels, int64_t plane,
+                       int16_t* out) {
+  for (int64_t t = 0; t < count; ++t, out += channels) {
+    for (int64_t c = 0; c < channels; c += hn::MaxLanes(I16())) {
+      const int16_t* from = tiles[t] + c;
+      transform_phase<3, 3>(from, line, channels, plane, out + c);
+      transform_phase<3, 2>(from + channels, line, channels, plane, out + 9 * plane + c);
+      transform_phase<2, 3>(from + line, line, channels, plane, out + 15 * plane + c);
+      transform_phase<2, 2>(from + line + channels, line, channels, plane, out + 21 * plane + c);
+    }
+  }
+}
+
 void transform(const int16_t* const* tiles, int64_t count, int64_t line, int64_t channels, int64_t plane,
                int16_t* out) {
   const I16 d;
@@ -61,42 +102,118 @@ HWY_INLINE void weight_side(V w0, V w1, V w2, V* out, int64_t step) {
   out[3 * step] = hn::Add(w2, w2);
 }
 
-template <class Weight>
-HWY_INLINE void transform_weights(const Weight* w, int64_t outputs, int64_t channels, int64_t plane, int16_t* out) {
-  constexpr int64_t kFrequencies = 16, kWidth = hn::MaxLanes(I16());
-  HWY_ALIGN int16_t all[kFrequencies][kBlock][kBlock] = {};  // [frequency][output][input]
+/// The planes of nine weights, put(plane, value).
+template <class V, class Put>
+HWY_INLINE void weight_planes(const V (&w)[9], const Put& put) {
+  V columns[12];  // [4][3]
+#pragma GCC unroll 3
+  for (int64_t col = 0; col < 3; ++col) weight_side(w[col], w[3 + col], w[6 + col], columns + col, 3);
+#pragma GCC unroll 4
+  for (int64_t row = 0; row < 4; ++row) {
+    V values[4];
+    weight_side(columns[row * 3], columns[row * 3 + 1], columns[row * 3 + 2], values, 1);
+#pragma GCC unroll 4
+    for (int64_t col = 0; col < 4; ++col) put(row * 4 + col, values[col]);
+  }
+}
+
+template <class V, class Put>
+HWY_INLINE void strided_weight_planes(const V (&w)[9], const Put& put) {
+  V even[9];  // G of the kernel's even rows, [3][3]
+#pragma GCC unroll 3
+  for (int64_t col = 0; col < 3; ++col) {
+    even[col] = w[col], even[3 + col] = hn::Add(w[col], w[6 + col]), even[6 + col] = w[6 + col];
+  }
+  const auto put_row = [&](int64_t plane, V left, V right) HWY_ATTR {
+    put(plane, left);
+    put(plane + 1, hn::Add(left, right));
+    put(plane + 2, right);
+  };
+#pragma GCC unroll 3
+  for (int64_t row = 0; row < 3; ++row) {
+    put_row(3 * row, even[3 * row], even[3 * row + 2]);
+    for (int64_t col = 0; col < 2; ++col) put(9 + 2 * row + col, even[3 * row + 1]);
+  }
+  for (int64_t row = 0; row < 2; ++row) {
+    put_row(15 + 3 * row, w[3], w[5]);
+    for (int64_t col = 0; col < 2; ++col) put(21 + 2 * row + col, w[4]);
+  }
+}
+
+template <bool kStrided, class Weight>
+HWY_INLINE void transform_weights(const Weight* w, int64_t outputs, int64_t channels, int16_t* const* out) {
+  constexpr int64_t kCount = kStrided ? kStridedPlanes : kPlanes, kWidth = hn::MaxLanes(I16());
+  HWY_ALIGN int16_t all[kCount][kBlock][kBlock] = {};  // [plane][output][input]
   for (int64_t i = 0; i < channels; i += kBlock) {
     for (int64_t o = 0; o < outputs; ++o) {
       for (int64_t c = 0; c < kBlock; c += kWidth) {
-        const Weight* from = w + o * 9 * channels + i + c;
-        hn::Vec<I16> columns[12];  // [4][3]
-#pragma GCC unroll 3
-        for (int64_t col = 0; col < 3; ++col) {
-          weight_side(wide(from + col * channels), wide(from + (3 + col) * channels), wide(from + (6 + col) * channels),
-                      columns + col, 3);
-        }
-#pragma GCC unroll 4
-        for (int64_t row = 0; row < 4; ++row) {
-          hn::Vec<I16> values[4];
-          weight_side(columns[row * 3], columns[row * 3 + 1], columns[row * 3 + 2], values, 1);
-#pragma GCC unroll 4
-          for (int64_t col = 0; col < 4; ++col) hn::Store(values[col], I16(), &all[row * 4 + col][o][c]);
+        hn::Vec<I16> taps[9];
+#pragma GCC unroll 9
+        for (int64_t k = 0; k < 9; ++k) taps[k] = wide(w + (o * 9 + k) * channels + i + c);
+        const auto put = [&](int64_t plane, hn::Vec<I16> value)
+                             HWY_ATTR { hn::Store(value, I16(), &all[plane][o][c]); };
+        if constexpr (kStrided) {
+          strided_weight_planes(taps, put);
+        } else {
+          weight_planes(taps, put);
         }
       }
     }
-    for (int64_t f = 0; f < kFrequencies; ++f) {
-      int16_t* to = out + f * plane + i * kBlock;
+    for (int64_t plane = 0; plane < kCount; ++plane) {
+      int16_t* to = out[plane] + i * kBlock;
       for (int64_t pair = 0; pair < kBlock; pair += 2) {
-        for (int64_t o = 0; o < kBlock; ++o, to += 2) std::memcpy(to, &all[f][o][pair], 2 * sizeof(*to));
+        for (int64_t o = 0; o < kBlock; ++o, to += 2) std::memcpy(to, &all[plane][o][pair], 2 * sizeof(*to));
       }
     }
   }
 }
-void weights_s8(const int8_t* w, int64_t outputs, int64_t channels, int64_t plane, int16_t* out) {
-  transform_weights(w, outputs, channels, plane, out);
+
+template <class Weight>
+HWY_INLINE void transform_weights(bool strided, const Weight* w, int64_t outputs, int64_t channels,
+                                  int16_t* const* out) {
+  if (strided) {
+    transform_weights<true>(w, outputs, channels, out);
+  } else {
+    transform_weights<false>(w, outputs, channels, out);
+  }
 }
-void weights_s16(const int16_t* w, int64_t outputs, int64_t channels, int64_t plane, int16_t* out) {
-  transform_weights(w, outputs, channels, plane, out);
+void weights_s8(bool strided, const int8_t* w, int64_t outputs, int64_t channels, int16_t* const* out) {
+  transform_weights(strided, w, outputs, channels, out);
+}
+void weights_s16(bool strided, const int16_t* w, int64_t outputs, int64_t channels, int16_t* const* out) {
+  transform_weights(strided, w, outputs, channels, out);
+}
+
+/// The outputs [2][2] of kLanes channels from `at` on.
+HWY_INLINE void outputs_of(const int32_t* at, int64_t plane, hn::Vec<I32> (&out)[4]) {
+  const I32 d;
+  hn::Vec<I32> top[4], bottom[4];
+#pragma GCC unroll 4
+  for (int64_t col = 0; col < 4; ++col, at += plane) {
+    const auto m0 = hn::LoadU(d, at), m1 = hn::LoadU(d, at + 4 * plane), m2 = hn::LoadU(d, at + 8 * plane),
+               m3 = hn::LoadU(d, at + 12 * plane);
+    top[col] = hn::Add(hn::Add(m0, m1), m2);
+    bottom[col] = hn::Sub(hn::Sub(m1, m2), m3);
+  }
+  out[0] = hn::ShiftRight<2>(hn::Add(hn::Add(top[0], top[1]), top[2]));
+  out[1] = hn::ShiftRight<2>(hn::Sub(hn::Sub(top[1], top[2]), top[3]));
+  out[2] = hn::ShiftRight<2>(hn::Add(hn::Add(bottom[0], bottom[1]), bottom[2]));
+  out[3] = hn::ShiftRight<2>(hn::Sub(hn::Sub(bottom[1], bottom[2]), bottom[3]));
+}
+
+HWY_INLINE void strided_outputs_of(const int32_t* at, int64_t plane, hn::Vec<I32> (&out)[4]) {
+  const I32 d;
+  hn::Vec<I32> top[3], bottom[3];
+#pragma GCC unroll 3
+  for (int64_t col = 0; col < 3; ++col, at += plane) {
+    const auto both = hn::LoadU(d, at + 3 * plane);
+    top[col] = hn::Add(hn::LoadU(d, at), both);
+    bottom[col] = hn::Add(both, hn::LoadU(d, at + 6 * plane));
+  }
+  out[0] = hn::Add(top[0], top[1]);
+  out[1] = hn::Add(top[1], top[2]);
+  out[2] = hn::Add(bottom[0], bottom[1]);
+  out[3] = hn::Add(bottom[1], bottom[2]);
 }
 
 void restore(const TileOutput& t) {
@@ -104,23 +221,18 @@ void restore(const TileOutput& t) {
   for (int64_t tile = 0; tile < t.count; ++tile) {
     const int64_t* pixels = t.pixels + tile * 4;
     for (int64_t c = 0; c < t.used; c += kLanes) {
-      hn::Vec<I32> top[4], bottom[4];
-#pragma GCC unroll 4
-      for (int64_t col = 0; col < 4; ++col) {
-        const int32_t* at = t.sums + col * t.plane + tile * t.channels + c;
-        const auto m0 = hn::LoadU(d, at), m1 = hn::LoadU(d, at + 4 * t.plane), m2 = hn::LoadU(d, at + 8 * t.plane),
-                   m3 = hn::LoadU(d, at + 12 * t.plane);
-        top[col] = hn::Add(hn::Add(m0, m1), m2);
-        bottom[col] = hn::Sub(hn::Sub(m1, m2), m3);
+      const int32_t* at = t.sums + tile * t.channels + c;
+      hn::Vec<I32> sums[4];
+      if (t.strided) {
+        strided_outputs_of(at, t.plane, sums);
+      } else {
+        outputs_of(at, t.plane, sums);
       }
-      const hn::Vec<I32> sums[4] = {hn::Add(hn::Add(top[0], top[1]), top[2]), hn::Sub(hn::Sub(top[1], top[2]), top[3]),
-                                    hn::Add(hn::Add(bottom[0], bottom[1]), bottom[2]),
-                                    hn::Sub(hn::Sub(bottom[1], bottom[2]), bottom[3])};
       const int64_t count = t.used - c;
 #pragma GCC unroll 4
       for (int64_t i = 0; i < 4; ++i) {
         if (pixels[i] < 0) continue;
-        const auto sum = hn::ShiftRight<2>(sums[i]);
+        const auto sum = sums[i];
         if (const CodeOutput* codes = t.code_output; codes != nullptr) {
           store_codes(*codes, sum, c, count, codes->codes + pixels[i] * codes->stride + c);
         } else if (count >= kLanes) {
@@ -143,19 +255,21 @@ HWY_AFTER_NAMESPACE();
 namespace qat::ops::kernels {
 
 HWY_EXPORT(transform);
+HWY_EXPORT(transform_strided);
 HWY_EXPORT(restore);
 HWY_EXPORT(weights_s8);
 HWY_EXPORT(weights_s16);
 
-void transform_weight_codes(const int8_t* w, int64_t outputs, int64_t channels, int64_t plane, int16_t* out) {
-  HWY_DYNAMIC_DISPATCH(weights_s8)(w, outputs, channels, plane, out);
+void transform_weight_codes(bool strided, const int8_t* w, int64_t outputs, int64_t channels, int16_t* const* out) {
+  HWY_DYNAMIC_DISPATCH(weights_s8)(strided, w, outputs, channels, out);
 }
-void transform_weight_codes(const int16_t* w, int64_t outputs, int64_t channels, int64_t plane, int16_t* out) {
-  HWY_DYNAMIC_DISPATCH(weights_s16)(w, outputs, channels, plane, out);
+void transform_weight_codes(bool strided, const int16_t* w, int64_t outputs, int64_t channels, int16_t* const* out) {
+  HWY_DYNAMIC_DISPATCH(weights_s16)(strided, w, outputs, channels, out);
 }
 
-void transform_codes(const int16_t* const* tiles, int64_t count, int64_t line, int64_t channels, int64_t plane,
-                     int16_t* out) {
+void transform_codes(bool strided, const int16_t* const* tiles, int64_t count, int64_t line, int64_t channels,
+                     int64_t plane, int16_t* out) {
+  if (strided) return HWY_DYNAMIC_DISPATCH(transform_strided)(tiles, count, line, channels, plane, out);
   HWY_DYNAMIC_DISPATCH(transform)(tiles, count, line, channels, plane, out);
 }
 void restore_sums(const TileOutput& t) { HWY_DYNAMIC_DISPATCH(restore)(t); }

@@ -52,8 +52,24 @@ TEST(IntegerWinograd, ServesWhereItPaysAndCannotOverflow) {
   ConvGeometry g = square(6, 32, 32);
   g.batch = 2;
   EXPECT_EQ(kernel_of(g, 127), "winograd");
-  g = square(16, 32, 32);
+  g = square(32, 64, 64);
   g.stride_w = 2;
+  EXPECT_EQ(kernel_of(g, 127), "pairs");
+  g.stride_h = 2;
+  EXPECT_EQ(kernel_of(g, 127), "winograd");
+  EXPECT_EQ(kernel_of(g, 64), "quads");
+  g.out_c = 48;
+  EXPECT_EQ(kernel_of(g, 127), "pairs");  // few channels
+  g = square(24, 64, 64);
+  g.stride_h = g.stride_w = 2;
+  EXPECT_EQ(kernel_of(g, 127), "pairs");  // 144 outputs
+  g.batch = 2;
+  EXPECT_EQ(kernel_of(g, 127), "winograd");
+  g = square(14, 64, 64);
+  g.stride_h = g.stride_w = 2, g.batch = 8;
+  EXPECT_EQ(kernel_of(g, 127), "pairs");  // 64 outputs made of a map of 49
+  g = square(32, 64, 64);
+  g.stride_h = g.stride_w = 3;
   EXPECT_EQ(kernel_of(g, 127), "pairs");
   g = square(16, 32, 32);
   g.dilation_h = 2;
@@ -99,6 +115,28 @@ void expect_equal(const ConvGeometry& g, uint64_t seed, int weight_limit) {
   });
 }
 
+TEST(IntegerWinograd, EqualsReferenceWithStride) {
+  std::mt19937_64 random(12);
+  const auto draw = [&](int lo, int hi) { return std::uniform_int_distribution<int64_t>(lo, hi)(random); };
+  const int before = omp_get_max_threads();
+  int done = 0;
+  for (uint64_t i = 0; done < 10; ++i) {
+    ConvGeometry g = square(1, 64 + 16 * draw(0, 2), draw(64, 100));
+    g.stride_h = g.stride_w = 2;
+    g.batch = draw(1, 3);
+    g.in_h = draw(9, 36), g.in_w = draw(9, 36);
+    g.pad_top = draw(0, 2), g.pad_left = draw(0, 2), g.pad_bottom = draw(0, 2), g.pad_right = draw(0, 2);
+    if (!integer_winograd::serves(g, 255, 255)) continue;
+    ++done;
+    SCOPED_TRACE(fmt::format("seed {}: {}x{}x{}x{} to {}, pads {} {} {} {}", i, g.batch, g.in_h, g.in_w, g.in_c,
+                             g.out_c, g.pad_top, g.pad_left, g.pad_bottom, g.pad_right));
+    omp_set_num_threads(i % 3 == 0 ? 3 : 1);
+    expect_equal<uint8_t>(g, i, i % 4 == 0 ? 255 : 127);
+    expect_equal<int8_t>(g, i, i % 4 == 1 ? 255 : 128);
+  }
+  omp_set_num_threads(before);
+}
+
 TEST(IntegerWinograd, EqualsReferenceOnRandomGeometries) {
   std::mt19937_64 random(11);
   const auto draw = [&](int lo, int hi) { return std::uniform_int_distribution<int64_t>(lo, hi)(random); };
@@ -124,11 +162,13 @@ TEST(IntegerWinograd, EqualsReferenceWhereAMapNeedsSeveralStrips) {
   g.batch = 9;
   g.in_h = g.in_w = 9;
   expect_equal<uint8_t>(g, 2, 127);
+  g = square(75, 64, 65);
+  g.stride_h = g.stride_w = 2;
+  expect_equal<uint8_t>(g, 3, 127);
 }
 
-/// Every transformed code and weight at its largest: 4 * 255 and 9 * 255.
-TEST(IntegerWinograd, ExtremeCodesAndWeights) {
-  const ConvGeometry g = square(9, 64, 32);
+/// Every transformed code and weight at its largest: 4 * 255 and 9 * 255, with stride 4 * 255.
+void expect_equal_at_extremes(const ConvGeometry& g) {
   std::vector<uint8_t> x(static_cast<size_t>(g.in_h * g.in_w * g.in_c));
   std::vector<int16_t> w(static_cast<size_t>(g.out_c * g.depth()));
   std::vector<int32_t> expected(static_cast<size_t>(g.rows() * g.out_c)), acc(expected.size());
@@ -151,6 +191,14 @@ TEST(IntegerWinograd, ExtremeCodesAndWeights) {
       });
     }
   }
+}
+
+TEST(IntegerWinograd, ExtremeCodesAndWeights) {
+  expect_equal_at_extremes(square(9, 64, 32));
+  ConvGeometry strided = square(27, 64, 64);
+  strided.stride_h = strided.stride_w = 2;
+  ASSERT_TRUE(integer_winograd::serves(strided, 255, 255));
+  expect_equal_at_extremes(strided);
 }
 
 }  // namespace
