@@ -137,7 +137,7 @@ TEST_P(ConvGradient, EqualsTheDoubleComposition) {
   const Tensor gm = g.to(at::kDouble) * inside;
   (ref.v * gm).sum().backward();
 
-  const double tolerance = c.memory == Memory::kCompact && c.live ? 2e-4 : 1e-5;
+  const double tolerance = c.memory == Memory::kCompact && c.live ? 1e-4 : 1e-5;
   EXPECT_LT(relative_error(net.x.handle().grad(), ref.x.grad()), tolerance);
   EXPECT_LT(relative_error(net.weight.grad(), ref.weight.grad()), tolerance);
   if (c.norm) {
