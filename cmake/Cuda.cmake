@@ -2,6 +2,8 @@
 # qat_cuda_library(NAME DIR folder DEPS target...)
 #   A folder of .cu and .cpp files as one shared library qat_NAME with alias qat::NAME that brings its CUDA runtime along.
 #   Programs load it with dlopen when a GPU is asked for; only its tests and benchmarks link it.
+# qat_emulated_cuda_tests(kernel...)
+#   The tests of these kernels (core/ops/cuda/<kernel>.cu) once more, without a GPU: compiled for the CPU.
 
 set(QAT_WITH_CUDA AUTO CACHE STRING "Build the CUDA kernels: ON, OFF or AUTO")
 set_property(CACHE QAT_WITH_CUDA PROPERTY STRINGS AUTO ON OFF)
@@ -48,4 +50,25 @@ function(qat_cuda_library name)
   # Another CUDA runtime may live in the same process, LibTorch's for one.
   target_link_options(${target} PRIVATE LINKER:--exclude-libs,ALL LINKER:--no-undefined)
   add_library(qat::${name} ALIAS ${target})
+endfunction()
+
+function(qat_emulated_cuda_tests)
+  set(emulation tests/ops/cuda/emulated/emulation)
+  set(sources ${emulation}.cpp core/ops/cuda/launch.cpp)
+  foreach(kernel ${ARGN})
+    set(source ${PROJECT_BINARY_DIR}/generated/emulated_${kernel}.cpp)
+    file(CONFIGURE OUTPUT ${source} CONTENT "#include \"${emulation}.h\"\n#include \"core/ops/cuda/${kernel}.cu\"\n")
+    list(APPEND sources ${source})
+    set(test tests/ops/cuda/${kernel}_test.cpp)
+    if(EXISTS ${PROJECT_SOURCE_DIR}/${test})
+      list(APPEND sources ${test})
+    endif()
+  endforeach()
+  set(target qat_emulated_cuda_tests)
+  add_executable(${target} ${sources})
+  _qat_options(${target})
+  target_compile_options(${target} PRIVATE -Wno-unknown-pragmas)
+  target_include_directories(${target} PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
+  target_link_libraries(${target} PRIVATE qat::ops GTest::gtest GTest::gtest_main)
+  gtest_discover_tests(${target} TEST_PREFIX Emulated DISCOVERY_TIMEOUT 120 PROPERTIES TIMEOUT 1200)
 endfunction()

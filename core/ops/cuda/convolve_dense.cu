@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/ops/cuda/convolve_kernels.h"
+#include "core/ops/cuda/launch.cuh"
 
 namespace qat::ops::cuda::kernels {
 namespace {
@@ -357,9 +358,8 @@ void launch(const ConvShape& s, const uint8_t* x, const int32_t* zero_point, con
   const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(parts));
   constexpr int kMemory = kStages * sizeof(Stage<T>);
   if (kMemory > 48 * 1024) cudaFuncSetAttribute(multiply<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, kMemory);
-  multiply<T><<<grid, T::kThreads, kMemory, stream>>>(s, x, zero_point, w, acc, static_cast<int>(column_blocks),
-                                                      static_cast<int>(part_slices));
-  check_launch("convolve");
+  launch_kernel("convolve", multiply<T>, grid, T::kThreads, kMemory, stream, s, x, zero_point, w, acc,
+                static_cast<int>(column_blocks), static_cast<int>(part_slices));
 }
 
 }  // namespace

@@ -190,19 +190,14 @@ void convolve_grouped(const ConvShape& s, const uint8_t* x, const int32_t* zero_
     if (bytes <= kMaxWeights && blocks_across <= 65535) {
       const dim3 grid(static_cast<unsigned>(divide_up(s.rows, int64_t{kPixels} * block.y)),
                       static_cast<unsigned>(blocks_across));
-      depthwise<<<grid, block, static_cast<size_t>(bytes), stream>>>(s, x, zero_point, w, acc);
-      check_launch("convolve");
-      return;
+      return launch_kernel("convolve", depthwise, grid, block, static_cast<size_t>(bytes), stream, s, x, zero_point, w,
+                           acc);
     }
   }
   const int64_t blocks = divide_up(divide_up(s.rows, kRowsOfThread) * s.out_c, kThreads);
   require(blocks <= INT32_MAX, "convolve", "the output is too large for the GPU's kernels");
-  if (multiples_of(4, x, w, s.in_c / s.groups)) {
-    grouped<true><<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(s, x, zero_point, w, acc);
-  } else {
-    grouped<false><<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(s, x, zero_point, w, acc);
-  }
-  check_launch("convolve");
+  const auto kernel = multiples_of(4, x, w, s.in_c / s.groups) ? grouped<true> : grouped<false>;
+  launch_kernel("convolve", kernel, static_cast<unsigned>(blocks), kThreads, 0, stream, s, x, zero_point, w, acc);
 }
 
 }  // namespace qat::ops::cuda::kernels

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "core/ops/cuda/launch.h"
+#include "core/ops/cuda/launch.cuh"
 
 namespace qat::ops::cuda {
 
@@ -106,8 +106,7 @@ void for_parts(const char* kernel, int64_t n, bool aligned, cudaStream_t stream,
   if (n == 0) return;
   const int64_t blocks = divide_up(n, kThreads * kEight);
   require(n > 0 && blocks <= INT32_MAX, kernel, "the number of elements must be in [0, 2^42)");
-  run_parts<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(n, aligned, body);
-  check_launch(kernel);
+  launch_kernel(kernel, run_parts<Body>, static_cast<unsigned>(blocks), kThreads, 0, stream, n, aligned, body);
 }
 
 /// lo <= result <= hi; NaN gives lo.

@@ -196,23 +196,24 @@ void max_pool(const PoolGeometry& g, const uint8_t* x, uint8_t* y, uint16_t* win
   const int64_t n = map.outputs();
   if (n <= 0) return;
   if (g.channels % 8 == 0 && aligned(x, y, winner)) {
-    max_pool_kernel<8><<<blocks_for("max_pool", n / 8), kThreads, 0, stream>>>(map, x, y, winner);
+    launch_kernel("max_pool", max_pool_kernel<8>, blocks_for("max_pool", n / 8), kThreads, 0, stream, map, x, y,
+                  winner);
   } else {
-    max_pool_kernel<1><<<blocks_for("max_pool", n), kThreads, 0, stream>>>(map, x, y, winner);
+    launch_kernel("max_pool", max_pool_kernel<1>, blocks_for("max_pool", n), kThreads, 0, stream, map, x, y, winner);
   }
-  check_launch("max_pool");
 }
 
 void max_pool_gradient(const PoolGeometry& g, const float* dy, const uint16_t* winner, float* dx, cudaStream_t stream) {
+  constexpr const char* kName = "max_pool_gradient";
   const Map map(g);
   const int64_t n = map.inputs();
   if (n <= 0) return;
   if (g.channels % 4 == 0 && aligned(dy, winner, dx)) {
-    max_pool_gradient_kernel<4><<<blocks_for("max_pool_gradient", n / 4), kThreads, 0, stream>>>(map, dy, winner, dx);
+    launch_kernel(kName, max_pool_gradient_kernel<4>, blocks_for(kName, n / 4), kThreads, 0, stream, map, dy, winner,
+                  dx);
   } else {
-    max_pool_gradient_kernel<1><<<blocks_for("max_pool_gradient", n), kThreads, 0, stream>>>(map, dy, winner, dx);
+    launch_kernel(kName, max_pool_gradient_kernel<1>, blocks_for(kName, n), kThreads, 0, stream, map, dy, winner, dx);
   }
-  check_launch("max_pool_gradient");
 }
 
 void average_pool(const PoolGeometry& g, bool count_include_pad, const uint8_t* x, const float* scale_x,
@@ -261,8 +262,7 @@ void global_average_pool(const uint8_t* x, int64_t batch, int64_t pixels, int64_
   if (batch * channels == 0) return;
   require(batch <= INT32_MAX && divide_up(channels, 32) <= 65535, kName, "the map is too large");
   const dim3 grid(static_cast<unsigned>(batch), static_cast<unsigned>(divide_up(channels, 32)));
-  sum_pixels<<<grid, kThreads, 0, stream>>>(x, pixels, channels, zero_x, acc);
-  check_launch(kName);
+  launch_kernel(kName, sum_pixels, grid, kThreads, 0, stream, x, pixels, channels, zero_x, acc);
   for_parts(kName, batch * channels, aligned(acc, y), stream, [=] __device__(const Part& part) {
     const Bounds bounds(range);
     const float scaled_pixels = *scale_y * static_cast<float>(pixels);

@@ -137,8 +137,7 @@ void reduce(const float* g, const uint8_t* inside, const KeptAccumulators& kept,
       },
       scratch, stream);
   if constexpr (kScale) {
-    sum_chain<<<1, kThreads, 0, stream>>>(errors, channels, s.sum);
-    check_launch("reduce_gradient");
+    launch_kernel("reduce_gradient", sum_chain, 1, kThreads, 0, stream, errors, channels, s.sum);
   }
 }
 

@@ -35,7 +35,8 @@ __global__ void __launch_bounds__(kThreads) sum_columns(Columns columns, Read re
   __shared__ Item tile[kTile];
   const int column = static_cast<int>(threadIdx.x) % kColumns, line = static_cast<int>(threadIdx.x) / kColumns;
   const bool adds =
-      line == blockIdx.x % kLines;  // not always the warp that shares its scheduler with other blocks' adders
+      line ==
+      static_cast<int>(blockIdx.x % kLines);  // not always the warp that shares its scheduler with other blocks' adders
   const int64_t place = static_cast<int64_t>(blockIdx.y) * kColumns + column;
   const int64_t begin = blockIdx.x * columns.chunk;
   const int64_t end = begin + columns.chunk < columns.n ? begin + columns.chunk : columns.n;
@@ -144,14 +145,12 @@ void sum_channels(const char* kernel, int64_t rows, int64_t channels, const Read
   auto* partial = static_cast<typename Sums::Result*>(scratch);
   const dim3 grid(static_cast<unsigned>(chunks), static_cast<unsigned>(blocks));
   if (chunks > 0 && wide) {
-    sum_columns<128, false, Sums><<<grid, kThreads, 0, stream>>>(columns, read, partial);
+    launch_kernel(kernel, sum_columns<128, false, Sums, Read>, grid, kThreads, 0, stream, columns, read, partial);
   } else if (chunks > 0) {
-    sum_columns<32, false, Sums><<<grid, kThreads, 0, stream>>>(columns, read, partial);
+    launch_kernel(kernel, sum_columns<32, false, Sums, Read>, grid, kThreads, 0, stream, columns, read, partial);
   }
-  check_launch(kernel);
-  join_channels<<<static_cast<unsigned>(channels), kThreads, 0, stream>>>(chunks * (columns.width / channels), channels,
-                                                                          partial, write);
-  check_launch(kernel);
+  launch_kernel(kernel, join_channels<typename Sums::Result, Write>, static_cast<unsigned>(channels), kThreads, 0,
+                stream, chunks * (columns.width / channels), channels, partial, write);
 }
 
 struct Total {
@@ -216,12 +215,10 @@ void sum_products(const char* kernel, int64_t n, const Read& read, void* scratch
   require(pieces <= INT32_MAX, kernel, "too many elements");
   auto* partial = static_cast<Total*>(scratch);
   if (pieces > 0) {
-    sum_columns<kStep, true, GroupedTotal>
-        <<<static_cast<unsigned>(pieces), kThreads, 0, stream>>>(columns, read, partial);
-    check_launch(kernel);
+    launch_kernel(kernel, sum_columns<kStep, true, GroupedTotal, Read>, static_cast<unsigned>(pieces), kThreads, 0,
+                  stream, columns, read, partial);
   }
-  sum_chain<<<1, kThreads, 0, stream>>>(partial, pieces, total);
-  check_launch(kernel);
+  launch_kernel(kernel, sum_chain, 1, kThreads, 0, stream, partial, pieces, total);
 }
 
 /// Bits of a mask, all set where there is none. Without a branch, so that the loads of several elements overlap: no
