@@ -11,6 +11,7 @@
 
 #include "core/ops/depthwise_inl.h"
 #include "core/ops/pixels_inl.h"
+#include "core/ops/vector_inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace qat::ops::kernels::HWY_NAMESPACE {
@@ -22,8 +23,21 @@ HWY_INLINE void widen_row(const Code* HWY_RESTRICT x, int64_t n, int32_t zero_po
 }
 void widen_u8_i16(const uint8_t* x, int64_t n, int32_t z, int16_t* out) { widen_row(x, n, z, out); }
 void widen_s8_i16(const int8_t* x, int64_t n, int32_t z, int16_t* out) { widen_row(x, n, z, out); }
-void widen_u8_f32(const uint8_t* x, int64_t n, int32_t z, float* out) { widen_row(x, n, z, out); }
-void widen_s8_f32(const int8_t* x, int64_t n, int32_t z, float* out) { widen_row(x, n, z, out); }
+/// Bytes are widened where they are loaded: compilers shift them around in registers.
+template <class Code>
+HWY_INLINE void widen_to_floats(const Code* HWY_RESTRICT x, int64_t n, int32_t zero_point, float* HWY_RESTRICT out) {
+  const I32 di;
+  const auto zero = hn::Set(di, zero_point);
+  const int64_t whole = n / kLanes * kLanes;
+#pragma GCC unroll 4
+  for (int64_t i = 0; i < whole; i += kLanes) {
+    const auto codes = hn::PromoteTo(di, hn::LoadU(hn::Rebind<Code, I32>(), x + i));
+    hn::StoreU(hn::ConvertTo(F32(), hn::Sub(codes, zero)), F32(), out + i);
+  }
+  widen_row(x + whole, n - whole, zero_point, out + whole);
+}
+void widen_u8_f32(const uint8_t* x, int64_t n, int32_t z, float* out) { widen_to_floats(x, n, z, out); }
+void widen_s8_f32(const int8_t* x, int64_t n, int32_t z, float* out) { widen_to_floats(x, n, z, out); }
 void widen_s8_u8(const int8_t* x, int64_t n, uint8_t* out) { widen_row(x, n, -128, out); }
 
 #if HWY_TARGET == HWY_SCALAR
@@ -138,21 +152,24 @@ void multiply_pixels(const PairTask& t) {
 #endif  // HWY_SCALAR
 
 void multiply_depthwise_pixels(const DepthwiseTask& t) {
-  const int64_t stride = (t.channels + kBlock - 1) / kBlock * kBlock;
+  const int64_t channels = t.channels, stride = (channels + kBlock - 1) / kBlock * kBlock;
   for (int64_t first = 0; first < t.pixel_count; first += t.cols) {
-    int32_t* row = t.out + first * t.channels;
+    int32_t* row = t.out + first * channels;
     const auto run = [&](auto df, int64_t begin, int64_t end) HWY_ATTR {
       using D = decltype(df);
       const hn::Rebind<int32_t, D> di;
       for (int64_t c = begin; c < end; c += hn::MaxLanes(D())) {
+        int32_t* out = row + c;
         depthwise_row(df, t.pixels[first], t.cols, t.step, t.tap_offset, t.taps, t.weights, stride, c,
-                      [&](int64_t col, auto sum)
-                          HWY_ATTR { hn::StoreU(hn::ConvertTo(di, sum), di, row + col * t.channels + c); });
+                      [&](int64_t, auto sum) HWY_ATTR {
+                        hn::StoreU(ops::HWY_NAMESPACE::nearest(sum), di, out);  // whole already
+                        out += channels;
+                      });
       }
     };
-    const int64_t whole = t.channels / kLanes * kLanes;
+    const int64_t whole = channels / kLanes * kLanes;
     run(F32(), 0, whole);
-    run(hn::CappedTag<float, 1>(), whole, t.channels);
+    run(hn::CappedTag<float, 1>(), whole, channels);
   }
 }
 

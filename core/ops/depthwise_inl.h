@@ -11,22 +11,29 @@
 HWY_BEFORE_NAMESPACE();
 namespace qat::ops::kernels::HWY_NAMESPACE {
 
-/// The same as depthwise_row() for a number of taps that fit in registers.
-template <int64_t kTaps, class D, class Store>
+/// The same as depthwise_row() for kRows x kCols taps whose columns are as far apart in each row; kRows * kCols weights
+/// fit in registers.
+template <int64_t kRows, int64_t kCols, class D, class Store>
 HWY_INLINE void few_taps(D d, const float* x, int64_t cols, int64_t step, const int64_t* tap_offset,
                          const float* weights, int64_t weight_stride, int64_t c, const Store& store) {
-  hn::Vec<D> w[kTaps];
-  const float* tap[kTaps];
+  hn::Vec<D> w[kRows * kCols];
 #pragma GCC unroll 9
-  for (int64_t k = 0; k < kTaps; ++k) {
-    w[k] = hn::LoadU(d, weights + k * weight_stride + c);
-    tap[k] = x + tap_offset[k] + c;
-  }
-  for (int64_t col = 0, at = 0; col < cols; ++col, at += step) {
+  for (int64_t k = 0; k < kRows * kCols; ++k) w[k] = hn::LoadU(d, weights + k * weight_stride + c);
+  const float* row[kRows];
+#pragma GCC unroll 3
+  for (int64_t r = 0; r < kRows; ++r) row[r] = x + tap_offset[r * kCols] + c;
+  int64_t apart[kCols];
+#pragma GCC unroll 3
+  for (int64_t k = 0; k < kCols; ++k) apart[k] = tap_offset[k] - tap_offset[0];
+  for (int64_t col = 0; col < cols; ++col) {
     hn::Vec<D> sum[3] = {hn::Zero(d), hn::Zero(d), hn::Zero(d)};
 #pragma GCC unroll 9
-    for (int64_t k = 0; k < kTaps; ++k) sum[k % 3] = hn::MulAdd(hn::LoadU(d, tap[k] + at), w[k], sum[k % 3]);
+    for (int64_t k = 0; k < kRows * kCols; ++k) {
+      sum[k % 3] = hn::MulAdd(hn::LoadU(d, row[k / kCols] + apart[k % kCols]), w[k], sum[k % 3]);
+    }
     store(col, hn::Add(hn::Add(sum[0], sum[1]), sum[2]));
+#pragma GCC unroll 3
+    for (int64_t r = 0; r < kRows; ++r) row[r] += step;
   }
 }
 
@@ -36,21 +43,23 @@ HWY_INLINE void few_taps(D d, const float* x, int64_t cols, int64_t step, const 
 template <class D, class Store>
 HWY_INLINE void depthwise_row(D d, const float* x, int64_t cols, int64_t step, const int64_t* tap_offset, int64_t taps,
                               const float* weights, int64_t weight_stride, int64_t c, const Store& store) {
-  switch (taps) {
-    case 1:
-      return few_taps<1>(d, x, cols, step, tap_offset, weights, weight_stride, c, store);
-    case 2:
-      return few_taps<2>(d, x, cols, step, tap_offset, weights, weight_stride, c, store);
-    case 4:
-      return few_taps<4>(d, x, cols, step, tap_offset, weights, weight_stride, c, store);
-    case 9:
-      return few_taps<9>(d, x, cols, step, tap_offset, weights, weight_stride, c, store);
-  }
+  // Grids of taps: those of a kernel, or of every second row or column of one.
+  const auto is_grid = [&](int64_t rows, int64_t columns) {
+    if (taps != rows * columns) return false;
+    for (int64_t k = columns; k < taps; ++k) {
+      if (tap_offset[k] - tap_offset[k / columns * columns] != tap_offset[k % columns] - tap_offset[0]) return false;
+    }
+    return true;
+  };
+  if (is_grid(3, 3)) return few_taps<3, 3>(d, x, cols, step, tap_offset, weights, weight_stride, c, store);
+  if (is_grid(2, 2)) return few_taps<2, 2>(d, x, cols, step, tap_offset, weights, weight_stride, c, store);
+  if (is_grid(1, 2)) return few_taps<1, 2>(d, x, cols, step, tap_offset, weights, weight_stride, c, store);
+  if (is_grid(1, 1)) return few_taps<1, 1>(d, x, cols, step, tap_offset, weights, weight_stride, c, store);
   for (int64_t col = 0; col < cols; ++col, x += step) {
     hn::Vec<D> sum[3] = {hn::Zero(d), hn::Zero(d), hn::Zero(d)};
     for (int64_t k = 0; k < taps; ++k) {
-      sum[k % 3] = hn::MulAdd(hn::LoadU(d, x + tap_offset[k] + c), hn::LoadU(d, weights + k * weight_stride + c),
-                              sum[k % 3]);
+      sum[k % 3] =
+          hn::MulAdd(hn::LoadU(d, x + tap_offset[k] + c), hn::LoadU(d, weights + k * weight_stride + c), sum[k % 3]);
     }
     store(col, hn::Add(hn::Add(sum[0], sum[1]), sum[2]));
   }

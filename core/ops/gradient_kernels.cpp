@@ -198,10 +198,15 @@ void inputs(const InputTask& t) {
 }
 
 void depthwise_input_row(const DepthwiseInputRow& r) {
+  const int64_t step = r.out_step;
   const auto run = [&](auto d, int64_t begin, int64_t end) HWY_ATTR {
     for (int64_t c = begin; c < end; c += hn::MaxLanes(decltype(d)())) {
+      float* out = r.out + c;
       depthwise_row(d, r.g, r.cols, r.channels, r.tap_offset, r.taps, r.weights, r.channels, c,
-                    [&](int64_t col, auto sum) HWY_ATTR { hn::StoreU(sum, d, r.out + col * r.out_step + c); });
+                    [&](int64_t, auto sum) HWY_ATTR {
+                      hn::StoreU(sum, d, out);
+                      out += step;
+                    });
     }
   };
   const int64_t whole = r.channels / kLanes * kLanes;
@@ -221,7 +226,8 @@ HWY_INLINE void depthwise_taps(const DepthwiseRow& r, int64_t tap, int64_t c) {
     offset[k] = r.tap_offset[tap + k] + c;
   }
   const float *x = r.x, *g = r.g + c;
-  for (int64_t col = 0; col < r.cols; ++col, x += r.step, g += r.channels) {
+  const int64_t cols = r.cols, step = r.step, channels = r.channels;
+  for (int64_t col = 0; col < cols; ++col, x += step, g += channels) {
     const auto factor = hn::LoadU(d, g);
 #pragma GCC unroll 9
     for (int64_t k = 0; k < kT; ++k) sum[k] = hn::MulAdd(factor, hn::LoadU(d, x + offset[k]), sum[k]);

@@ -71,8 +71,23 @@ class PaddedGradient {
  public:
   /// Rows [-above, out_h + below) and columns alike.
   PaddedGradient(const ConvGeometry& g, int64_t images, int64_t above, int64_t below, int64_t left, int64_t right)
-      : g_(g), above_(above), left_(left), height_(g.out_h() + above + below), width_(g.out_w() + left + right) {
-    values_.assign(static_cast<size_t>(images * height_ * width_ * g.out_c), 0.0f);
+      : g_(g),
+        above_(above),
+        left_(left),
+        height_(g.out_h() + above + below),
+        width_(g.out_w() + left + right),
+        values_(static_cast<size_t>(images * height_ * width_ * g.out_c)) {
+    // What load() does not write: all that lies between the ends of one row of the gradient and the start of the next.
+    const int64_t line = g.out_w() * g.out_c;
+    float* end = values_.data();
+    for (int64_t n = 0; n < images; ++n) {
+      for (int64_t r = 0; r < g.out_h(); ++r) {
+        float* row = values_.data() + ((n * height_ + r + above_) * width_ + left_) * g.out_c;
+        std::fill(end, row, 0.0f);
+        end = row + line;
+      }
+    }
+    std::fill(end, values_.data() + values_.size(), 0.0f);
   }
   void load(const float* from, int64_t images) {
     const int64_t line = g_.out_w() * g_.out_c;
@@ -90,7 +105,7 @@ class PaddedGradient {
  private:
   const ConvGeometry& g_;
   int64_t above_, left_, height_, width_;
-  std::vector<float> values_;
+  ScratchVector<float> values_;
 };
 
 /// Rows of the gradient that the phases read outside of it.
