@@ -54,7 +54,7 @@ endfunction()
 
 function(qat_emulated_cuda_tests)
   set(emulation tests/ops/cuda/emulated/emulation)
-  set(sources ${emulation}.cpp core/ops/cuda/launch.cpp)
+  set(sources ${emulation}.cpp core/ops/cuda/launch.cpp core/ops/cuda/convolve.cpp tests/ops/cuda/convolve_test.cpp)
   foreach(kernel ${ARGN})
     set(source ${PROJECT_BINARY_DIR}/generated/emulated_${kernel}.cpp)
     file(CONFIGURE OUTPUT ${source} CONTENT "#include \"${emulation}.h\"\n#include \"core/ops/cuda/${kernel}.cu\"\n")

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/ops/cuda/convolve_kernels.h"
+#include "core/ops/cuda/instructions.cuh"
 #include "core/ops/cuda/launch.cuh"
 
 namespace qat::ops::cuda::kernels {
@@ -31,39 +32,6 @@ struct Tile {
 
 /// Place of a chunk of a row in shared memory: eight rows of one chunk column lie in eight different groups of banks.
 __device__ int place(int row, int chunk) { return row * kSlice + (chunk ^ ((row >> 1) & 3)) * kChunk; }
-
-__device__ uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
-
-/// Copies kBytes (4 or 16) behind the back of the thread, or writes zeros.
-template <int kBytes>
-__device__ void copy_async(uint32_t to, const void* from, bool valid) {
-  const int size = valid ? kBytes : 0;
-  if constexpr (kBytes == 16) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(size) : "memory");
-  } else {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(from), "n"(kBytes), "r"(size)
-                 : "memory");
-  }
-}
-__device__ void end_stage() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int kLeft>
-__device__ void wait_for_stages() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
-}
-
-__device__ void load_matrices(uint32_t (&r)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
-               : "memory");
-}
-
-/// acc [16][8] += a [16][32] (unsigned) * b [32][8] (signed); wraps.
-__device__ void multiply_add(int32_t (&acc)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-      : "+r"(acc[0]), "+r"(acc[1]), "+r"(acc[2]), "+r"(acc[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
 
 /// A place in the depth: tap and channel, and how far it lies behind the first one in the input.
 struct DepthPlace {
@@ -298,8 +266,7 @@ template <class T>
 __global__ void __launch_bounds__(T::kThreads, T::kMinBlocks)
     multiply(const __grid_constant__ ConvShape s, const uint8_t* __restrict__ x, const int32_t* zero_point,
              const int8_t* __restrict__ w, int32_t* __restrict__ acc, int column_blocks, int part_slices) {
-  extern __shared__ __align__(128) unsigned char memory[];
-  auto* stages = reinterpret_cast<Stage<T>*>(memory);
+  auto* stages = reinterpret_cast<Stage<T>*>(dynamic_shared());
   const int block_row = static_cast<int>(blockIdx.x) / column_blocks;
   const int row = block_row * T::kRows;
   const int column = (static_cast<int>(blockIdx.x) - block_row * column_blocks) * T::kColumns;

@@ -1,5 +1,6 @@
 #include "core/ops/cuda/convolve_kernels.h"
 #include "core/ops/cuda/eights.cuh"
+#include "core/ops/cuda/instructions.cuh"
 
 namespace qat::ops::cuda::kernels {
 namespace {
@@ -43,13 +44,6 @@ struct Walk {
   int h, w, kw, offset;
 };
 
-/// c + the sum of four unsigned codes times four signed weights; wraps.
-__device__ int32_t dot(uint32_t codes, uint32_t weights, int32_t c) {
-  int32_t sum;
-  asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(sum) : "r"(codes), "r"(weights), "r"(c));
-  return sum;
-}
-
 /// Exchanges rows and columns of 4 x 4 bytes.
 __device__ void transpose(uint32_t (&r)[4]) {
   const uint32_t a = __byte_perm(r[0], r[1], 0x5140), b = __byte_perm(r[2], r[3], 0x5140);  // columns 0 and 1
@@ -62,7 +56,7 @@ __device__ void transpose(uint32_t (&r)[4]) {
 /// four taps and four channels are exchanged so that one instruction adds four taps. A padded pixel is the code z.
 __global__ void __launch_bounds__(kThreads)
     depthwise(const ConvShape s, const uint8_t* x, const int32_t* zero_point, const int8_t* w, int32_t* acc) {
-  extern __shared__ uint4 weights[];
+  auto* weights = reinterpret_cast<uint4*>(dynamic_shared());
   const int taps = s.kernel_h * s.kernel_w, lanes = static_cast<int>(blockDim.x);
   const int group = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x), c = group * kChannels;
   const bool active = c < s.in_c;

@@ -7,6 +7,7 @@
 #include <array>
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <memory>
 #include <stdexcept>
 #include <vector>
@@ -30,18 +31,27 @@ struct Barrier {
   }
 };
 
+struct Copy {
+  uint32_t to;
+  const void* from;
+  size_t bytes, valid;
+};
+
 /// One of the threads of all blocks, one after another. A context starts it; jumps, which need no system call, go on.
 struct Fiber {
   jmp_buf here;
   std::unique_ptr<char[]> stack;
   Place place;
   bool done = true;
+  std::vector<Copy> open;                // of the stage that has not ended
+  std::deque<std::vector<Copy>> stages;  // that nobody has waited for
 };
 
 struct Device {
   jmp_buf scheduler;
   std::array<Fiber, kThreadsAtMost> fibers;
-  std::array<std::array<char, 16>, kThreadsAtMost> mail;
+  std::array<std::array<char, kMail>, kThreadsAtMost> mail;
+  alignas(128) std::array<unsigned char, 256 * 1024> shared;
   std::array<Barrier, kThreadsAtMost / kWarp> warps;
   Barrier block;
   int current = 0;
@@ -54,9 +64,11 @@ Device& device() {
   return instance;
 }
 
+Fiber& current() { return device().fibers[static_cast<size_t>(device().current)]; }
+
 void pause() {
   Device& d = device();
-  if (_setjmp(d.fibers[static_cast<size_t>(d.current)].here) == 0) _longjmp(d.scheduler, 1);
+  if (_setjmp(current().here) == 0) _longjmp(d.scheduler, 1);
 }
 
 void wait(Barrier& barrier) {
@@ -73,7 +85,7 @@ Barrier& warp() { return device().warps[static_cast<size_t>(device().current / k
   Device& d = device();
   for (;;) {
     (*d.body)();
-    d.fibers[static_cast<size_t>(d.current)].done = true;
+    current().done = true;
     ++d.progress;
     for (Barrier* barrier : {&d.block, &warp()}) {
       --barrier->running;
@@ -86,7 +98,7 @@ Barrier& warp() { return device().warps[static_cast<size_t>(device().current / k
 /// The current thread's next steps.
 void go_on() {
   Device& d = device();
-  Fiber& fiber = d.fibers[static_cast<size_t>(d.current)];
+  Fiber& fiber = current();
   if (_setjmp(d.scheduler) != 0) return;
   if (fiber.stack) _longjmp(fiber.here, 1);
   fiber.stack = std::make_unique<char[]>(kStack);
@@ -99,7 +111,7 @@ void go_on() {
   setcontext(&start);
 }
 
-void run_block(uint3 block, dim3 size) {
+void run_block(uint3 block, dim3 size, dim3 grid) {
   Device& d = device();
   const int threads = static_cast<int>(size.x * size.y * size.z);
   d.block = {.running = threads};
@@ -109,13 +121,15 @@ void run_block(uint3 block, dim3 size) {
   for (int t = 0; t < threads; ++t) {
     Fiber& fiber = d.fibers[static_cast<size_t>(t)];
     const auto at = static_cast<unsigned>(t);
-    fiber.place = {{at % size.x, at / size.x % size.y, at / size.x / size.y}, block};
+    fiber.place = {{at % size.x, at / size.x % size.y, at / size.x / size.y}, block, size, grid};
     fiber.done = false;
+    fiber.open.clear();
+    fiber.stages.clear();
   }
   while (d.block.running > 0) {
     const int64_t before = d.progress;
     for (d.current = 0; d.current < threads; ++d.current) {
-      if (!d.fibers[static_cast<size_t>(d.current)].done) go_on();
+      if (!current().done) go_on();
     }
     if (d.progress == before) throw std::logic_error("threads of a block wait for different barriers");
   }
@@ -123,23 +137,70 @@ void run_block(uint3 block, dim3 size) {
 
 }  // namespace
 
-const Place& place() { return device().fibers[static_cast<size_t>(device().current)].place; }
+const Place& place() { return current().place; }
 int lane() { return device().current % kWarp; }
 void* mailbox(int lane) { return device().mail[static_cast<size_t>(device().current / kWarp * kWarp + lane)].data(); }
 void join_block() { wait(device().block); }
 void join_warp() { wait(warp()); }
 
-void run(dim3 grid, dim3 block, const std::function<void()>& body) {
+void begin_copy(uint32_t to, const void* from, size_t bytes, size_t valid) {
+  current().open.push_back({to, from, bytes, valid});
+}
+
+void end_stage() {
+  Fiber& fiber = current();
+  fiber.stages.push_back(std::move(fiber.open));
+  fiber.open.clear();
+}
+
+void wait_for_stages(size_t left) {
+  for (auto& stages = current().stages; stages.size() > left; stages.pop_front()) {
+    for (const Copy& copy : stages.front()) {
+      unsigned char* to = device().shared.data() + copy.to;
+      std::memcpy(to, copy.from, copy.valid);
+      std::memset(to + copy.valid, 0, copy.bytes - copy.valid);
+    }
+  }
+}
+
+void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body) {
   if (block.x * block.y * block.z > kThreadsAtMost) throw std::logic_error("a block has too many threads");
+  if (shared_bytes > device().shared.size()) throw std::logic_error("a block has too much shared memory");
   device().body = &body;
   for (unsigned z = 0; z < grid.z; ++z) {
     for (unsigned y = 0; y < grid.y; ++y) {
-      for (unsigned x = 0; x < grid.x; ++x) run_block({x, y, z}, block);
+      for (unsigned x = 0; x < grid.x; ++x) run_block({x, y, z}, block, grid);
     }
   }
 }
 
 }  // namespace qat::ops::cuda::emulation
+
+namespace qat::ops::cuda {
+
+unsigned char* dynamic_shared() { return emulation::device().shared.data(); }
+
+/// The fragments of mma.m16n8k32 (PTX ISA, "Matrix Fragments for mma.m16n8k32").
+void multiply_add(int32_t (&acc)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  struct Words {
+    uint32_t a[4], b[2];
+  };
+  const Words mine{{a[0], a[1], a[2], a[3]}, {b0, b1}};
+  const auto of = [](int lane) { return static_cast<const Words*>(emulation::mailbox(lane)); };
+  std::memcpy(emulation::mailbox(emulation::lane()), &mine, sizeof(mine));
+  emulation::join_warp();
+  const int lane = emulation::lane();
+  for (int e = 0; e < 4; ++e) {
+    const int row = lane / 4, column = lane % 4 * 2 + e % 2;
+    for (int depth = 0; depth < 8; ++depth) {  // words of four
+      const uint32_t left = of(row * 4 + depth % 4)->a[e / 2 + depth / 4 * 2];
+      acc[e] = dot(left, of(column * 4 + depth % 4)->b[depth / 4], acc[e]);
+    }
+  }
+  emulation::join_warp();
+}
+
+}  // namespace qat::ops::cuda
 
 extern "C" {
 
@@ -157,6 +218,17 @@ cudaError_t cudaMemset(void* memory, int value, size_t bytes) {
 }
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {
   std::memcpy(to, from, bytes);
+  return cudaSuccess;
+}
+cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t) {
+  return cudaMemset(memory, value, bytes);
+}
+cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  *value = 8;  // multiprocessors
   return cudaSuccess;
 }
 cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }

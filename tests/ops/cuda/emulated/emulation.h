@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cuda_runtime_api.h>
+#include <vector_functions.h>
 
 #include <algorithm>
 #include <cmath>
@@ -15,6 +16,8 @@
 #undef __device__
 #undef __shared__
 #undef __launch_bounds__
+#undef __grid_constant__
+#define __grid_constant__
 #define __global__
 #define __device__
 #define __shared__ static
@@ -24,21 +27,28 @@ namespace qat::ops::cuda::emulation {
 
 struct Place {
   uint3 thread, block;
+  dim3 block_size, grid_size;
 };
 /// Of the thread that runs.
 const Place& place();
 /// Runs body as every thread of every block.
-void run(dim3 grid, dim3 block, const std::function<void()>& body);
+void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body);
 /// Until all threads of the block, or of the warp, that still run are here.
 void join_block();
 void join_warp();
-/// 16 bytes of a thread of this warp.
+/// kMail bytes of a thread of this warp.
+constexpr size_t kMail = 32;
 void* mailbox(int lane);
 int lane();
+/// A copy that this thread has begun, the end of a stage of them, and the wait for all but the last `left` stages: only
+/// then what was copied is there.
+void begin_copy(uint32_t to, const void* from, size_t bytes, size_t valid);
+void end_stage();
+void wait_for_stages(size_t left);
 
 template <class T>
 T exchange(T value, int from) {
-  static_assert(sizeof(T) <= 16);
+  static_assert(sizeof(T) <= kMail);
   std::memcpy(mailbox(lane()), &value, sizeof(T));
   join_warp();
   std::memcpy(&value, mailbox(from), sizeof(T));
@@ -50,6 +60,8 @@ T exchange(T value, int from) {
 
 #define threadIdx (qat::ops::cuda::emulation::place().thread)
 #define blockIdx (qat::ops::cuda::emulation::place().block)
+#define blockDim (qat::ops::cuda::emulation::place().block_size)
+#define gridDim (qat::ops::cuda::emulation::place().grid_size)
 
 using std::max;
 using std::min;
@@ -75,12 +87,71 @@ T __ldg(const T* value) {
 /// NaN gives 0 there; the kernels clip before.
 inline int __float2int_rn(float value) { return static_cast<int>(std::nearbyint(value)); }
 
+/// a * b, byte by byte, all signed.
+inline int __dp4a(int a, int b, int c) {
+  for (int k = 0; k < 4; ++k) c += static_cast<int8_t>(a >> (8 * k)) * static_cast<int8_t>(b >> (8 * k));
+  return c;
+}
+
+inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selectors) {
+  const uint64_t bytes = static_cast<uint64_t>(b) << 32 | a;
+  unsigned result = 0;
+  for (int k = 0; k < 4; ++k) {
+    result |= static_cast<unsigned>(bytes >> (8 * (selectors >> (4 * k) & 7)) & 0xff) << (8 * k);
+  }
+  return result;
+}
+
+inline int atomicAdd(int* to, int value) { return std::exchange(*to, *to + value); }
+
+template <class... Parameters>
+cudaError_t cudaFuncSetAttribute(void (*)(Parameters...), cudaFuncAttribute, int) {
+  return cudaSuccess;
+}
+
 namespace qat::ops::cuda {
 
 template <class... Parameters, class... Arguments>
-void launch_kernel(const char*, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t, cudaStream_t,
+void launch_kernel(const char*, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t,
                    Arguments&&... arguments) {
-  emulation::run(grid, block, [&] { kernel(arguments...); });
+  emulation::run(grid, block, shared_bytes, [&] { kernel(arguments...); });
+}
+
+// core/ops/cuda/instructions.cuh.
+
+unsigned char* dynamic_shared();
+
+inline uint32_t shared_address(const void* p) {
+  return static_cast<uint32_t>(static_cast<const unsigned char*>(p) - dynamic_shared());
+}
+
+template <int kBytes>
+void copy_async(uint32_t to, const void* from, bool valid) {
+  emulation::begin_copy(to, from, kBytes, valid ? kBytes : 0);
+}
+
+inline void end_stage() { emulation::end_stage(); }
+
+template <int kLeft>
+void wait_for_stages() {
+  emulation::wait_for_stages(kLeft);
+}
+
+inline void load_matrices(uint32_t (&r)[4], uint32_t address) {
+  for (int i = 0; i < 4; ++i) {
+    const int lane = emulation::lane();
+    const uint32_t row = emulation::exchange(address, 8 * i + lane / 4);
+    std::memcpy(&r[i], dynamic_shared() + row + 4 * (lane % 4), sizeof(r[i]));
+  }
+}
+
+void multiply_add(int32_t (&acc)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+
+inline int32_t dot(uint32_t codes, uint32_t weights, int32_t c) {
+  for (int k = 0; k < 4; ++k) {
+    c += static_cast<uint8_t>(codes >> (8 * k)) * static_cast<int8_t>(weights >> (8 * k));
+  }
+  return c;
 }
 
 }  // namespace qat::ops::cuda
