@@ -2,8 +2,8 @@
 # qat_cuda_library(NAME DIR folder DEPS target...)
 #   A folder of .cu and .cpp files as one shared library qat_NAME with alias qat::NAME that brings its CUDA runtime along.
 #   Programs load it with dlopen when a GPU is asked for; only its tests and benchmarks link it.
-# qat_emulated_cuda_tests(kernel...)
-#   The tests of these kernels (core/ops/cuda/<kernel>.cu) once more, without a GPU: compiled for the CPU.
+# qat_emulated_cuda_tests(test...)
+#   The tests tests/ops/cuda/<test>_test.cpp once more, without a GPU: all kernels of core/ops/cuda compiled for the CPU.
 
 set(QAT_WITH_CUDA AUTO CACHE STRING "Build the CUDA kernels: ON, OFF or AUTO")
 set_property(CACHE QAT_WITH_CUDA PROPERTY STRINGS AUTO ON OFF)
@@ -54,15 +54,17 @@ endfunction()
 
 function(qat_emulated_cuda_tests)
   set(emulation tests/ops/cuda/emulated/emulation)
-  set(sources ${emulation}.cpp core/ops/cuda/launch.cpp core/ops/cuda/convolve.cpp tests/ops/cuda/convolve_test.cpp)
-  foreach(kernel ${ARGN})
-    set(source ${PROJECT_BINARY_DIR}/generated/emulated_${kernel}.cpp)
-    file(CONFIGURE OUTPUT ${source} CONTENT "#include \"${emulation}.h\"\n#include \"core/ops/cuda/${kernel}.cu\"\n")
+  file(GLOB kernels CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/core/ops/cuda/*.cu)
+  list(REMOVE_ITEM kernels core/ops/cuda/device.cu)  # the emulation is a device itself
+  set(sources ${emulation}.cpp core/ops/cuda/launch.cpp core/ops/cuda/convolve.cpp)
+  foreach(kernel ${kernels})
+    get_filename_component(name ${kernel} NAME_WE)
+    set(source ${PROJECT_BINARY_DIR}/generated/emulated_${name}.cpp)
+    file(CONFIGURE OUTPUT ${source} CONTENT "#include \"${emulation}.h\"\n#include \"${kernel}\"\n")
     list(APPEND sources ${source})
-    set(test tests/ops/cuda/${kernel}_test.cpp)
-    if(EXISTS ${PROJECT_SOURCE_DIR}/${test})
-      list(APPEND sources ${test})
-    endif()
+  endforeach()
+  foreach(test ${ARGN})
+    list(APPEND sources tests/ops/cuda/${test}_test.cpp)
   endforeach()
   set(target qat_emulated_cuda_tests)
   add_executable(${target} ${sources})

@@ -171,24 +171,26 @@ HWY_EXPORT(range_i8);
 
 namespace {
 
-/// The whole factors, up to a sum of 128, whose ratio is closest to that of the scales.
+/// The whole factors, up to a sum of 128, that tell sums apart best: with the least tolerance beside the larger one.
 Approximation approximation_of(const BinaryParams& p) {
   constexpr double kCodes = 255;
   const bool swap = p.scale_b > p.scale_a;
   const double ratio = swap ? p.scale_a / static_cast<double>(p.scale_b) : p.scale_b / static_cast<double>(p.scale_a);
-  int64_t best = 64, other = 64;
-  double error = std::numeric_limits<double>::infinity();
-  for (int64_t larger = 1; larger < 128; ++larger) {
+  Approximation best{.of_a = 64, .of_b = 64, .tolerance = 65536};
+  double least = std::numeric_limits<double>::infinity();
+  for (int64_t larger = 127; larger > 0; --larger) {
     const int64_t smaller = std::max<int64_t>(1, std::llround(static_cast<double>(larger) * ratio));
+    if (larger + smaller > 128) continue;
     const double off = std::abs(static_cast<double>(larger) * ratio - static_cast<double>(smaller));
-    if (larger + smaller <= 128 && off < error) best = larger, other = smaller, error = off;
+    // One more covers the formula's own rounding: 2^-22 of the largest sum.
+    const double tolerance = std::ceil(off * kCodes) + 1, of_larger = tolerance / static_cast<double>(larger);
+    if (!(of_larger < least)) continue;
+    least = of_larger;
+    best = {.of_a = static_cast<int16_t>(swap ? smaller : larger),
+            .of_b = static_cast<int16_t>(swap ? larger : smaller),
+            .tolerance = static_cast<int32_t>(tolerance)};
   }
-  Approximation by;
-  by.of_a = static_cast<int16_t>(swap ? other : best);
-  by.of_b = static_cast<int16_t>(swap ? best : other);
-  // One more covers the formula's own rounding: 2^-22 of the largest sum.
-  by.tolerance = static_cast<int32_t>(std::ceil(std::min(error * kCodes, 65536.0))) + 1;
-  return by;
+  return best;
 }
 
 }  // namespace

@@ -161,7 +161,7 @@ void multiply_depthwise_pixels(const DepthwiseTask& t) {
       for (int64_t c = begin; c < end; c += hn::MaxLanes(D())) {
         int32_t* out = row + c;
         depthwise_row(df, t.pixels[first], t.cols, t.step, t.tap_offset, t.taps, t.weights, stride, c,
-                      [&](int64_t, auto sum) HWY_ATTR {
+                      [&](auto sum) HWY_ATTR {
                         hn::StoreU(ops::HWY_NAMESPACE::nearest(sum), di, out);  // whole already
                         out += channels;
                       });

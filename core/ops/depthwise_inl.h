@@ -31,13 +31,13 @@ HWY_INLINE void few_taps(D d, const float* x, int64_t cols, int64_t step, const 
     for (int64_t k = 0; k < kRows * kCols; ++k) {
       sum[k % 3] = hn::MulAdd(hn::LoadU(d, row[k / kCols] + apart[k % kCols]), w[k], sum[k % 3]);
     }
-    store(col, hn::Add(hn::Add(sum[0], sum[1]), sum[2]));
+    store(hn::Add(hn::Add(sum[0], sum[1]), sum[2]));
 #pragma GCC unroll 3
     for (int64_t r = 0; r < kRows; ++r) row[r] += step;
   }
 }
 
-/// Calls store(column, sum) for channels [c, c + lanes of D) of every pixel of a row: the sum over taps of
+/// Calls store(sum) for channels [c, c + lanes of D) of every pixel of a row, from left to right: the sum over taps of
 /// x[column * step + tap_offset[tap] + c] * weights[tap * weight_stride + c], in three interleaved sums that are added
 /// from the first to the last.
 template <class D, class Store>
@@ -61,7 +61,7 @@ HWY_INLINE void depthwise_row(D d, const float* x, int64_t cols, int64_t step, c
       sum[k % 3] =
           hn::MulAdd(hn::LoadU(d, x + tap_offset[k] + c), hn::LoadU(d, weights + k * weight_stride + c), sum[k % 3]);
     }
-    store(col, hn::Add(hn::Add(sum[0], sum[1]), sum[2]));
+    store(hn::Add(hn::Add(sum[0], sum[1]), sum[2]));
   }
 }
 

@@ -202,11 +202,10 @@ void depthwise_input_row(const DepthwiseInputRow& r) {
   const auto run = [&](auto d, int64_t begin, int64_t end) HWY_ATTR {
     for (int64_t c = begin; c < end; c += hn::MaxLanes(decltype(d)())) {
       float* out = r.out + c;
-      depthwise_row(d, r.g, r.cols, r.channels, r.tap_offset, r.taps, r.weights, r.channels, c,
-                    [&](int64_t, auto sum) HWY_ATTR {
-                      hn::StoreU(sum, d, out);
-                      out += step;
-                    });
+      depthwise_row(d, r.g, r.cols, r.channels, r.tap_offset, r.taps, r.weights, r.channels, c, [&](auto sum) HWY_ATTR {
+        hn::StoreU(sum, d, out);
+        out += step;
+      });
     }
   };
   const int64_t whole = r.channels / kLanes * kLanes;

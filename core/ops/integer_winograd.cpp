@@ -10,10 +10,10 @@ namespace {
 
 using kernels::kBlock;
 
-using kernels::kPlanes;
-using kernels::kStridedPlanes;
-using kernels::kStridedSums;
-using kernels::kSums;
+using kernels::kStridedTilePlanes;
+using kernels::kStridedTileSums;
+using kernels::kTilePlanes;
+using kernels::kTileSums;
 
 /// With fewer channels the transforms cost what the saved products would; with fewer outputs a channel (smaller maps)
 /// reading the weights does, which are 16 or 25 words in place of 9.
@@ -29,7 +29,7 @@ struct Planes {
 };
 
 bool is_strided(const ConvGeometry& g) { return g.stride_h == 2; }
-int64_t sums_of(const ConvGeometry& g) { return is_strided(g) ? kStridedSums : kSums; }
+int64_t sums_of(const ConvGeometry& g) { return is_strided(g) ? kStridedTileSums : kTileSums; }
 
 Planes planes_of(const ConvGeometry& g, int64_t sum) {
   Planes planes;
@@ -55,17 +55,17 @@ bool serves(const ConvGeometry& g, int64_t code, int64_t weight) {
   const int64_t wanted = g.out_h() * g.out_w(), made = (g.out_h() + 1) / 2 * ((g.out_w() + 1) / 2) * 4;
   return std::min(g.in_c, g.out_c) >= (strided ? kFewStridedChannels : kFewChannels) &&
          g.batch * wanted >= (strided ? kFewStridedOutputs : kFewOutputs) && (!strided || 8 * wanted >= 7 * made) &&
-         4 * g.depth() * code * weight < (int64_t{1} << 31);
+         4 * g.depth() * code * weight < (int64_t{1} << 31);  // stride 1 divides by 4 in the end
 }
 
 template <class Weight>
 AlignedVector<int16_t> pack(const ConvGeometry& g, const Weight* w) {
   const int64_t block = g.in_c * kBlock, blocks = divide_up(g.out_c, kBlock);
-  const int64_t planes = is_strided(g) ? kStridedPlanes : kPlanes;
+  const int64_t planes = is_strided(g) ? kStridedTilePlanes : kTilePlanes;
   AlignedVector<int16_t> packed(static_cast<size_t>(planes * blocks * block));
 #pragma omp parallel for if (g.out_c * g.depth() >= kParallelProducts)
   for (int64_t b = 0; b < blocks; ++b) {
-    int16_t* out[kStridedPlanes];
+    int16_t* out[kStridedTilePlanes];
     int16_t* of_sum = packed.data();
     for (int64_t s = 0; s < sums_of(g); ++s) {
       const Planes some = planes_of(g, s);
@@ -98,7 +98,7 @@ void multiply(const ConvGeometry& g, const AlignedVector<int16_t>& weights, cons
   const int64_t code_plane = tiles * g.in_c + kBlock, sum_plane = tiles * kOutputs + kBlock;
   ScratchVector<const int16_t*> first(static_cast<size_t>(tiles)), transformed(static_cast<size_t>(tiles));
   ScratchVector<int64_t> pixels(static_cast<size_t>(4 * tiles));
-  ScratchVector<int16_t> values(static_cast<size_t>((strided ? kStridedPlanes : kPlanes) * code_plane));
+  ScratchVector<int16_t> values(static_cast<size_t>((strided ? kStridedTilePlanes : kTilePlanes) * code_plane));
   ScratchVector<int32_t> sums(static_cast<size_t>(sums_of(g) * sum_plane));
   for (int64_t t = 0, start = 0; t < tiles; start += 2 * region.width) {
     const int64_t row = region.row + start / region.width, real_row = row % region.height;

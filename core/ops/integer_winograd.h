@@ -55,8 +55,8 @@ namespace qat::ops::kernels {
 
 /// Planes of transformed codes, in the order of their transform; with stride 2 those of even rows and columns [3][3],
 /// even rows and odd columns [3][2], odd rows and even columns [2][3], odd both [2][2].
-inline constexpr int64_t kPlanes = 16, kStridedPlanes = 25;
-inline constexpr int64_t kSums = 16, kStridedSums = 9;
+inline constexpr int64_t kTilePlanes = 16, kStridedTilePlanes = 25;
+inline constexpr int64_t kTileSums = 16, kStridedTileSums = 9;
 
 /// `count` tiles of pixels, rows apart by `line`: out + plane_index * plane + tile * channels. channels: a multiple of
 /// kBlock.

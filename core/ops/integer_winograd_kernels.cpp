@@ -142,7 +142,7 @@ HWY_INLINE void strided_weight_planes(const V (&w)[9], const Put& put) {
 
 template <bool kStrided, class Weight>
 HWY_INLINE void transform_weights(const Weight* w, int64_t outputs, int64_t channels, int16_t* const* out) {
-  constexpr int64_t kCount = kStrided ? kStridedPlanes : kPlanes, kWidth = hn::MaxLanes(I16());
+  constexpr int64_t kCount = kStrided ? kStridedTilePlanes : kTilePlanes, kWidth = hn::MaxLanes(I16());
   HWY_ALIGN int16_t all[kCount][kBlock][kBlock] = {};  // [plane][output][input]
   for (int64_t i = 0; i < channels; i += kBlock) {
     for (int64_t o = 0; o < outputs; ++o) {

@@ -1,4 +1,4 @@
-// Compiled once for every vector target (Highway's foreach_target): most kernels are plain loops that the compiler
+// Compiled once for every vector target (Highway's foreach_target); mul and relu are plain loops that the compiler
 // vectorizes. std::fma is one instruction on targets that have it and the C library's exact function on the others, so
 // that all targets give the same codes.
 #include "core/ops/pointwise.h"
@@ -78,8 +78,7 @@ HWY_INLINE uint32_t add_step(const Code* a, const Code* b, const AddConstants& k
   for (int64_t v = 0; v < kVectors; ++v) {
     const auto inner = fused(d, hn::ConvertTo(d, step_part(I32(), b, v)), rb, f);
     const auto value = fused(d, hn::ConvertTo(d, step_part(I32(), a, v)), ra, inner);
-    // `least` rounds to `lo`, and is not inside where it exceeds `hi`.
-    const auto clipped = hn::Max(hn::Min(value, hi), from);
+    const auto clipped = hn::Min(hn::Max(value, from), hi);  // `least` rounds to `lo`
     inside[v] = hn::Eq(value, clipped);
     codes[v] = nearest(clipped);
   }
@@ -92,17 +91,18 @@ template <class Code>
 HWY_INLINE void add_piece(const Code* a, const Code* b, int64_t n, const AddConstants k, float above, Code* y,
                           uint8_t* inside) {
   const float least = least_inside(k.lo, above);
+  const uint32_t any = least > k.hi ? 0 : ~0u;  // of a ReLU's only code
   const int64_t whole = n / kStep * kStep, rest = n - whole;
   for (int64_t i = 0; i < whole; i += kStep) {
     if (i % 64 == 0) hwy::Prefetch(a + i + kAhead), hwy::Prefetch(b + i + kAhead), hwy::Prefetch(y + i + kAhead);
-    const uint32_t bits = add_step(a + i, b + i, k, least, y + i);
+    const uint32_t bits = add_step(a + i, b + i, k, least, y + i) & any;
     if (inside != nullptr) std::memcpy(inside + i / 8, &bits, sizeof(bits));
   }
   if (rest == 0) return;
   Code last_a[kStep] = {}, last_b[kStep] = {}, last_y[kStep];
   std::memcpy(last_a, a + whole, static_cast<size_t>(rest));
   std::memcpy(last_b, b + whole, static_cast<size_t>(rest));
-  const uint32_t bits = add_step(last_a, last_b, k, least, last_y) & ((1u << rest) - 1);
+  const uint32_t bits = add_step(last_a, last_b, k, least, last_y) & any & ((1u << rest) - 1);
   std::memcpy(y + whole, last_y, static_cast<size_t>(rest));
   if (inside == nullptr) return;
   for (int64_t bit = 0; bit < rest; bit += 8) inside[(whole + bit) / 8] = static_cast<uint8_t>(bits >> bit);

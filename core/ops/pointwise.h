@@ -19,12 +19,13 @@ struct BinaryParams {
 
 /// ra = fl32(s_a / s_y), rb = fl32(s_b / s_y), f = fl32(z_y - fma(ra, z_a, fl32(rb * z_b)));
 /// y = clip(rne(fma(q_a, ra, fma(q_b, rb, f))), lo, hi). Not symmetric: the operands' order is part of the result.
-/// inside (optional): lo <= value <= hi before rounding, and value > lo where relu.
+/// inside (optional): lo <= value <= hi before rounding, and value > lo where relu. Scales are finite and positive.
 template <class Code>
 void add(const Code* a, const Code* b, int64_t n, const BinaryParams& p, Code* y, uint8_t* inside = nullptr,
          bool relu = false);
 
-/// Smallest and largest real value fl32(fl32(s_a (q_a - z_a)) + fl32(s_b (q_b - z_b))) of a sum, n > 0.
+/// Smallest and largest real value fl32(fl32(s_a (q_a - z_a)) + fl32(s_b (q_b - z_b))) of a sum, n > 0. Scales are finite
+/// and positive, zero points are codes.
 template <class Code>
 std::pair<float, float> add_range(const Code* a, const Code* b, int64_t n, const BinaryParams& p);
 

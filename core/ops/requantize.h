@@ -69,10 +69,11 @@ struct ScaleGradient {
   double* sum = nullptr;
 };
 
-/// s1[c] = sum of g where inside, s2[c] = sum of g * a where inside, in a fixed order that does not depend on the number
-/// of threads. Accumulators kept exactly: in double. Otherwise a channel's rows are summed in groups of eight, in float,
-/// and these in double; the error is far below that of int16. inside null: everywhere. kept with no pointer set: s2 is
-/// not computed (may be null). scale: optional, with kept accumulators and s2.
+/// s1[c] = sum of g where inside, s2[c] = sum of g * a where inside, in a fixed order that does not depend on the
+/// number of threads. With s2 and accumulators kept as int32: all in double. Otherwise eight terms at a time are summed
+/// in float, and their sums in double: int16 has far larger errors, unless it holds the accumulators themselves. inside
+/// null: everywhere. kept with no pointer set: s2 is not computed (may be null). scale: optional, with kept
+/// accumulators and s2.
 void reduce_gradient(const float* g, const uint8_t* inside, const KeptAccumulators& kept, int64_t rows,
                      int64_t channels, double* s1, double* s2, const ScaleGradient* scale = nullptr);
 
@@ -83,8 +84,8 @@ void batch_norm_gradient(const float* g, const uint8_t* inside, const KeptAccumu
 /// dx = inside ? g : 0 (n elements).
 void mask_gradient(const float* g, const uint8_t* inside, int64_t n, float* dx);
 
-/// The gradient of encode()'s scale, as ScaleGradient with t = x / scale; summed in float in groups of eight elements and
-/// these in double, in a fixed order.
+/// The gradient of encode()'s scale, as ScaleGradient with t = x / scale; eight terms at a time are summed in float and
+/// their sums in double, in a fixed order.
 double encode_scale_gradient(const float* g, const uint8_t* codes, const uint8_t* inside, const float* x, float scale,
                              CodeRange range, int64_t n);
 

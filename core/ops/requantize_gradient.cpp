@@ -1,6 +1,5 @@
 // The backward passes of requantize.h.
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 #include <type_traits>
 #include <utility>
@@ -132,7 +131,7 @@ struct Group {
 };
 
 /// Adds whole periods [begin, begin + periods): kGroup rows of each place in float, one after another, and their sum
-/// in double. Accumulators kept as int16 have errors that are far larger.
+/// in double.
 template <Keeping kKeeping, bool kScale>
 HWY_INLINE void reduce_groups(const float* g, const uint8_t* inside, const Kept& kept, const Codes& y, int64_t begin,
                               int64_t periods, int64_t period, PlaceSums sums) {

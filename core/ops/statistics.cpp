@@ -56,9 +56,9 @@ void add_periods(const int32_t* acc, int64_t periods, int64_t period, Sums& sums
   const hn::Rebind<int32_t, F64> dh;
   constexpr int64_t kColumns = 2, kSums = kColumns * kLanes / kDoubles;
   static_assert(kStep % (kColumns * kLanes) == 0);
-  // Few rows at once, so that the machine sees them as streams.
-  for (int64_t first = 0; first < periods; first += kGroup) {
-    const int64_t rows = std::min(kGroup, periods - first);
+  constexpr int64_t kRows = 8;  // at once: few enough for the machine to see them as streams
+  for (int64_t first = 0; first < periods; first += kRows) {
+    const int64_t rows = std::min(kRows, periods - first);
     for (int64_t j = 0; j < period; j += kColumns * kLanes) {
       hn::Vec<F64> sum[kSums], squares[kSums];
       hn::Vec<I32> min[kColumns], max[kColumns];

@@ -46,20 +46,36 @@ HWY_INLINE hn::Mask<D> load_mask(D d, const uint8_t* mask, int64_t i) {
   return hn::LoadMaskBits(d, bits);
 }
 
+#if HWY_TARGET == HWY_AVX2
+/// Four vectors as bytes, 4 of each vector's lower half after those of the one before, then the upper halves.
+template <class Code>
+HWY_INLINE __m256i narrowed(const __m256i (&parts)[4]) {
+  const __m256i low = _mm256_packs_epi32(parts[0], parts[1]), high = _mm256_packs_epi32(parts[2], parts[3]);
+  return std::is_signed_v<Code> ? _mm256_packs_epi16(low, high) : _mm256_packus_epi16(low, high);
+}
+
+/// Flags as bytes, of which one instruction takes all bits.
+template <class D>
+HWY_INLINE __m256i narrowed_masks(D d, const hn::Mask<D> (&masks)[4]) {
+  __m256i raw[4];
+  for (int64_t k = 0; k < 4; ++k) raw[k] = _mm256_castps_si256(hn::VecFromMask(d, masks[k]).raw);
+  return narrowed<int8_t>(raw);
+}
+
+/// Such bytes in the vectors' order.
+HWY_INLINE __m256i in_order(__m256i bytes) {
+  return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+}
+#endif
+
 /// The lanes of kCount masks, the first ones in the lowest of 32 bits.
 template <int64_t kCount, class D>
 HWY_INLINE uint32_t bits_of(D d, const hn::Mask<D> (&masks)[kCount]) {
   constexpr int64_t kWidth = hn::MaxLanes(D());
   static_assert(kCount * kWidth == 32);
 #if HWY_TARGET == HWY_AVX2
-  // Flags of bytes: one instruction moves all of them.
   if constexpr (kWidth == 8) {
-    __m256i words[4];
-    for (int64_t k = 0; k < 4; ++k) words[k] = _mm256_castps_si256(hn::VecFromMask(d, masks[k]).raw);
-    const __m256i low = _mm256_packs_epi32(words[0], words[1]), high = _mm256_packs_epi32(words[2], words[3]);
-    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
-    return static_cast<uint32_t>(_mm256_movemask_epi8(bytes));
+    return static_cast<uint32_t>(_mm256_movemask_epi8(in_order(narrowed_masks(d, masks))));
   }
 #endif
   uint32_t all = 0;
@@ -79,8 +95,7 @@ HWY_INLINE uint32_t bits_of(D d, const hn::Mask<D> (&masks)[kCount]) {
   return all;
 }
 
-/// Elements between what is read and what is fetched for later: further than a page, where the machine's own fetching
-/// ends.
+/// Elements between what is read and what is fetched for later: at least a page, where the machine's own fetching ends.
 constexpr int64_t kAhead = 4096;
 
 /// The k-th part of a vector of floats as doubles; 32-bit vectors have as many lanes as kParts vectors of doubles.
@@ -125,11 +140,8 @@ HWY_INLINE void store_narrow(D, const hn::Vec<D> (&values)[kCount], To* to) {
     return;
   }
   if constexpr (kWhole && kCount == 4 && sizeof(To) == 1) {
-    const __m256i low = _mm256_packs_epi32(values[0].raw, values[1].raw);
-    const __m256i high = _mm256_packs_epi32(values[2].raw, values[3].raw);
-    const __m256i mixed = std::is_signed_v<To> ? _mm256_packs_epi16(low, high) : _mm256_packus_epi16(low, high);
-    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_permutevar8x32_epi32(mixed, order));
+    const __m256i raw[4] = {values[0].raw, values[1].raw, values[2].raw, values[3].raw};
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), in_order(narrowed<To>(raw)));
     return;
   }
 #endif
@@ -160,14 +172,6 @@ HWY_INLINE hn::Vec<D> step_part(D d, const Code* codes, int64_t v) {
   return hn::PromoteTo(d, hn::LoadU(hn::Rebind<Code, D>(), codes + v * static_cast<int64_t>(hn::MaxLanes(D()))));
 }
 
-#if HWY_TARGET == HWY_AVX2
-template <class Code>
-HWY_INLINE __m256i narrowed(const __m256i (&parts)[4]) {
-  const __m256i low = _mm256_packs_epi32(parts[0], parts[1]), high = _mm256_packs_epi32(parts[2], parts[3]);
-  return std::is_signed_v<Code> ? _mm256_packs_epi16(low, high) : _mm256_packus_epi16(low, high);
-}
-#endif
-
 template <class Code, int64_t kCount, class D>
 HWY_INLINE void store_step(D d, const hn::Vec<D> (&parts)[kCount], Code* codes) {
 #if HWY_TARGET == HWY_AVX2
@@ -184,9 +188,7 @@ template <int64_t kCount, class D>
 HWY_INLINE uint32_t step_bits(D d, const hn::Mask<D> (&masks)[kCount]) {
 #if HWY_TARGET == HWY_AVX2
   if constexpr (kCount == 4) {
-    __m256i raw[4];
-    for (int64_t k = 0; k < 4; ++k) raw[k] = _mm256_castps_si256(hn::VecFromMask(d, masks[k]).raw);
-    return static_cast<uint32_t>(_mm256_movemask_epi8(narrowed<int8_t>(raw)));
+    return static_cast<uint32_t>(_mm256_movemask_epi8(narrowed_masks(d, masks)));
   }
 #endif
   return bits_of(d, masks);

@@ -85,6 +85,16 @@ TEST(add, is_the_written_formula_on_every_target) {
   });
 }
 
+TEST(add, a_relu_with_one_code_has_nothing_inside) {
+  const std::vector<uint8_t> a(40, 2), b(40, 3);
+  on_every_target([&] {
+    std::vector<uint8_t> y(40), inside(5, 0xff);
+    add(a.data(), b.data(), 40, params(1, 1, 1, 0, 0, {5, 5, 0}), y.data(), inside.data(), true);
+    EXPECT_EQ(y, std::vector<uint8_t>(40, 5));
+    EXPECT_EQ(inside, std::vector<uint8_t>(5, 0));
+  });
+}
+
 TEST(add, the_output_may_be_an_operand) {
   std::vector<uint8_t> a{1, 2, 3, 4}, b{10, 20, 30, 40};
   add(a.data(), b.data(), 4, params(1, 1, 1, 0, 0, {0, 255, 0}), a.data());
@@ -138,17 +148,43 @@ TEST(add_range, is_that_of_the_real_sums_on_every_target) {
   }
 }
 
+/// Two sums next to each other among many: the lesser one in the first block, the greater one anywhere behind it, and
+/// codes at the other end all around. Where whole numbers put the two the other way round, only the tolerance finds it.
+template <class Code>
+void check_neighbours(float scale_a, float scale_b, std::mt19937& random) {
+  constexpr int64_t kN = 4 * 512;
+  constexpr Code kLowest = std::numeric_limits<Code>::lowest(), kHighest = std::numeric_limits<Code>::max();
+  const BinaryParams p = params(scale_a, scale_b, 1, kLowest + 7, kLowest + 201, {0, 255, 0});
+  struct Pair {
+    Code a, b;
+    float sum;
+  };
+  std::vector<Pair> pairs(3000);
+  for (Pair& pair : pairs) {
+    pair.a = static_cast<Code>(random()), pair.b = static_cast<Code>(random());
+    const float left = scale_a * static_cast<float>(pair.a - p.zero_a);
+    pair.sum = left + scale_b * static_cast<float>(pair.b - p.zero_b);
+  }
+  std::sort(pairs.begin(), pairs.end(), [](const Pair& x, const Pair& y) { return x.sum < y.sum; });
+  for (int trial = 0; trial < 20; ++trial) {
+    const size_t at = random() % (pairs.size() - 1);
+    for (const bool highest : {true, false}) {
+      const Pair &first = pairs[highest ? at : at + 1], &extreme = pairs[highest ? at + 1 : at];
+      std::vector<Code> a(kN, highest ? kLowest : kHighest), b = a;
+      const size_t one = random() % 512, other = 512 + random() % (kN - 512);
+      a[one] = first.a, b[one] = first.b;
+      a[other] = extreme.a, b[other] = extreme.b;
+      check_range(a, b, p);
+    }
+  }
+}
+
 TEST(add_range, finds_sums_that_differ_by_little_in_any_block) {
-  // The sums of the lowest and the highest codes that are there exceed what whole factors can tell apart.
-  constexpr int64_t kN = 20000;
   std::mt19937 random(5);
-  for (int trial = 0; trial < 40; ++trial) {
-    std::vector<uint8_t> a(kN), b(kN);
-    for (int64_t i = 0; i < kN; ++i) a[i] = static_cast<uint8_t>(random()), b[i] = static_cast<uint8_t>(255 - a[i]);
-    a[random() % kN] += 1;
-    const float scale = 1.0f + static_cast<float>(random() % 1000) * 1e-5f;
-    check_range(a, b, params(scale, 1.0f, 1, 7, 9, {0, 255, 0}));
-    check_range(b, a, params(1.0f, scale, 1, 7, 9, {0, 255, 0}));
+  for (int trial = 0; trial < 12; ++trial) {
+    const float ratio = std::exp2(std::uniform_real_distribution<float>(-9, 9)(random));
+    check_neighbours<uint8_t>(0.1f, 0.1f * ratio, random);
+    check_neighbours<int8_t>(0.1f * ratio, 0.1f, random);
   }
 }
 
@@ -242,16 +278,17 @@ TEST(add_scale_gradient, is_the_rounding_error_inside_and_the_bound_outside) {
 }
 
 TEST(add_scale_gradient, sums_eight_steps_in_float_and_their_sums_in_double) {
-  // value = a + b, y - value = 1; 1 + 2^-25 is 1 in float, so that the first step of eight swallows the others.
+  // value = a + b, y - value = 1; 1 + 2^-25 is 1 in float, so that the first step of the first and the last eight
+  // swallows the others; the second eight make 2^-22.
   for (const int64_t rest : {0, 31}) {
     const int64_t n = 20 * 32 + rest;
     const std::vector<uint8_t> a(n, 3), b(n, 4), y(n, 8);
     std::vector<float> g(n, 0x1p-25f);
-    for (int64_t step : {0, 8, 16}) std::fill_n(g.begin() + step * 32, 32, 1.0f);
+    for (int64_t step : {0, 16}) std::fill_n(g.begin() + step * 32, 32, 1.0f);
     const BinaryParams p = params(1, 1, 1, 0, 0, {0, 255, 0});
     on_every_target([&] {
       EXPECT_EQ(add_scale_gradient(g.data(), a.data(), b.data(), y.data(), nullptr, n, p),
-                96.0 + static_cast<double>(rest) * 0x1p-25);
+                64.0 + 32 * 0x1p-22 + static_cast<double>(rest) * 0x1p-25);
     });
   }
 }

@@ -247,27 +247,30 @@ TEST(RequantizeGradient, ReduceEqualsDoubleSumsOnEveryTarget) {
 }
 
 TEST(RequantizeGradient, ReduceSumsEightRowsInFloatAndTheirSumsInDouble) {
-  // 1 + 2^-25 is 1 in float: the group's first row swallows the others. 31 is what remains after the last whole row.
+  // 1 + 2^-25 is 1 in float: the first row of the first and the last group swallows the others, which the second
+  // group's sum in float, 2^-22, must not be. 31 is what remains after the last whole row.
   for (const int64_t rest : {0, 31}) {
     constexpr int64_t kWhole = 20;
     const int64_t channels = 1, rows = kWhole * 32 + rest;
     std::vector<float> g(rows, 0x1p-25f);
-    for (int64_t row : {0, 8, 16}) std::fill_n(g.begin() + row * 32, 32, 1.0f);
+    for (int64_t row : {0, 16}) std::fill_n(g.begin() + row * 32, 32, 1.0f);
     const std::vector<int16_t> kept(rows, 3);
     const std::vector<int32_t> exact(rows, 3);
     const int32_t middle = 5;
     const float step = 0.5f;
-    const double tiny = static_cast<double>(rest) * 0x1p-25;
+    const double sum = 64.0 + 32 * 0x1p-22 + static_cast<double>(rest) * 0x1p-25;
     on_every_target([&] {
       double s1 = -1, s2 = -1;
       reduce_gradient(g.data(), nullptr, {}, rows, channels, &s1, nullptr);
-      EXPECT_EQ(s1, 96.0 + tiny);
+      EXPECT_EQ(s1, sum);
+      reduce_gradient(g.data(), nullptr, {.exact = exact.data()}, rows, channels, &s1, nullptr);
+      EXPECT_EQ(s1, sum);
       reduce_gradient(g.data(), nullptr, {.compact = kept.data(), .middle = &middle, .step = &step}, rows, channels,
                       &s1, &s2);
-      EXPECT_EQ(s1, 96.0 + tiny);
-      EXPECT_EQ(s2, (96.0 + tiny) * 6.5);
+      EXPECT_EQ(s1, sum);
+      EXPECT_EQ(s2, sum * 6.5);
       reduce_gradient(g.data(), nullptr, {.exact = exact.data()}, rows, channels, &s1, &s2);
-      const double all = 96.0 + static_cast<double>(rows - 96) * 0x1p-25;
+      const double all = 64.0 + static_cast<double>(rows - 64) * 0x1p-25;
       EXPECT_EQ(s1, all);
       EXPECT_EQ(s2, 3 * all);
     });
@@ -392,6 +395,7 @@ TEST(RequantizeGradient, RefusesContradictingAccumulators) {
   EXPECT_THROW(reduce_gradient(&g, nullptr, {.compact = &kept}, 1, 1, &s1, &s2), Error);
   const ScaleGradient scale;
   EXPECT_THROW(reduce_gradient(&g, nullptr, {}, 1, 1, &s1, &s2, &scale), Error);
+  EXPECT_THROW(reduce_gradient(&g, nullptr, {.exact = &exact}, 1, 1, &s1, nullptr, &scale), Error);
 }
 
 TEST(ChannelStatistics, EqualsExactSumsOnEveryTarget) {

@@ -196,6 +196,12 @@ const std::map<std::string, std::function<void()>>& counted() {
          batch_norm_gradient(p.g.data(), p.mask.data(), p.compacted(), p.rows, p.channels, p.multiplier.data(),
                              p.offset.data(), p.offset.data(), p.dx.data());
        }},
+      {"pass_sums_exact",
+       [passes] {
+         Passes& p = *passes;
+         reduce_gradient(p.g.data(), p.mask.data(), {.exact = p.acc.data()}, p.rows, p.channels, p.s1.data(),
+                         p.s2.data());
+       }},
       {"pass_codes_of_weights",
        [w = shared(256 * 144, 0.3f), scale = shared(256, 0.1f), codes = shared(256 * 144, int8_t{0})] {
          encode_weights(w->data(), 256, 144, scale->data(), -8, 7, codes->data());

@@ -13,13 +13,17 @@ enum class Keeping { kNothing, kCompact, kExact };
 template <Keeping kKeeping>
 using KeepingConstant = std::integral_constant<Keeping, kKeeping>;
 
-/// Calls run(KeepingConstant).
-template <class Run>
-void with_keeping(const char* kernel, const KeptAccumulators& kept, const Run& run) {
+inline void require_consistent(const char* kernel, const KeptAccumulators& kept) {
   require(kept.compact == nullptr || kept.exact == nullptr, kernel,
           "accumulators are kept either as int16 or as int32; found both");
   require(kept.compact == nullptr || (kept.middle != nullptr && kept.step != nullptr), kernel,
           "accumulators kept as int16 need the middle and the step of each channel");
+}
+
+/// Calls run(KeepingConstant).
+template <class Run>
+void with_keeping(const char* kernel, const KeptAccumulators& kept, const Run& run) {
+  require_consistent(kernel, kept);
   if (kept.compact != nullptr) {
     run(KeepingConstant<Keeping::kCompact>());
   } else if (kept.exact != nullptr) {

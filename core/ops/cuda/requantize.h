@@ -43,8 +43,8 @@ struct ScaleGradient {
   double* sum = nullptr;                // [1]
 };
 
-/// s1, s2 [channels]; kept with no pointer set: s2 is not computed (may be null). scale: optional, with kept
-/// accumulators and s2.
+/// s1, s2 [channels]; s2 null or kept with no pointer set: s2 is not computed. scale: optional, with kept accumulators and
+/// s2.
 void reduce_gradient(const float* g, const uint8_t* inside, const KeptAccumulators& kept, int64_t rows,
                      int64_t channels, double* s1, double* s2, const ScaleGradient* scale, void* scratch,
                      cudaStream_t stream);

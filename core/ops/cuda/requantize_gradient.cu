@@ -202,9 +202,11 @@ size_t reduce_gradient_scratch(int64_t rows, int64_t channels) {
 void reduce_gradient(const float* g, const uint8_t* inside, const KeptAccumulators& kept, int64_t rows,
                      int64_t channels, double* s1, double* s2, const ScaleGradient* scale, void* scratch,
                      cudaStream_t stream) {
+  require_consistent("reduce_gradient", kept);
   require(scale == nullptr || kept.compact != nullptr || kept.exact != nullptr, "reduce_gradient",
           "the gradient of a scale needs the kept accumulators");
-  with_keeping("reduce_gradient", kept, [&](auto keeping) {
+  require(scale == nullptr || s2 != nullptr, "reduce_gradient", "the gradient of a scale needs the sums of products");
+  with_keeping("reduce_gradient", s2 == nullptr ? KeptAccumulators{} : kept, [&](auto keeping) {
     if (scale == nullptr) {
       reduce<keeping, false>(g, inside, kept, rows, channels, s1, s2, {}, scratch, stream);
     } else if constexpr (keeping != Keeping::kNothing) {

@@ -197,6 +197,11 @@ TEST_F(CudaRequantize, SumsOfGradientsInTheCpusOrder) {
                         products ? gpu2.data() : nullptr, nullptr, scratch.data(), nullptr);
         expect_equal(gpu1.host(), s1);
         if (products) expect_equal(gpu2.host(), s2);
+        ops::reduce_gradient(m.g.data(), masked ? m.inside.data() : nullptr, kept.cpu, rows, channels, s1.data(),
+                             nullptr);
+        reduce_gradient(d.g.data(), masked ? d.inside.data() : nullptr, kept.gpu, rows, channels, gpu1.data(), nullptr,
+                        nullptr, scratch.data(), nullptr);
+        expect_equal(gpu1.host(), s1);
       }
     }
     scratch.host();  // nothing behind it was written
@@ -272,6 +277,13 @@ TEST_F(CudaRequantize, EmptyMatrices) {
   reduce_gradient(nullptr, nullptr, {}, 0, 3, s1.data(), nullptr, nullptr, nullptr, nullptr);
   channel_statistics(nullptr, 0, 3, {s1.data(), s2.data(), min.data(), max.data()}, nullptr, nullptr);
   encode_scale_gradient(nullptr, nullptr, nullptr, nullptr, nullptr, zero.data(), 0, ds.data(), nullptr, nullptr);
+  expect_equal(ds.host(), {0.0});
+  const Array<char> scratch(static_cast<int64_t>(reduce_gradient_scratch(0, 3)));
+  const Array<int32_t> exact({1});
+  const Array<float> multiplier({1.0f, 2.0f, 3.0f});
+  const ScaleGradient scale{nullptr, multiplier.data(), nullptr, zero.data(), ds.data()};
+  reduce_gradient(nullptr, nullptr, {.exact = exact.data()}, 0, 3, s1.data(), s2.data(), &scale, scratch.data(),
+                  nullptr);
   requantize(nullptr, 0, 3, nullptr, nullptr, {0, 255, zero.data()}, nullptr, nullptr, false, nullptr);
   expect_equal(s1.host(), std::vector<double>(3, 0.0));
   expect_equal(s2.host(), std::vector<double>(3, 0.0));
@@ -290,7 +302,10 @@ TEST(CudaRequantizeArguments, RefusesContradictions) {
       batch_norm_gradient(nullptr, nullptr, {.compact = &kept}, 1, 1, nullptr, nullptr, nullptr, nullptr, nullptr),
       Error);
   const ScaleGradient scale;
-  EXPECT_THROW(reduce_gradient(nullptr, nullptr, {}, 1, 1, nullptr, nullptr, &scale, nullptr, nullptr), Error);
+  double s2 = 0;
+  EXPECT_THROW(reduce_gradient(nullptr, nullptr, {}, 1, 1, nullptr, &s2, &scale, nullptr, nullptr), Error);
+  EXPECT_THROW(reduce_gradient(nullptr, nullptr, {.exact = &exact}, 1, 1, nullptr, nullptr, &scale, nullptr, nullptr),
+               Error);
   EXPECT_THROW(requantize(nullptr, 1, 1, nullptr, nullptr, {-1, 255, nullptr}, nullptr, nullptr, false, nullptr),
                Error);
 }

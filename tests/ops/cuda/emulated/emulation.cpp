@@ -56,6 +56,7 @@ struct Device {
   Barrier block;
   int current = 0;
   int64_t progress = 0;
+  bool forwards = true;
   const std::function<void()>* body = nullptr;
 };
 
@@ -111,8 +112,9 @@ void go_on() {
   setcontext(&start);
 }
 
-void run_block(uint3 block, dim3 size, dim3 grid) {
+void run_block(uint3 block, dim3 size, dim3 grid, size_t shared_bytes) {
   Device& d = device();
+  std::fill_n(d.shared.begin(), shared_bytes, static_cast<unsigned char>(0xa5));  // nobody's leavings
   const int threads = static_cast<int>(size.x * size.y * size.z);
   d.block = {.running = threads};
   for (int t = 0; t < threads; t += kWarp) {
@@ -128,9 +130,12 @@ void run_block(uint3 block, dim3 size, dim3 grid) {
   }
   while (d.block.running > 0) {
     const int64_t before = d.progress;
-    for (d.current = 0; d.current < threads; ++d.current) {
+    // To and fro: no order may be needed that a barrier does not make.
+    for (int t = 0; t < threads; ++t) {
+      d.current = d.forwards ? t : threads - 1 - t;
       if (!current().done) go_on();
     }
+    d.forwards = !d.forwards;
     if (d.progress == before) throw std::logic_error("threads of a block wait for different barriers");
   }
 }
@@ -164,12 +169,16 @@ void wait_for_stages(size_t left) {
 }
 
 void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body) {
-  if (block.x * block.y * block.z > kThreadsAtMost) throw std::logic_error("a block has too many threads");
+  const unsigned threads = block.x * block.y * block.z;
+  if (threads == 0 || threads > kThreadsAtMost) throw std::logic_error("a block has no threads, or too many");
+  if (grid.x * grid.y * grid.z == 0 || grid.x > INT32_MAX || grid.y > 65535 || grid.z > 65535) {
+    throw std::logic_error("a grid has no blocks, or too many");
+  }
   if (shared_bytes > device().shared.size()) throw std::logic_error("a block has too much shared memory");
   device().body = &body;
   for (unsigned z = 0; z < grid.z; ++z) {
     for (unsigned y = 0; y < grid.y; ++y) {
-      for (unsigned x = 0; x < grid.x; ++x) run_block({x, y, z}, block, grid);
+      for (unsigned x = 0; x < grid.x; ++x) run_block({x, y, z}, block, grid, shared_bytes);
     }
   }
 }

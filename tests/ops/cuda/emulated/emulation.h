@@ -87,10 +87,13 @@ T __ldg(const T* value) {
 /// NaN gives 0 there; the kernels clip before.
 inline int __float2int_rn(float value) { return static_cast<int>(std::nearbyint(value)); }
 
-/// a * b, byte by byte, all signed.
+/// a * b, byte by byte, all signed; wraps.
 inline int __dp4a(int a, int b, int c) {
-  for (int k = 0; k < 4; ++k) c += static_cast<int8_t>(a >> (8 * k)) * static_cast<int8_t>(b >> (8 * k));
-  return c;
+  auto sum = static_cast<unsigned>(c);
+  for (int k = 0; k < 4; ++k) {
+    sum += static_cast<unsigned>(static_cast<int8_t>(a >> (8 * k)) * static_cast<int8_t>(b >> (8 * k)));
+  }
+  return static_cast<int>(sum);
 }
 
 inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selectors) {
@@ -102,7 +105,9 @@ inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selectors) {
   return result;
 }
 
-inline int atomicAdd(int* to, int value) { return std::exchange(*to, *to + value); }
+inline int atomicAdd(int* to, int value) {
+  return std::exchange(*to, static_cast<int>(static_cast<unsigned>(*to) + static_cast<unsigned>(value)));
+}
 
 template <class... Parameters>
 cudaError_t cudaFuncSetAttribute(void (*)(Parameters...), cudaFuncAttribute, int) {
@@ -148,10 +153,11 @@ inline void load_matrices(uint32_t (&r)[4], uint32_t address) {
 void multiply_add(int32_t (&acc)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 
 inline int32_t dot(uint32_t codes, uint32_t weights, int32_t c) {
+  auto sum = static_cast<uint32_t>(c);
   for (int k = 0; k < 4; ++k) {
-    c += static_cast<uint8_t>(codes >> (8 * k)) * static_cast<int8_t>(weights >> (8 * k));
+    sum += static_cast<uint32_t>(static_cast<uint8_t>(codes >> (8 * k)) * static_cast<int8_t>(weights >> (8 * k)));
   }
-  return c;
+  return static_cast<int32_t>(sum);
 }
 
 }  // namespace qat::ops::cuda
