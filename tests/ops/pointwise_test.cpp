@@ -148,8 +148,9 @@ TEST(add_range, is_that_of_the_real_sums_on_every_target) {
   }
 }
 
-/// Two sums next to each other among many: the lesser one in the first block, the greater one anywhere behind it, and
-/// codes at the other end all around. Where whole numbers put the two the other way round, only the tolerance finds it.
+/// Two sums next to each other among all there are: the lesser one in the first block, the greater one anywhere behind
+/// it, and codes at the other end all around. Where whole numbers put the two the other way round, only the tolerance
+/// finds it.
 template <class Code>
 void check_neighbours(float scale_a, float scale_b, std::mt19937& random) {
   constexpr int64_t kN = 4 * 512;
@@ -159,18 +160,21 @@ void check_neighbours(float scale_a, float scale_b, std::mt19937& random) {
     Code a, b;
     float sum;
   };
-  std::vector<Pair> pairs(3000);
-  for (Pair& pair : pairs) {
-    pair.a = static_cast<Code>(random()), pair.b = static_cast<Code>(random());
+  std::vector<Pair> pairs(65536);
+  for (size_t i = 0; i < pairs.size(); ++i) {
+    Pair& pair = pairs[i];
+    pair.a = static_cast<Code>(i / 256), pair.b = static_cast<Code>(i % 256);
     const float left = scale_a * static_cast<float>(pair.a - p.zero_a);
     pair.sum = left + scale_b * static_cast<float>(pair.b - p.zero_b);
   }
   std::sort(pairs.begin(), pairs.end(), [](const Pair& x, const Pair& y) { return x.sum < y.sum; });
   for (int trial = 0; trial < 20; ++trial) {
-    const size_t at = random() % (pairs.size() - 1);
     for (const bool highest : {true, false}) {
+      const size_t half = pairs.size() / 2, at = (highest ? half : 0) + random() % (half - 1);
       const Pair &first = pairs[highest ? at : at + 1], &extreme = pairs[highest ? at + 1 : at];
-      std::vector<Code> a(kN, highest ? kLowest : kHighest), b = a;
+      std::vector<Code> a(kN, static_cast<Code>(highest ? kLowest + 20 : kHighest - 20));
+      std::fill_n(a.begin(), 512, highest ? kLowest : kHighest);  // no block behind is looked at for its other end
+      std::vector<Code> b = a;
       const size_t one = random() % 512, other = 512 + random() % (kN - 512);
       a[one] = first.a, b[one] = first.b;
       a[other] = extreme.a, b[other] = extreme.b;
