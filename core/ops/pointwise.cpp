@@ -10,6 +10,7 @@
 #include <hwy/highway.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -32,6 +33,7 @@ namespace qat::ops {
 /// value = fma(q_a, ra, fma(q_b, rb, f)).
 struct AddConstants {
   float ra, rb, f, lo, hi;
+  bool small;  // all values lie within 2^30
 };
 
 /// The least float inside: at least lo and more than `above`.
@@ -66,9 +68,40 @@ HWY_INLINE hn::Vec<D> sum_of(D d, const Code* a, const Code* b, const AddConstan
   return fused(d, floats(d, a), hn::Set(d, k.ra), inner);
 }
 
+#if HWY_TARGET == HWY_AVX2
+/// add_step() where no value leaves the range of int32 and codes have no sign: their narrowing clips, and the bits of
+/// floats that are not negative have the floats' order.
+HWY_INLINE uint32_t add_unsigned_step(const uint8_t* a, const uint8_t* b, const AddConstants& k, float least,
+                                      uint8_t* y) {
+  const F32 d;
+  const auto ra = hn::Set(d, k.ra), rb = hn::Set(d, k.rb), f = hn::Set(d, k.f);
+  const auto bits = [](float v) { return std::bit_cast<uint32_t>(v); };
+  // least <= value <= hi as one comparison of int32: both ends moved to its lowest value.
+  const __m256i shift = _mm256_set1_epi32(static_cast<int32_t>(0x80000000u - bits(least)));
+  const __m256i end = _mm256_set1_epi32(static_cast<int32_t>(0x80000001u + (bits(k.hi) - bits(least))));
+  __m256i codes[4], inside[4];
+#pragma GCC unroll 4
+  for (int64_t v = 0; v < 4; ++v) {
+    const auto inner = fused(d, hn::ConvertTo(d, step_part(I32(), b, v)), rb, f);
+    const auto value = fused(d, hn::ConvertTo(d, step_part(I32(), a, v)), ra, inner);
+    codes[v] = _mm256_cvtps_epi32(value.raw);
+    inside[v] = _mm256_cmpgt_epi32(end, _mm256_add_epi32(_mm256_castps_si256(value.raw), shift));
+  }
+  const __m256i lo = _mm256_set1_epi8(static_cast<char>(k.lo)), hi = _mm256_set1_epi8(static_cast<char>(k.hi));
+  const __m256i clipped = _mm256_min_epu8(_mm256_max_epu8(narrowed<uint8_t>(codes), lo), hi);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(y), clipped);
+  return static_cast<uint32_t>(_mm256_movemask_epi8(narrowed<int8_t>(inside)));
+}
+#endif
+
 /// kStep codes; returns their mask bits. y may be a or b.
 template <class Code>
 HWY_INLINE uint32_t add_step(const Code* a, const Code* b, const AddConstants& k, float least, Code* y) {
+#if HWY_TARGET == HWY_AVX2
+  if constexpr (std::is_same_v<Code, uint8_t>) {
+    if (k.small) return add_unsigned_step(a, b, k, least, y);
+  }
+#endif
   const F32 d;
   const auto hi = hn::Set(d, k.hi), from = hn::Set(d, least);
   const auto ra = hn::Set(d, k.ra), rb = hn::Set(d, k.rb), f = hn::Set(d, k.f);
@@ -185,7 +218,9 @@ AddConstants add_constants(const BinaryParams& p) {
           .rb = rb,
           .f = static_cast<float>(p.range.zero_point) - fixed,
           .lo = static_cast<float>(p.range.lo),
-          .hi = static_cast<float>(p.range.hi)};
+          .hi = static_cast<float>(p.range.hi),
+          .small =
+              255 * (std::abs(ra) + std::abs(rb)) + std::abs(static_cast<float>(p.range.zero_point) - fixed) < 0x1p30f};
 }
 
 MulConstants mul_constants(const BinaryParams& p) {

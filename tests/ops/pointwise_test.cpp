@@ -85,6 +85,45 @@ TEST(add, is_the_written_formula_on_every_target) {
   });
 }
 
+template <class Code>
+void check_add(float scale_a, float scale_b, CodeRange range, bool relu) {
+  constexpr int64_t kN = 1000;
+  const auto a = random_codes<Code>(kN, 21), b = random_codes<Code>(kN, 22);
+  const BinaryParams p = params(scale_a, scale_b, 0.5f, 11, -3, range);
+  const float ra = scale_a / 0.5f, rb = scale_b / 0.5f;
+  const float f = static_cast<float>(range.zero_point) - std::fma(ra, 11.0f, rb * -3.0f);
+  on_every_target([&] {
+    std::vector<Code> y(kN);
+    std::vector<uint8_t> inside((kN + 7) / 8);
+    add(a.data(), b.data(), kN, p, y.data(), inside.data(), relu);
+    int wrong = 0;
+    for (int64_t i = 0; i < kN; ++i) {
+      const float v = std::fma(static_cast<float>(a[i]), ra, std::fma(static_cast<float>(b[i]), rb, f));
+      const float lo = static_cast<float>(range.lo), hi = static_cast<float>(range.hi);
+      const bool in = v >= lo && v <= hi && (!relu || v > lo);
+      wrong +=
+          static_cast<float>(y[i]) != std::nearbyint(std::clamp(v, lo, hi)) || (inside[i / 8] >> (i % 8) & 1) != in;
+    }
+    EXPECT_EQ(wrong, 0) << scale_a << " " << scale_b << " [" << range.lo << ", " << range.hi << "] " << relu;
+  });
+}
+
+TEST(add, equals_its_definition_for_all_ranges_and_sizes_of_scales) {
+  // Values beyond int32, on the ends of the range, and everywhere in it.
+  for (const auto& [scale_a, scale_b] :
+       {std::pair(0.37f, 0.21f), {0.5f, 0.5f}, {1e9f, 1.0f}, {1.0f, 1e30f}, {1e-9f, 1e-3f}}) {
+    for (const bool relu : {false, true}) {
+      for (const CodeRange& range :
+           {CodeRange{0, 255, relu ? 0 : 60}, {3, 200, relu ? 3 : 90}, {0, 15, relu ? 0 : 7}}) {
+        check_add<uint8_t>(scale_a, scale_b, range, relu);
+      }
+      for (const CodeRange& range : {CodeRange{-128, 127, relu ? -128 : 5}, {-8, 7, relu ? -8 : 1}}) {
+        check_add<int8_t>(scale_a, scale_b, range, relu);
+      }
+    }
+  }
+}
+
 TEST(add, a_relu_with_one_code_has_nothing_inside) {
   const std::vector<uint8_t> a(40, 2), b(40, 3);
   on_every_target([&] {
