@@ -115,21 +115,21 @@ void expect_equal(const ConvGeometry& g, uint64_t seed, int weight_limit) {
   });
 }
 
-TEST(IntegerWinograd, EqualsReferenceWithStride) {
-  std::mt19937_64 random(12);
-  const auto draw = [&](int lo, int hi) { return std::uniform_int_distribution<int64_t>(lo, hi)(random); };
+/// `count` random geometries that are served: input channels from `channels` on, sides of the map between the two.
+void check_random(int64_t stride, int64_t channels, int64_t smallest, int64_t largest, int count, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  const auto draw = [&](int64_t lo, int64_t hi) { return std::uniform_int_distribution<int64_t>(lo, hi)(random); };
   const int before = omp_get_max_threads();
-  int done = 0;
-  for (uint64_t i = 0; done < 10; ++i) {
-    ConvGeometry g = square(1, 64 + 16 * draw(0, 2), draw(64, 100));
-    g.stride_h = g.stride_w = 2;
+  for (uint64_t i = 0; count > 0; ++i) {
+    ConvGeometry g = square(1, channels + 16 * draw(0, 3), draw(channels, channels + 43));
+    g.stride_h = g.stride_w = stride;
     g.batch = draw(1, 3);
-    g.in_h = draw(9, 36), g.in_w = draw(9, 36);
+    g.in_h = draw(smallest, largest), g.in_w = draw(smallest, largest);
     g.pad_top = draw(0, 2), g.pad_left = draw(0, 2), g.pad_bottom = draw(0, 2), g.pad_right = draw(0, 2);
     if (!integer_winograd::serves(g, 255, 255)) continue;
-    ++done;
-    SCOPED_TRACE(fmt::format("seed {}: {}x{}x{}x{} to {}, pads {} {} {} {}", i, g.batch, g.in_h, g.in_w, g.in_c,
-                             g.out_c, g.pad_top, g.pad_left, g.pad_bottom, g.pad_right));
+    --count;
+    SCOPED_TRACE(fmt::format("stride {}, seed {}: {}x{}x{}x{} to {}, pads {} {} {} {}", stride, i, g.batch, g.in_h,
+                             g.in_w, g.in_c, g.out_c, g.pad_top, g.pad_left, g.pad_bottom, g.pad_right));
     omp_set_num_threads(i % 3 == 0 ? 3 : 1);
     expect_equal<uint8_t>(g, i, i % 4 == 0 ? 255 : 127);
     expect_equal<int8_t>(g, i, i % 4 == 1 ? 255 : 128);
@@ -138,22 +138,8 @@ TEST(IntegerWinograd, EqualsReferenceWithStride) {
 }
 
 TEST(IntegerWinograd, EqualsReferenceOnRandomGeometries) {
-  std::mt19937_64 random(11);
-  const auto draw = [&](int lo, int hi) { return std::uniform_int_distribution<int64_t>(lo, hi)(random); };
-  const int before = omp_get_max_threads();
-  for (uint64_t i = 0; i < 30; ++i) {
-    ConvGeometry g = square(1, 32 + 16 * draw(0, 3), draw(32, 75));
-    g.batch = draw(1, 3);
-    g.in_h = draw(7, 17), g.in_w = draw(7, 17);
-    g.pad_top = draw(0, 2), g.pad_left = draw(0, 2), g.pad_bottom = draw(0, 2), g.pad_right = draw(0, 2);
-    if (g.out_h() * g.out_w() < 64) continue;
-    SCOPED_TRACE(fmt::format("seed {}: {}x{}x{}x{} to {}, pads {} {} {} {}", i, g.batch, g.in_h, g.in_w, g.in_c,
-                             g.out_c, g.pad_top, g.pad_left, g.pad_bottom, g.pad_right));
-    omp_set_num_threads(i % 3 == 0 ? 3 : 1);
-    expect_equal<uint8_t>(g, i, i % 4 == 0 ? 255 : 127);
-    expect_equal<int8_t>(g, i, i % 4 == 1 ? 255 : 128);
-  }
-  omp_set_num_threads(before);
+  check_random(1, 32, 7, 17, 30, 11);
+  check_random(2, 64, 9, 36, 10, 12);
 }
 
 TEST(IntegerWinograd, EqualsReferenceWhereAMapNeedsSeveralStrips) {
