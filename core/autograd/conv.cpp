@@ -68,10 +68,8 @@ Compacting keep(ConvBackward& saved, const Tensor& acc, const ops::ChannelStatis
     result.middle.resize(channels), result.gain.resize(channels);
     std::vector<float> step(channels);
     for (int64_t c = 0; c < channels; ++c) {
-      const int64_t width = static_cast<int64_t>(stats.max[c]) - stats.min[c];
-      result.middle[c] = static_cast<int32_t>(stats.min[c] + width / 2);
-      result.gain[c] = width == 0 ? 0.0f : static_cast<float>(65000.0 / static_cast<double>(width));
-      step[c] = static_cast<float>(static_cast<double>(width) / 65000.0);
+      const ops::CompactNumbers numbers = ops::compact_numbers(stats.min[c], stats.max[c]);
+      result.middle[c] = numbers.middle, result.gain[c] = numbers.gain, step[c] = numbers.step;
     }
     saved.kept = result.kept = at::empty({rows, channels}, at::kShort);
     saved.middle = to_tensor(result.middle);

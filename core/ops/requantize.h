@@ -40,9 +40,23 @@ void requantize_affine(const Acc* acc, int64_t rows, int64_t channels, const flo
 void dequantize_accumulators(const int32_t* acc, int64_t rows, int64_t channels, const int32_t* bias,
                              const float* multiplier, float* y);
 
-/// Batch norm's input kept for backward as int16: i = rne((acc - middle[c]) * gain[c]) with, from the channel's minimum
-/// and maximum, middle = min + (max - min) / 2 (integer division) and gain = 65000 / (max - min) (0 if equal).
-/// Rebuilt as  a = middle[c] + i * step[c],  step = (max - min) / 65000. For gradients only; codes never come from it.
+/// How a channel's accumulators in [min, max] become int16: middle = min + (max - min) / 2 (integer division); up to a
+/// width of 65000 gain = step = 1, which keeps them as they are, else gain = 65000 / (max - min) and step its inverse.
+struct CompactNumbers {
+  int32_t middle = 0;
+  float gain = 1, step = 1;
+};
+inline CompactNumbers compact_numbers(int32_t min, int32_t max) {
+  constexpr double kLevels = 65000;
+  const auto width = static_cast<double>(static_cast<int64_t>(max) - min);
+  CompactNumbers numbers{static_cast<int32_t>(min + (static_cast<int64_t>(max) - min) / 2), 1.0f, 1.0f};
+  if (width <= kLevels) return numbers;
+  numbers.gain = static_cast<float>(kLevels / width), numbers.step = static_cast<float>(width / kLevels);
+  return numbers;
+}
+
+/// Batch norm's input kept for backward as int16: i = rne((acc - middle[c]) * gain[c]), rebuilt as
+/// a = middle[c] + i * step[c]. For gradients only; codes never come from it.
 void compact(const int32_t* acc, int64_t rows, int64_t channels, const int32_t* middle, const float* gain,
              int16_t* kept);
 

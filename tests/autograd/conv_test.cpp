@@ -181,6 +181,38 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{true, true, false, false, 2, false, Memory::kExact, LiveStatistics::kRunning, true},
                     Case{true, false, true, true, 1, false, Memory::kExact, LiveStatistics::kBatch, true}));
 
+/// Large weights that meet zeros: the accumulators take four values, though they could need int32.
+TEST(Conv, CompactKeepsFewAccumulatorsExactly) {
+  at::manual_seed(5);
+  Tensor codes = at::full({4, 4, 5, 5}, 100, at::kByte);
+  codes.select(1, 0).random_(100, 104);
+  codes = kernel_layout(codes);
+  const QuantizedTensor x(codes, 0.05f, {0, 255, 100}, make_handle(codes.sizes()).requires_grad_(true));
+  const Tensor weight = at::tensor({1.0f, 127.0f, 127.0f, 127.0f}).view({1, 4, 1, 1}).requires_grad_(true);
+  ConvCall call;
+  call.name = "conv";
+  call.geometry.stride = call.geometry.dilation = {1, 1}, call.geometry.padding = {0, 0};
+  call.live = true;
+  call.memory = Memory::kCompact;
+  call.batch_norm = BatchNorm{.gamma = at::ones({1}).requires_grad_(true),
+                              .beta = at::zeros({1}).requires_grad_(true),
+                              .running_mean = at::zeros({1}),
+                              .running_var = at::ones({1})};
+  call.output = test::output_quantizer(0.05f, 120);
+  const QuantizedWeight w = quantize_weight(weight, at::ones({1}), -127, 127, GradientRule::kStraightThrough, 1.0);
+  const ConvResult result = conv(x, w, call);
+  const Tensor g = at::randn(result.codes->sizes());
+  result.codes->handle().backward(g);
+
+  const Tensor rx = test::real(x).set_requires_grad(true);
+  const Tensor gamma = at::ones({1}, at::kDouble).set_requires_grad(true);
+  const Tensor v = at::batch_norm(at::conv2d(rx, weight.detach().to(at::kDouble)), gamma, at::zeros({1}, at::kDouble), {}, {}, true, 0.1,
+                                  call.batch_norm->eps, false);
+  (v * g).sum().backward();
+  EXPECT_LT(relative_error(x.handle().grad(), rx.grad()), 1e-5);
+  EXPECT_LT(relative_error(call.batch_norm->gamma.grad(), gamma.grad()), 1e-5);
+}
+
 TEST(Conv, LogitsAreTheDequantizedAccumulators) {
   Net net = make_net(false, false, true, 1, true);
   const QuantizedWeight w =
