@@ -377,7 +377,11 @@ QuantizedTensor global_avg_pool2d(const QuantizedTensor& x, const OutputQuantize
   std::vector<Tensor> inputs{x.handle()};
   if (output.learns()) inputs.push_back(output.scale);
   const bool record = needs_gradient(inputs);
-  if (output.observe) observe_values(output, pooled_values(real_values(x), {}, true), false);
+  if (output.observe && batch * channels > 0) {
+    const auto [lo, hi] =
+        ops::global_average_range(codes_of(x.codes()), batch, pixels, channels, x.scale(), x.zero_point());
+    output.observe(lo, hi);
+  }
   auto saved = std::make_unique<AveragePoolBackward>();
   saved->global = true;
   Tensor codes = empty_kernel_layout({batch, channels, 1, 1}, at::kByte);

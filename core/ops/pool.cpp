@@ -53,6 +53,24 @@ void store(float t, float lo, float hi, int32_t offset, Code* y, uint8_t* flag) 
   if (flag != nullptr) *flag = static_cast<uint8_t>((t >= lo) & (t <= hi));
 }
 
+/// Calls take(sample * channels + channel, sum of q - z) for all samples and channels, on all threads.
+template <class Code, class Take>
+void for_channel_sums(const Code* x, int64_t batch, int64_t pixels, int64_t channels, int32_t zero_x,
+                      const Take& take) {
+  const int64_t parts = (channels + kChannels - 1) / kChannels;
+#pragma omp parallel for schedule(static) if (batch * pixels * channels >= 16 * kPiece)
+  for (int64_t part = 0; part < batch * parts; ++part) {
+    const int64_t n = part / parts, first = part % parts * kChannels, width = std::min(kChannels, channels - first);
+    std::array<int32_t, kChannels> sum;
+    std::fill_n(sum.begin(), width, 0);
+    for (int64_t p = 0; p < pixels; ++p) {
+      const Code* pixel = x + (n * pixels + p) * channels + first;
+      for (int64_t c = 0; c < width; ++c) sum[c] += pixel[c] - zero_x;
+    }
+    for (int64_t c = 0; c < width; ++c) take(n * channels + first + c, sum[c]);
+  }
+}
+
 }  // namespace
 
 int64_t PoolGeometry::out_h() const {
@@ -173,24 +191,22 @@ void global_average_pool(const Code* x, int64_t batch, int64_t pixels, int64_t c
   const float multiplier = scale_x / scaled_pixels;
   const auto lo = static_cast<float>(range.lo - range.zero_point), hi = static_cast<float>(range.hi - range.zero_point);
   std::vector<uint8_t> flags(inside == nullptr ? 0 : batch * channels);
-  const int64_t parts = (channels + kChannels - 1) / kChannels;
-#pragma omp parallel for schedule(static) if (batch * pixels * channels >= 16 * kPiece)
-  for (int64_t part = 0; part < batch * parts; ++part) {
-    const int64_t n = part / parts, first = part % parts * kChannels, width = std::min(kChannels, channels - first);
-    std::array<int32_t, kChannels> sum;
-    std::fill_n(sum.begin(), width, 0);
-    for (int64_t p = 0; p < pixels; ++p) {
-      const Code* pixel = x + (n * pixels + p) * channels + first;
-      for (int64_t c = 0; c < width; ++c) sum[c] += pixel[c] - zero_x;
-    }
-    for (int64_t c = 0; c < width; ++c) {
-      const int64_t at = n * channels + first + c;
-      if (acc != nullptr) acc[at] = sum[c];
-      store(static_cast<float>(sum[c]) * multiplier, lo, hi, range.zero_point, y + at,
-            inside == nullptr ? nullptr : &flags[at]);
-    }
-  }
+  for_channel_sums(x, batch, pixels, channels, zero_x, [&](int64_t at, int32_t sum) {
+    if (acc != nullptr) acc[at] = sum;
+    store(static_cast<float>(sum) * multiplier, lo, hi, range.zero_point, y + at,
+          inside == nullptr ? nullptr : &flags[at]);
+  });
   if (inside != nullptr) pack_mask(flags.data(), batch * channels, inside);
+}
+
+template <class Code>
+std::pair<double, double> global_average_range(const Code* x, int64_t batch, int64_t pixels, int64_t channels,
+                                               float scale_x, int32_t zero_x) {
+  std::vector<int32_t> sums(batch * channels);
+  for_channel_sums(x, batch, pixels, channels, zero_x, [&](int64_t at, int32_t sum) { sums[at] = sum; });
+  const auto [least, most] = std::ranges::minmax(sums);
+  const auto real = [&](int32_t sum) { return static_cast<double>(scale_x) * sum / static_cast<double>(pixels); };
+  return {real(least), real(most)};
 }
 
 #define QAT_INSTANTIATE(Code)                                                                                       \
@@ -198,7 +214,8 @@ void global_average_pool(const Code* x, int64_t batch, int64_t pixels, int64_t c
   template void average_pool<Code>(const PoolGeometry&, bool, const Code*, float, int32_t, float, CodeRange, Code*, \
                                    uint8_t*);                                                                       \
   template void global_average_pool<Code>(const Code*, int64_t, int64_t, int64_t, float, int32_t, float, CodeRange, \
-                                          Code*, int32_t*, uint8_t*);
+                                          Code*, int32_t*, uint8_t*);                                               \
+  template std::pair<double, double> global_average_range<Code>(const Code*, int64_t, int64_t, int64_t, float, int32_t);
 QAT_INSTANTIATE(uint8_t)
 QAT_INSTANTIATE(int8_t)
 #undef QAT_INSTANTIATE

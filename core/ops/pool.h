@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 
 #include "core/ops/types.h"
 
@@ -41,5 +42,10 @@ void average_pool(const PoolGeometry& g, bool count_include_pad, const Code* x, 
 template <class Code>
 void global_average_pool(const Code* x, int64_t batch, int64_t pixels, int64_t channels, float scale_x, int32_t zero_x,
                          float scale_y, CodeRange range, Code* y, int32_t* acc = nullptr, uint8_t* inside = nullptr);
+
+/// Smallest and largest real value s_x * acc / pixels, in double, of a global average pool; batch * channels > 0.
+template <class Code>
+std::pair<double, double> global_average_range(const Code* x, int64_t batch, int64_t pixels, int64_t channels,
+                                               float scale_x, int32_t zero_x);
 
 }  // namespace qat::ops

@@ -160,5 +160,30 @@ TEST(global_average_pool, rounds_before_adding_the_zero_point) {
   EXPECT_EQ(inside, 0b0111);
 }
 
+TEST(global_average_pool, range_of_the_real_values) {
+  // Sums 1, 3 and 5, 500 without the zero point 1, of two pixels each.
+  const std::vector<uint8_t> x{1, 2, 2, 3, 3, 251, 4, 251};
+  EXPECT_EQ(global_average_range(x.data(), 2, 2, 2, 0.5f, 1), std::pair(0.25, 125.0));
+  EXPECT_EQ(global_average_range(x.data(), 2, 2, 2, 0.5f, 255), std::pair(-126.75, -2.0));
+  // One value; in double: float would round 0.1f * 7 / 3.
+  const std::vector<int8_t> three{-1, 5, 3};
+  const double value = static_cast<double>(0.1f) * 7 / 3;
+  EXPECT_EQ(global_average_range(three.data(), 1, 3, 1, 0.1f, 0), std::pair(value, value));
+}
+
+TEST(global_average_pool, range_is_that_of_the_sums) {
+  // More channels than are summed at once, and enough for several threads.
+  constexpr int64_t kBatch = 5, kPixels = 49, kWidth = 301;
+  std::vector<uint8_t> x(kBatch * kPixels * kWidth);
+  for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<uint8_t>((i * 2654435761u) >> 24);
+  for (int64_t p = 0; p < kPixels; ++p) {
+    x[(3 * kPixels + p) * kWidth + 300] = 255;
+    x[(4 * kPixels + p) * kWidth + 256] = static_cast<uint8_t>(p == 0);
+  }
+  const auto [lo, hi] = global_average_range(x.data(), kBatch, kPixels, kWidth, 1.0f, 100);
+  EXPECT_EQ(hi, 155.0);
+  EXPECT_EQ(lo, (1.0 - 4900) / 49);
+}
+
 }  // namespace
 }  // namespace qat::ops
