@@ -299,13 +299,6 @@ __global__ void __launch_bounds__(T::kThreads, T::kMinBlocks)
   product.store(s, acc, row + warp_row, column + warp_column, zero_code, gridDim.y > 1);
 }
 
-int processors() {
-  int device = 0, count = 1;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
-  return count;
-}
-
 /// Few blocks: several of them share the depth of one output and add up.
 constexpr int kMinSlicesOfPart = 4;
 

@@ -10,10 +10,19 @@ namespace qat::ops::cuda::kernels {
 /// ConvGeometry as the kernels want it: 32 bits, the output's sizes made.
 struct ConvShape {
   explicit ConvShape(const ConvGeometry& g);
-  int in_h, in_w, in_c, out_h, out_w, out_c;
+  int batch, in_h, in_w, in_c, out_h, out_w, out_c;
   int kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w, groups;
   int rows, depth;  // of one group
 };
+
+/// Throws qat::Error "<kernel>: ..." for a geometry that the kernels do not take; see convolve.h.
+void check(const char* kernel, const ConvGeometry& g);
+
+/// Whether the tensor cores do it: one group and a kernel of up to 31x31.
+bool is_dense(const ConvGeometry& g);
+
+/// Multiprocessors of the GPU.
+int processors();
 
 /// One group and a kernel of up to 31x31: an implicit matrix product [rows][depth] x [depth][out_c] on the tensor
 /// cores.

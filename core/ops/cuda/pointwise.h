@@ -42,4 +42,30 @@ size_t add_scale_gradient_scratch(int64_t n);
 void add_scale_gradient(const float* g, const uint8_t* a, const uint8_t* b, const uint8_t* y, const uint8_t* inside,
                         int64_t n, const BinaryParams& p, double* ds, void* scratch, cudaStream_t stream);
 
+/// Bytes of scratch memory that add_range needs; aligned to 16.
+size_t add_range_scratch(int64_t n);
+
+/// ends [2] = smallest and largest real value of a sum, as ops::add_range; scale_y and range are not read. n > 0.
+void add_range(const uint8_t* a, const uint8_t* b, int64_t n, const BinaryParams& p, double* ends, void* scratch,
+               cudaStream_t stream);
+
+/// into += x (n floats).
+void add_values(const float* x, int64_t n, float* into, cudaStream_t stream);
+
+/// Codes of a dropout: element i of block i / repeats is kept where (split_mix64(key [1], i / repeats) >> 11) * 2^-53
+/// >= p, else it is zero_point [1]. kept: a bit an element. scale_y [1] = float(scale_x [1] / (1 - p)).
+void dropout(const uint8_t* x, int64_t n, int64_t repeats, double p, const uint64_t* key, const float* scale_x,
+             const int32_t* zero_point, uint8_t* y, uint8_t* kept, float* scale_y, cudaStream_t stream);
+
+/// dx = kept ? float(g * (1 / (1 - p))) : 0.
+void dropout_gradient(const float* g, const uint8_t* kept, int64_t n, double p, float* dx, cudaStream_t stream);
+
+/// y [batch][channels][pixels] from x [batch][pixels][channels]: a flatten to the order of the float network.
+template <class T>  // uint8_t, float
+void to_channels_first(const T* x, int64_t batch, int64_t pixels, int64_t channels, T* y, cudaStream_t stream);
+
+/// The way back.
+template <class T>
+void to_channels_last(const T* x, int64_t batch, int64_t pixels, int64_t channels, T* y, cudaStream_t stream);
+
 }  // namespace qat::ops::cuda

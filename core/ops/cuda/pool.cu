@@ -1,3 +1,4 @@
+#include "core/ops/cuda/block.cuh"
 #include "core/ops/cuda/eights.cuh"
 #include "core/ops/cuda/pool.h"
 
@@ -187,6 +188,71 @@ __global__ void __launch_bounds__(kThreads)
   acc[n * channels + c] = sum;
 }
 
+/// Threads of the one block that joins what all means have.
+constexpr int kJoining = 1024;
+
+template <class Body>
+__device__ void for_parts_of_block(int64_t n, bool aligned, const Body& body) {
+  for (int64_t i = int64_t{threadIdx.x} * kEight; i < n; i += kJoining * kEight) {
+    body(Part{i, n - i < kEight ? static_cast<int>(n - i) : kEight, aligned});
+  }
+}
+
+/// The real values grow with the sums.
+__global__ void __launch_bounds__(kJoining)
+    range_of_means(const int32_t* acc, int64_t n, bool aligned, int64_t pixels, const float* scale_x, double* ends) {
+  Ends<int32_t> mine{INT32_MAX, INT32_MIN};
+  for_parts_of_block(n, aligned, [&](const Part& part) {
+    const Eight<int32_t> sums = load(acc, part);
+#pragma unroll
+    for (int k = 0; k < kEight; ++k) {
+      if (k < part.count) mine.add(sums.at[k]);
+    }
+  });
+  const Ends<int32_t> all = joined<kJoining>(mine);
+  if (threadIdx.x > 0) return;
+  const double scale = *scale_x;
+  ends[0] = scale * all.lo / static_cast<double>(pixels);
+  ends[1] = scale * all.hi / static_cast<double>(pixels);
+}
+
+__device__ float mean_multiplier(const float* scale_x, const float* scale_y, int64_t pixels) {
+  const float scaled_pixels = *scale_y * static_cast<float>(pixels);
+  return *scale_x / scaled_pixels;
+}
+
+/// g (code - z - t), where outside g (code - z).
+struct MeanScaleTerms {
+  const float* g;
+  const int32_t* acc;
+  const uint8_t* y;
+  const uint8_t* inside;
+  const float* scale_x;
+  const float* scale_y;
+  const int32_t* zero_point;
+  int64_t pixels;
+};
+
+__global__ void __launch_bounds__(kJoining) sum_scale_terms(MeanScaleTerms p, int64_t n, bool aligned, double* ds) {
+  const float multiplier = mean_multiplier(p.scale_x, p.scale_y, p.pixels);
+  const int32_t zero_point = *p.zero_point;
+  Sum mine{0.0};
+  for_parts_of_block(n, aligned, [&](const Part& part) {
+    const Eight<float> g = load(p.g, part);
+    const Eight<int32_t> acc = load(p.acc, part);
+    const Eight<uint8_t> y = load(p.y, part);
+    const unsigned bits = load_mask(p.inside, part);
+#pragma unroll
+    for (int k = 0; k < kEight; ++k) {  // elements behind the end have no gradient
+      const float t = (bits >> k) & 1 ? static_cast<float>(acc.at[k]) * multiplier : 0.0f;
+      const float error = static_cast<float>(y.at[k] - zero_point) - t;
+      mine.value = fma(static_cast<double>(g.at[k]), static_cast<double>(error), mine.value);  // the product is exact
+    }
+  });
+  const Sum all = joined<kJoining>(mine);
+  if (threadIdx.x == 0) *ds = all.value;
+}
+
 }  // namespace
 
 void max_pool(const PoolGeometry& g, const uint8_t* x, uint8_t* y, uint16_t* winner, cudaStream_t stream) {
@@ -254,19 +320,29 @@ void average_pool(const PoolGeometry& g, bool count_include_pad, const uint8_t* 
   });
 }
 
-void global_average_pool(const uint8_t* x, int64_t batch, int64_t pixels, int64_t channels, const float* scale_x,
-                         const int32_t* zero_x, const float* scale_y, DeviceRange range, uint8_t* y, int32_t* acc,
-                         uint8_t* inside, cudaStream_t stream) {
-  constexpr const char* kName = "global_average_pool";
-  require_codes(range, kName);
+void global_average_sums(const uint8_t* x, int64_t batch, int64_t pixels, int64_t channels, const int32_t* zero_x,
+                         int32_t* acc, cudaStream_t stream) {
+  constexpr const char* kName = "global_average_sums";
   if (batch * channels == 0) return;
   require(batch <= INT32_MAX && divide_up(channels, 32) <= 65535, kName, "the map is too large");
   const dim3 grid(static_cast<unsigned>(batch), static_cast<unsigned>(divide_up(channels, 32)));
   launch_kernel(kName, sum_pixels, grid, kThreads, 0, stream, x, pixels, channels, zero_x, acc);
-  for_parts(kName, batch * channels, aligned(acc, y), stream, [=] __device__(const Part& part) {
+}
+
+void global_average_range(const int32_t* acc, int64_t batch, int64_t pixels, int64_t channels, const float* scale_x,
+                          double* ends, cudaStream_t stream) {
+  const int64_t n = batch * channels;
+  require(n > 0, "global_average_range", "no elements have no range");
+  launch_kernel("global_average_range", range_of_means, 1, kJoining, 0, stream, acc, n, aligned(acc), pixels, scale_x,
+                ends);
+}
+
+void global_average_codes(const int32_t* acc, int64_t batch, int64_t pixels, int64_t channels, const float* scale_x,
+                          const float* scale_y, DeviceRange range, uint8_t* y, uint8_t* inside, cudaStream_t stream) {
+  require_codes(range, "global_average_codes");
+  for_parts("global_average_codes", batch * channels, aligned(acc, y), stream, [=] __device__(const Part& part) {
     const Bounds bounds(range);
-    const float scaled_pixels = *scale_y * static_cast<float>(pixels);
-    const float multiplier = *scale_x / scaled_pixels;
+    const float multiplier = mean_multiplier(scale_x, scale_y, pixels);
     const Eight<int32_t> sums = load(acc, part);
     Eight<uint8_t> result;
     unsigned bits = 0;
@@ -279,6 +355,43 @@ void global_average_pool(const uint8_t* x, int64_t batch, int64_t pixels, int64_
     store(y, part, result);
     store_mask(inside, part, bits);
   });
+}
+
+void global_average_scale_gradient(const float* g, const int32_t* acc, const uint8_t* y, const uint8_t* inside,
+                                   int64_t batch, int64_t pixels, int64_t channels, const float* scale_x,
+                                   const float* scale_y, DeviceRange range, double* ds, cudaStream_t stream) {
+  const MeanScaleTerms terms{g, acc, y, inside, scale_x, scale_y, range.zero_point, pixels};
+  launch_kernel("global_average_scale_gradient", sum_scale_terms, 1, kJoining, 0, stream, terms, batch * channels,
+                aligned(g, acc, y), ds);
+}
+
+void global_average_pool_gradient(const float* g, const uint8_t* inside, int64_t batch, int64_t pixels,
+                                  int64_t channels, float* dx, cudaStream_t stream) {
+  const auto count = static_cast<float>(pixels);
+  const bool together = channels % kEight == 0 && aligned(g, dx);
+  for_parts("global_average_pool_gradient", batch * pixels * channels, together, stream,
+            [=] __device__(const Part& part) {
+              int64_t pixel = quotient(part.begin, channels);
+              int64_t c = part.begin - pixel * channels, sample = quotient(pixel, pixels);
+              Eight<float> result = {};
+              if (together) {
+                const Part small{sample * channels + c, kEight, true};
+                const Eight<float> gradient = load(g, small);
+                const unsigned bits = load_mask(inside, small);
+#pragma unroll
+                for (int k = 0; k < kEight; ++k) result.at[k] = ((bits >> k) & 1 ? gradient.at[k] : 0.0f) / count;
+              } else {
+                for (int k = 0; k < part.count; ++k) {
+                  const int64_t from = sample * channels + c;
+                  const bool is_inside = inside == nullptr || ((inside[from / 8] >> (from % 8)) & 1) != 0;
+                  result.at[k] = (is_inside ? g[from] : 0.0f) / count;
+                  if (++c < channels) continue;
+                  c = 0;
+                  sample = quotient(++pixel, pixels);
+                }
+              }
+              store(dx, part, result);
+            });
 }
 
 }  // namespace qat::ops::cuda

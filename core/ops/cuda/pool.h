@@ -12,15 +12,33 @@ void max_pool(const PoolGeometry& g, const uint8_t* x, uint8_t* y, uint16_t* win
 /// Every pixel collects from the windows that it won, in the CPU's order.
 void max_pool_gradient(const PoolGeometry& g, const float* dy, const uint16_t* winner, float* dx, cudaStream_t stream);
 
-/// scale_x, zero_x, scale_y [1]; inside may be null. A window of the whole map without padding is refused: it is
-/// global_average_pool's, which needs memory for its sums.
+/// scale_x, zero_x, scale_y [1]; inside may be null. A window of the whole map without padding is refused: it is a
+/// global average pool, which needs memory for its sums.
 void average_pool(const PoolGeometry& g, bool count_include_pad, const uint8_t* x, const float* scale_x,
                   const int32_t* zero_x, const float* scale_y, DeviceRange range, uint8_t* y, uint8_t* inside,
                   cudaStream_t stream);
 
-/// acc [batch][channels] is needed. scale_x, zero_x, scale_y [1]; inside may be null.
-void global_average_pool(const uint8_t* x, int64_t batch, int64_t pixels, int64_t channels, const float* scale_x,
-                         const int32_t* zero_x, const float* scale_y, DeviceRange range, uint8_t* y, int32_t* acc,
-                         uint8_t* inside, cudaStream_t stream);
+/// A global average pool in three steps, so that the range can follow in between. acc [batch][channels] = sum (q - z).
+void global_average_sums(const uint8_t* x, int64_t batch, int64_t pixels, int64_t channels, const int32_t* zero_x,
+                         int32_t* acc, cudaStream_t stream);
+
+/// ends [2] = smallest and largest real value, ops::global_average_range: scale_x * acc / pixels in double.
+void global_average_range(const int32_t* acc, int64_t batch, int64_t pixels, int64_t channels, const float* scale_x,
+                          double* ends, cudaStream_t stream);
+
+/// scale_x, scale_y [1]; inside may be null.
+void global_average_codes(const int32_t* acc, int64_t batch, int64_t pixels, int64_t channels, const float* scale_x,
+                          const float* scale_y, DeviceRange range, uint8_t* y, uint8_t* inside, cudaStream_t stream);
+
+/// LSQ's gradient of the output scale (ops::ScaleGradient) with t = fl32(float(acc) * multiplier) of
+/// global_average_codes; ds [1], summed in double in a fixed order.
+void global_average_scale_gradient(const float* g, const int32_t* acc, const uint8_t* y, const uint8_t* inside,
+                                   int64_t batch, int64_t pixels, int64_t channels, const float* scale_x,
+                                   const float* scale_y, DeviceRange range, double* ds, cudaStream_t stream);
+
+/// dx [batch][pixels][channels]: every pixel gets float(inside ? g : 0) / float(pixels) of its channel's g
+/// [batch][channels].
+void global_average_pool_gradient(const float* g, const uint8_t* inside, int64_t batch, int64_t pixels,
+                                  int64_t channels, float* dx, cudaStream_t stream);
 
 }  // namespace qat::ops::cuda

@@ -88,29 +88,125 @@ TEST_F(CudaPool, AveragePool) {
   });
 }
 
-TEST_F(CudaPool, GlobalAveragePool) {
+/// Calls body(batch, pixels, channels, shift) for global average pools.
+template <class Body>
+void for_global_pools(const Body& body) {
   for (const int64_t channels : {1, 3, 8, 31, 32, 33, 100}) {
     for (const int64_t pixels : {1, 2, 7, 49, 1000}) {
-      for (const int32_t zero_x : {0, 131, 255}) {
-        constexpr int64_t kBatch = 3;
-        const int64_t n = kBatch * channels;
-        const auto x = drawn_codes<uint8_t>(kBatch * pixels * channels, channels + pixels);
-        std::vector<uint8_t> y(n), inside((n + 7) / 8);
-        std::vector<int32_t> acc(n);
-        const ops::CodeRange range{0, 255, 101};
-        ops::global_average_pool(x.data(), kBatch, pixels, channels, 0.03f, zero_x, 0.01f, range, y.data(), acc.data(),
-                                 inside.data());
-        const Array<uint8_t> in(x), gpu(n), mask((n + 7) / 8);
-        const Array<float> scales({0.03f, 0.01f});
-        const Array<int32_t> zeros({zero_x, range.zero_point}), sums(n);
-        global_average_pool(in.data(), kBatch, pixels, channels, scales.data(), zeros.data(), scales.data() + 1,
-                            {0, 255, zeros.data() + 1}, gpu.data(), sums.data(), mask.data(), nullptr);
-        expect_equal(gpu.host(), y);
-        expect_equal(sums.host(), acc);
-        expect_equal(mask.host(), inside);
+      for (const int64_t shift : {0, 1}) {
+        SCOPED_TRACE(fmt::format("{} pixels of {} channels, shift {}", pixels, channels, shift));
+        body(3, pixels, channels, shift);
       }
     }
   }
+  body(97, 2, 100, 0);  // more than the block of a range takes at once
+}
+
+TEST_F(CudaPool, GlobalAveragePool) {
+  for_global_pools([](int64_t batch, int64_t pixels, int64_t channels, int64_t shift) {
+    for (const int32_t zero_x : {0, 131, 255}) {
+      const int64_t n = batch * channels;
+      const auto x = drawn_codes<uint8_t>(n * pixels, channels + pixels);
+      std::vector<uint8_t> y(n), inside((n + 7) / 8);
+      std::vector<int32_t> acc(n);
+      const ops::CodeRange range{0, 255, 101};
+      ops::global_average_pool(x.data(), batch, pixels, channels, 0.03f, zero_x, 0.01f, range, y.data(), acc.data(),
+                               inside.data());
+      const auto [lo, hi] = ops::global_average_range(x.data(), batch, pixels, channels, 0.03f, zero_x);
+      const Array<uint8_t> in(x, shift), gpu(n, shift), mask((n + 7) / 8), without(n, shift);
+      const Array<float> scales({0.03f, 0.01f});
+      const Array<int32_t> zeros({zero_x, range.zero_point}), sums(n, shift);
+      const Array<double> ends(2);
+      const DeviceRange codes{0, 255, zeros.data() + 1};
+      global_average_sums(in.data(), batch, pixels, channels, zeros.data(), sums.data(), nullptr);
+      global_average_range(sums.data(), batch, pixels, channels, scales.data(), ends.data(), nullptr);
+      global_average_codes(sums.data(), batch, pixels, channels, scales.data(), scales.data() + 1, codes, gpu.data(),
+                           mask.data(), nullptr);
+      global_average_codes(sums.data(), batch, pixels, channels, scales.data(), scales.data() + 1, codes,
+                           without.data(), nullptr, nullptr);
+      expect_equal(sums.host(), acc);
+      expect_equal(ends.host(), {lo, hi});
+      expect_equal(gpu.host(), y);
+      expect_equal(without.host(), y);
+      expect_equal(mask.host(), inside);
+    }
+  });
+}
+
+TEST_F(CudaPool, GlobalAverageScaleGradient) {
+  for_global_pools([](int64_t batch, int64_t pixels, int64_t channels, int64_t shift) {
+    constexpr float kScaleX = 0.03f, kScaleY = 0.01f;
+    constexpr int32_t kZero = 101;
+    const int64_t n = batch * channels;
+    const auto x = drawn_codes<uint8_t>(n * pixels, channels + pixels);
+    const auto g = drawn<float>(n, n, std::normal_distribution<float>());
+    std::vector<uint8_t> y(n), inside((n + 7) / 8);
+    std::vector<int32_t> acc(n);
+    ops::global_average_pool(x.data(), batch, pixels, channels, kScaleX, 131, kScaleY, {0, 255, kZero}, y.data(),
+                             acc.data(), inside.data());
+    const Array<float> gradient(g, shift), scales({kScaleX, kScaleY});
+    const Array<int32_t> sums(acc, shift), zero({kZero});
+    const Array<uint8_t> codes(y, shift), mask(inside);
+    const Array<double> ds(1);
+    for (const bool masked : {false, true}) {
+      double sum = 0, terms = 0;
+      for (int64_t i = 0; i < n; ++i) {
+        const float t = static_cast<float>(acc[i]) * (kScaleX / (kScaleY * static_cast<float>(pixels)));
+        const bool is_inside = !masked || ((inside[i / 8] >> (i % 8)) & 1) != 0;
+        const double term = static_cast<double>(g[i]) * ((y[i] - kZero) - (is_inside ? t : 0.0f));
+        sum += term, terms += std::abs(term);
+      }
+      global_average_scale_gradient(gradient.data(), sums.data(), codes.data(), masked ? mask.data() : nullptr, batch,
+                                    pixels, channels, scales.data(), scales.data() + 1, {0, 255, zero.data()},
+                                    ds.data(), nullptr);
+      EXPECT_NEAR(ds.host()[0], sum, 1e-13 * terms);
+    }
+  });
+}
+
+TEST_F(CudaPool, GlobalAverageScaleGradientByHand) {
+  // Codes 3 + 97, 4 + 97, 255 and 0 of t = 2.5, 4.25, 300 and -200; the last two are outside.
+  const Array<float> g({1.0f, 2.0f, 3.0f, -4.0f}), scales({0.5f, 0.5f});
+  const Array<int32_t> acc({10, 17, 1200, -800}), zero({97});
+  const Array<uint8_t> y({100, 101, 255, 0}), inside({0b0011});
+  const Array<double> ds(1);
+  global_average_scale_gradient(g.data(), acc.data(), y.data(), inside.data(), 2, 4, 2, scales.data(),
+                                scales.data() + 1, {0, 255, zero.data()}, ds.data(), nullptr);
+  expect_equal(ds.host(), {1.0 * (3 - 2.5) + 2.0 * (4 - 4.25) + 3.0 * 158 + -4.0 * -97});
+}
+
+TEST_F(CudaPool, GlobalAverageGradient) {
+  for_global_pools([](int64_t batch, int64_t pixels, int64_t channels, int64_t shift) {
+    const int64_t n = batch * channels;
+    const auto g = drawn<float>(n, n, std::normal_distribution<float>());
+    const auto inside = drawn_codes<uint8_t>((n + 7) / 8, n + 1);
+    const Array<float> gradient(g, shift), gpu(n * pixels, shift);
+    const Array<uint8_t> mask(inside);
+    for (const bool masked : {false, true}) {
+      std::vector<float> dx(n * pixels);
+      for (int64_t i = 0; i < n * pixels; ++i) {
+        const int64_t from = i / (pixels * channels) * channels + i % channels;
+        const bool is_inside = !masked || ((inside[from / 8] >> (from % 8)) & 1) != 0;
+        dx[i] = is_inside ? g[from] / static_cast<float>(pixels) : 0.0f;
+      }
+      global_average_pool_gradient(gradient.data(), masked ? mask.data() : nullptr, batch, pixels, channels, gpu.data(),
+                                   nullptr);
+      expect_equal(gpu.host(), dx);
+    }
+  });
+}
+
+TEST_F(CudaPool, GlobalAveragesOfNothing) {
+  const Array<double> ds(1);
+  const Array<float> scales({0.5f, 0.5f});
+  const Array<int32_t> zero({7});
+  const DeviceRange range{0, 255, zero.data()};
+  global_average_sums(nullptr, 0, 4, 3, nullptr, nullptr, nullptr);
+  global_average_codes(nullptr, 0, 4, 3, scales.data(), scales.data(), range, nullptr, nullptr, nullptr);
+  global_average_pool_gradient(nullptr, nullptr, 0, 4, 3, nullptr, nullptr);
+  global_average_scale_gradient(nullptr, nullptr, nullptr, nullptr, 0, 4, 3, scales.data(), scales.data(), range,
+                                ds.data(), nullptr);
+  expect_equal(ds.host(), {0.0});
 }
 
 TEST(CudaPoolArguments, RefusesWhatTheCpuRefuses) {
@@ -124,6 +220,9 @@ TEST(CudaPoolArguments, RefusesWhatTheCpuRefuses) {
   PoolGeometry dilated;
   dilated.dilation_w = 2;
   EXPECT_THROW(average_pool(dilated, false, nullptr, nullptr, nullptr, nullptr, {}, nullptr, nullptr, nullptr), Error);
+  EXPECT_THROW(global_average_range(nullptr, 0, 1, 1, nullptr, nullptr, nullptr), Error);
+  EXPECT_THROW(global_average_codes(nullptr, 1, 1, 1, nullptr, nullptr, {0, 256, nullptr}, nullptr, nullptr, nullptr),
+               Error);
   const PoolGeometry whole;  // 1x1 of 1x1
   EXPECT_THROW(average_pool(whole, false, nullptr, nullptr, nullptr, nullptr, {}, nullptr, nullptr, nullptr), Error);
 }

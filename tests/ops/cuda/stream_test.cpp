@@ -112,10 +112,11 @@ struct Outputs {
     max_pool(pool, codes.data(), pooled.data(), winner.data(), stream);
     max_pool_gradient(pool, g, winner.data(), pooled_dx.data(), stream);
     average_pool(pool, true, codes.data(), scale, zero, scale, range, averaged.data(), nullptr, stream);
-    global_average_pool(codes.data(), kBatch, kPixels, kChannels, scale, zero, scale, range, global.data(),
-                        global_acc.data(), nullptr, stream);
+    global_average_sums(codes.data(), kBatch, kPixels, kChannels, zero, global_acc.data(), stream);
+    global_average_codes(global_acc.data(), kBatch, kPixels, kChannels, scale, scale, range, global.data(), nullptr,
+                         stream);
   }
-  static constexpr size_t kFunctions = 28;
+  static constexpr size_t kFunctions = 29;
 
   void expect_equal_to(const Outputs& other) const {
     const auto all = [](const Outputs& o) {

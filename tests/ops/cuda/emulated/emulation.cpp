@@ -189,8 +189,21 @@ namespace qat::ops::cuda {
 
 unsigned char* dynamic_shared() { return emulation::device().shared.data(); }
 
-/// The fragments of mma.m16n8k32 (PTX ISA, "Matrix Fragments for mma.m16n8k32").
-void multiply_add(int32_t (&acc)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+Rows matrix_rows(uint32_t address) {
+  std::memcpy(emulation::mailbox(emulation::lane()), &address, sizeof(address));
+  emulation::join_warp();
+  Rows rows;
+  for (int lane = 0; lane < 32; ++lane) std::memcpy(&rows.at[lane], emulation::mailbox(lane), sizeof(address));
+  emulation::join_warp();
+  return rows;
+}
+
+namespace {
+
+/// The fragments of mma.m16n8k32 of bytes and of mma.m16n8k16 of two bytes lie alike (PTX ISA, "Matrix Fragments"): the
+/// depth has eight words. add(acc, a, b) adds the products of two words.
+template <class Acc, class Add>
+void multiply_words(Acc (&acc)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, const Add& add) {
   struct Words {
     uint32_t a[4], b[2];
   };
@@ -201,12 +214,25 @@ void multiply_add(int32_t (&acc)[4], const uint32_t (&a)[4], uint32_t b0, uint32
   const int lane = emulation::lane();
   for (int e = 0; e < 4; ++e) {
     const int row = lane / 4, column = lane % 4 * 2 + e % 2;
-    for (int depth = 0; depth < 8; ++depth) {  // words of four
+    for (int depth = 0; depth < 8; ++depth) {
       const uint32_t left = of(row * 4 + depth % 4)->a[e / 2 + depth / 4 * 2];
-      acc[e] = dot(left, of(column * 4 + depth % 4)->b[depth / 4], acc[e]);
+      acc[e] = add(acc[e], left, of(column * 4 + depth % 4)->b[depth / 4]);
     }
   }
   emulation::join_warp();
+}
+
+}  // namespace
+
+void multiply_add(int32_t (&acc)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  multiply_words(acc, a, b0, b1, [](int32_t sum, uint32_t left, uint32_t right) { return dot(left, right, sum); });
+}
+
+void multiply_add(float (&acc)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  multiply_words(acc, a, b0, b1, [](float sum, uint32_t left, uint32_t right) {
+    sum += __uint_as_float(left << 16) * __uint_as_float(right << 16);
+    return sum + __uint_as_float(left & 0xffff0000) * __uint_as_float(right & 0xffff0000);
+  });
 }
 
 }  // namespace qat::ops::cuda
@@ -214,6 +240,7 @@ void multiply_add(int32_t (&acc)[4], const uint32_t (&a)[4], uint32_t b0, uint32
 extern "C" {
 
 cudaError_t cudaMalloc(void** memory, size_t bytes) {
+  if (qat::ops::cuda::emulation::capturing()) return cudaErrorStreamCaptureUnsupported;
   *memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
   return *memory == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
 }
@@ -222,15 +249,14 @@ cudaError_t cudaFree(void* memory) {
   return cudaSuccess;
 }
 cudaError_t cudaMemset(void* memory, int value, size_t bytes) {
+  if (qat::ops::cuda::emulation::capturing()) return cudaErrorStreamCaptureUnsupported;
   std::memset(memory, value, bytes);
   return cudaSuccess;
 }
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {
+  if (qat::ops::cuda::emulation::capturing()) return cudaErrorStreamCaptureUnsupported;
   std::memcpy(to, from, bytes);
   return cudaSuccess;
-}
-cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t) {
-  return cudaMemset(memory, value, bytes);
 }
 cudaError_t cudaGetDevice(int* device) {
   *device = 0;
@@ -240,7 +266,6 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
   *value = 8;  // multiprocessors
   return cudaSuccess;
 }
-cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
 cudaError_t cudaGetLastError() { return cudaSuccess; }
 const char* cudaGetErrorString(cudaError_t) { return "an error of the emulated device"; }
 int qat_cuda_device_count(char*, size_t) { return 1; }

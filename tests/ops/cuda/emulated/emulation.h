@@ -6,6 +6,7 @@
 #include <vector_functions.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -31,6 +32,9 @@ struct Place {
 };
 /// Of the thread that runs.
 const Place& place();
+/// Does work, or records it while the stream is captured. Throws std::logic_error if another one is.
+void submit(cudaStream_t stream, std::function<void()> work);
+bool capturing();
 /// Runs body as every thread of every block.
 void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body);
 /// Until all threads of the block, or of the warp, that still run are here.
@@ -87,6 +91,9 @@ T __ldg(const T* value) {
 /// NaN gives 0 there; the kernels clip before.
 inline int __float2int_rn(float value) { return static_cast<int>(std::nearbyint(value)); }
 
+inline unsigned __float_as_uint(float value) { return std::bit_cast<unsigned>(value); }
+inline float __uint_as_float(unsigned bits) { return std::bit_cast<float>(bits); }
+
 /// a * b, byte by byte, all signed; wraps.
 inline int __dp4a(int a, int b, int c) {
   auto sum = static_cast<unsigned>(c);
@@ -109,6 +116,8 @@ inline int atomicAdd(int* to, int value) {
   return std::exchange(*to, static_cast<int>(static_cast<unsigned>(*to) + static_cast<unsigned>(value)));
 }
 
+inline int atomicMax(int* to, int value) { return std::exchange(*to, std::max(*to, value)); }
+
 template <class... Parameters>
 cudaError_t cudaFuncSetAttribute(void (*)(Parameters...), cudaFuncAttribute, int) {
   return cudaSuccess;
@@ -117,9 +126,9 @@ cudaError_t cudaFuncSetAttribute(void (*)(Parameters...), cudaFuncAttribute, int
 namespace qat::ops::cuda {
 
 template <class... Parameters, class... Arguments>
-void launch_kernel(const char*, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t,
-                   Arguments&&... arguments) {
-  emulation::run(grid, block, shared_bytes, [&] { kernel(arguments...); });
+void launch_kernel(const char*, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+                   cudaStream_t stream, const Arguments&... arguments) {
+  emulation::submit(stream, [=] { emulation::run(grid, block, shared_bytes, [&] { kernel(arguments...); }); });
 }
 
 // core/ops/cuda/instructions.cuh.
@@ -142,15 +151,32 @@ void wait_for_stages() {
   emulation::wait_for_stages(kLeft);
 }
 
+/// The addresses of a warp's 32 rows.
+struct Rows {
+  uint32_t at[32];
+};
+Rows matrix_rows(uint32_t address);
+
 inline void load_matrices(uint32_t (&r)[4], uint32_t address) {
+  const int lane = emulation::lane();
+  const Rows rows = matrix_rows(address);
+  for (int i = 0; i < 4; ++i) std::memcpy(&r[i], dynamic_shared() + rows.at[8 * i + lane / 4] + 4 * (lane % 4), 4);
+}
+
+inline void load_matrices_transposed(uint32_t (&r)[4], uint32_t address) {
+  const int lane = emulation::lane();
+  const Rows rows = matrix_rows(address);
   for (int i = 0; i < 4; ++i) {
-    const int lane = emulation::lane();
-    const uint32_t row = emulation::exchange(address, 8 * i + lane / 4);
-    std::memcpy(&r[i], dynamic_shared() + row + 4 * (lane % 4), sizeof(r[i]));
+    uint16_t pair[2];
+    for (int k = 0; k < 2; ++k) {
+      std::memcpy(&pair[k], dynamic_shared() + rows.at[8 * i + lane % 4 * 2 + k] + 2 * (lane / 4), sizeof(pair[k]));
+    }
+    r[i] = pair[0] | static_cast<uint32_t>(pair[1]) << 16;
   }
 }
 
 void multiply_add(int32_t (&acc)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+void multiply_add(float (&acc)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 
 inline int32_t dot(uint32_t codes, uint32_t weights, int32_t c) {
   auto sum = static_cast<uint32_t>(c);
