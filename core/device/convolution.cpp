@@ -1,0 +1,324 @@
+// Convolutions and linear layers with all that is fused to them: the forms of core/autograd/conv.cpp.
+#include <utility>
+
+#include "core/base/error.h"
+#include "core/device/builder.h"
+#include "core/ops/cuda/convolve.h"
+#include "core/ops/cuda/encode.h"
+#include "core/ops/cuda/weight_codes.h"
+
+namespace qat::device {
+
+using namespace ops::cuda;  // NOLINT: the kernels, by the names of core/ops
+
+namespace {
+
+ops::cuda::BatchNorm batch_norm_of(const Layer& layer, State& state) {
+  ops::cuda::BatchNorm norm;
+  if (!layer.batch_norm) return norm;
+  norm.gamma = state.at<float>(layer.batch_norm->gamma);
+  norm.beta = state.at<float>(layer.batch_norm->beta);
+  norm.running_mean = state.at<float>(layer.batch_norm->running_mean);
+  norm.running_var = state.at<float>(layer.batch_norm->running_var);
+  norm.eps = layer.batch_norm->eps, norm.momentum = layer.batch_norm->momentum;
+  return norm;
+}
+
+}  // namespace
+
+Builder::Weight Builder::encode_weight(const Layer& layer) {
+  const WeightQuantizer& q = layer.weight_quantizer;
+  Weight w;
+  w.channels = layer.geometry.out_c, w.depth = layer.geometry.depth();
+  w.parameter = state_.at<float>(layer.weight);
+  w.codes = program_.make<int8_t>(w.channels * w.depth);
+  if (layer.gain_in_codes) {
+    w.gain = arena_.make<double>(w.channels);
+    w.values = program_.make<float>(w.channels * w.depth);
+    program_.add(layer.name, {w.values}, [w, norm = batch_norm_of(layer, state_)](const Run& run) {
+      running_gain(norm, w.channels, w.gain, run.stream);
+      scale_rows(w.parameter, w.channels, w.depth, w.gain, run.at<float>(w.values), run.stream);
+    });
+  }
+  float* scale = state_.at<float>(q.scale);
+  w.scale = scale;
+  const int64_t scales = q.scales, depth = w.depth * (w.channels / scales);
+  QAT_CHECK(w.channels % scales == 0, "{}: {} scales do not divide {} channels", layer.name, scales, w.channels);
+  float* repeated = scales == w.channels ? nullptr : arena_.make<float>(w.channels);
+  if (repeated != nullptr) w.scale = repeated;
+  program_.add(layer.name, {w.values, w.codes}, [=, failed = shared_.failed](const Run& run) {
+    const float* x = w.quantized(run);
+    if (q.follows) largest_scales(x, scales, depth, q.hi, scale, failed, run.stream);
+    encode_per_channel(x, scales, depth, scale, q.lo, q.hi, run.at<int8_t>(w.codes), run.stream);
+    if (repeated != nullptr) repeat(scale, scales, w.channels / scales, repeated, run.stream);
+  });
+  return w;
+}
+
+void Builder::convolve(const Convolution& c) {
+  const Value x = value(c.input);
+  program_.add(c.layer->name, {x.codes, c.codes, c.acc},
+               [x, g = c.geometry, codes = c.codes, acc = c.acc](const Run& run) {
+                 ops::cuda::convolve(g, run.at<uint8_t>(x.codes), x.zero_point, run.at<int8_t>(codes),
+                                     run.at<int32_t>(acc), run.stream);
+               });
+}
+
+void Builder::statistics(const Convolution& c) {
+  const Buffer scratch = program_.make_bytes(channel_statistics_scratch(c.rows, c.channels));
+  program_.add(c.layer->name, {c.acc, scratch},
+               [=, statistics = c.statistics, acc = c.acc, rows = c.rows, channels = c.channels](const Run& run) {
+                 channel_statistics(run.at<int32_t>(acc), rows, channels, statistics, run.at<void>(scratch),
+                                    run.stream);
+               });
+}
+
+Builder::Backward Builder::convolution(int index) {
+  const Layer& l = layer(index);
+  Convolution c;
+  c.layer = &l;
+  c.input = l.inputs.at(0), c.output = index;
+  c.geometry = l.geometry;
+  c.geometry.batch = batch_;
+  c.rows = c.geometry.rows(), c.channels = c.geometry.out_c;
+  c.live = l.live && l.batch_norm;
+  QAT_CHECK(!c.live || c.rows > 1, "{}: batch norm needs more than one value per channel to train", l.name);
+  c.learns = l.output && l.output->learns && shared_.gradient_of(l.output->scale) != nullptr;
+  c.keeps = c.live || c.learns;
+  if (l.output) {
+    make_codes(index);
+    c.inside = program_.make<uint8_t>((c.rows * c.channels + 7) / 8);
+  } else {
+    Value& y = value(index);
+    y.elements = c.rows * c.channels;
+    y.floats = program_.make<float>(y.elements);
+    y.needs_gradient = true;
+    QAT_CHECK(!c.live, "{}: batch norm without an output quantizer does not train on a GPU", l.name);
+  }
+  c.weight = encode_weight(l);
+  c.acc = program_.make<int32_t>(c.rows * c.channels);
+  c.statistics = {arena_.make<double>(c.channels), arena_.make<double>(c.channels), arena_.make<int32_t>(c.channels),
+                  arena_.make<int32_t>(c.channels)};
+  c.multiplier = arena_.make<float>(c.channels), c.offset = arena_.make<float>(c.channels);
+  if (c.keeps && options_.memory == Memory::kCompact) {
+    c.compact = {arena_.make<int32_t>(c.channels), arena_.make<float>(c.channels), arena_.make<float>(c.channels)};
+    c.kept = program_.make<int16_t>(c.rows * c.channels);
+  }
+  if (c.live) {
+    live_forward(c);
+  } else {
+    folded_forward(c);
+  }
+  return [=, this] { backward(c); };
+}
+
+void Builder::live_forward(Convolution& c) {
+  const Layer& l = *c.layer;
+  const Value x = value(c.input), y = value(c.output);
+  c.codes = c.weight.codes;
+  c.numbers.p = arena_.make<double>(c.channels), c.numbers.q = arena_.make<double>(c.channels);
+  c.numbers.gain = arena_.make<double>(c.channels), c.numbers.weight_factor = arena_.make<double>(c.channels);
+  c.numbers.multiplier = c.multiplier, c.numbers.offset = c.offset;
+  c.numbers.scale_ran = arena_.make<float>(c.channels);
+  c.scale_ran = c.numbers.scale_ran, c.weight_factor = c.numbers.weight_factor;
+  convolve(c);
+  statistics(c);
+  LiveLayer live{c.rows,
+                 c.channels,
+                 c.statistics,
+                 x.scale,
+                 c.weight.scale,
+                 c.weight.gain,
+                 state_.at<float>(l.bias),
+                 batch_norm_of(l, state_),
+                 l.batch_norm->running_statistics};
+  program_.add(l.name, {},
+               [=, range = followed(l), numbers = c.numbers, compact = c.compact, relu = l.relu,
+                failed = shared_.failed](const Run& run) {
+                 live_layer(live, {y.scale, range ? &*range : nullptr, relu}, numbers, compact, failed, run.stream);
+               });
+  program_.add(l.name, {c.acc, y.codes, c.inside, c.kept}, [=, relu = l.relu](const Run& run) {
+    requantize_affine(run.at<int32_t>(c.acc), c.rows, c.channels, c.multiplier, c.offset, y.range(),
+                      run.at<uint8_t>(y.codes), run.at<uint8_t>(c.inside), relu,
+                      {c.compact.middle, c.compact.gain, run.at<int16_t>(c.kept)}, run.stream);
+  });
+}
+
+void Builder::folded_forward(Convolution& c) {
+  const Layer& l = *c.layer;
+  const Value x = value(c.input), y = value(c.output);
+  c.codes = program_.make<int8_t>(c.weight.channels * c.weight.depth);
+  c.folded = {nullptr, arena_.make<float>(c.channels), arena_.make<int32_t>(c.channels),
+              arena_.make<double>(c.channels)};
+  c.scale_ran = c.folded.scale;
+  if (l.batch_norm && !l.gain_in_codes) c.weight_factor = c.folded.k;
+  FoldedLayer layer{c.channels,
+                    c.weight.depth,
+                    nullptr,
+                    x.scale,
+                    c.weight.scale,
+                    l.gain_in_codes,
+                    state_.at<float>(l.bias),
+                    batch_norm_of(l, state_)};
+  program_.add(l.name, {c.weight.codes, c.codes},
+               [=, raw = c.weight.codes, codes = c.codes, folded = c.folded, failed = shared_.failed](const Run& run) {
+                 FoldedLayer in = layer;
+                 in.codes = run.at<int8_t>(raw);
+                 FoldedNumbers out = folded;
+                 out.codes = run.at<int8_t>(codes);
+                 fold(in, out, failed, run.stream);
+               });
+  convolve(c);
+  const std::optional<FollowedRange> range = followed(l);
+  const bool measured = range || c.compact.middle != nullptr;
+  if (measured) statistics(c);
+  program_.add(l.name, {}, [=, relu = l.relu, failed = shared_.failed](const Run& run) {
+    folded_multipliers(c.channels, measured ? c.statistics : ChannelStatistics{}, x.scale, c.folded,
+                       {y.scale, range ? &*range : nullptr, relu}, c.multiplier, c.offset, c.compact, failed,
+                       run.stream);
+  });
+  program_.add(l.name, {c.acc, y.codes, y.floats, c.inside, c.kept}, [=, relu = l.relu](const Run& run) {
+    const int32_t* acc = run.at<int32_t>(c.acc);
+    if (c.kept) {
+      compact(acc, c.rows, c.channels, {c.compact.middle, c.compact.gain, run.at<int16_t>(c.kept)}, run.stream);
+    }
+    if (y.floats) {
+      dequantize_accumulators(acc, c.rows, c.channels, c.folded.bias, c.multiplier, run.at<float>(y.floats),
+                              run.stream);
+    } else {
+      requantize(acc, c.rows, c.channels, c.folded.bias, c.multiplier, y.range(), run.at<uint8_t>(y.codes),
+                 run.at<uint8_t>(c.inside), relu, run.stream);
+    }
+  });
+}
+
+void Builder::backward(const Convolution& c) {
+  const Layer& l = *c.layer;
+  const Value y = value(c.output);
+  const Buffer g = y.gradient;
+  if (!g) return;  // nobody read it
+  float* dbias = l.bias ? shared_.gradient_of(l.bias) : nullptr;
+  float *dgamma = nullptr, *dbeta = nullptr;
+  if (l.batch_norm) {
+    dgamma = shared_.gradient_of(l.batch_norm->gamma);
+    dbeta = shared_.gradient_of(l.batch_norm->beta);
+  }
+  Buffer acc = c.acc;
+  if (c.keeps && options_.memory == Memory::kRecompute) {
+    Convolution again = c;
+    again.acc = acc = program_.make<int32_t>(c.rows * c.channels);
+    convolve(again);
+  }
+  const bool exact = c.keeps && !c.kept;
+  const Buffer kept = exact ? acc : c.kept;
+  const auto kept_of = [=, compact = c.compact](const Run& run) {
+    KeptAccumulators result;
+    if (exact) result.exact = run.at<int32_t>(kept);
+    if (!exact && kept) {
+      result.compact = run.at<int16_t>(kept);
+      result.middle = compact.middle, result.step = compact.step;
+    }
+    return result;
+  };
+
+  double *s1 = arena_.make<double>(c.channels), *s2 = c.keeps ? arena_.make<double>(c.channels) : nullptr;
+  double* scale_sum = c.learns ? arena_.make<double>(1) : nullptr;
+  const Buffer scratch = program_.make_bytes(reduce_gradient_scratch(c.rows, c.channels));
+  if (c.keeps || dbias != nullptr || dbeta != nullptr) {
+    program_.add("sums of gradients", {g, c.inside, kept, scratch, c.learns ? y.codes : Buffer()}, [=](const Run& run) {
+      const ScaleGradient scale{c.learns ? run.at<uint8_t>(y.codes) : nullptr, c.multiplier, c.offset, y.zero_point,
+                                scale_sum};
+      reduce_gradient(run.at<float>(g), run.at<uint8_t>(c.inside), kept_of(run), c.rows, c.channels, s1, s2,
+                      c.learns ? &scale : nullptr, run.at<void>(scratch), run.stream);
+    });
+  }
+  if (c.learns) scale_gradient(*l.output, scale_sum);
+
+  Buffer dy = g;
+  if (c.live) {
+    const LiveSums sums{
+        c.rows, c.channels, s1, s2, c.numbers.p, c.numbers.q, c.numbers.gain, l.batch_norm->running_statistics};
+    const LiveGradients gradients{arena_.make<float>(c.channels),
+                                  arena_.make<float>(c.channels),
+                                  arena_.make<float>(c.channels),
+                                  dgamma,
+                                  dbeta,
+                                  dbias};
+    dy = program_.make<float>(c.rows * c.channels);
+    program_.add("batch norm's gradient", {g, c.inside, kept, dy}, [=](const Run& run) {
+      live_gradients(sums, gradients, run.stream);
+      batch_norm_gradient(run.at<float>(g), run.at<uint8_t>(c.inside), kept_of(run), c.rows, c.channels, gradients.a,
+                          gradients.b, gradients.c, run.at<float>(dy), run.stream);
+    });
+  } else {
+    if (c.inside) {
+      dy = program_.make<float>(c.rows * c.channels);
+      program_.add("masked gradient", {g, c.inside, dy}, [=](const Run& run) {
+        mask_gradient(run.at<float>(g), run.at<uint8_t>(c.inside), c.rows * c.channels, run.at<float>(dy), run.stream);
+      });
+    }
+    program_.add("gradients of biases", {}, [=, k = c.folded.k, channels = c.channels](const Run& run) {
+      folded_gradients(channels, s1, k, dbeta, dbias, run.stream);
+    });
+  }
+  gradients_of_products(c, dy);
+}
+
+void Builder::gradients_of_products(const Convolution& c, Buffer dy) {
+  const GradientPrecision precision = options_.bfloat16 ? GradientPrecision::kBfloat16 : GradientPrecision::kFloat;
+  const ops::ConvGeometry g = c.geometry;
+  const Buffer operand = program_.make_bytes(gradient_operand_bytes(g, precision));
+  float* factor = arena_.make<float>(c.channels);
+  const Value x = value(c.input);
+  program_.add("gradients as operands", {dy, operand}, [=](const Run& run) {
+    weight_gradient_factors(c.channels, x.scale, c.weight_factor, c.scale_ran, factor, run.stream);
+    gradient_operand(g, precision, run.at<float>(dy), c.scale_ran, run.at<void>(operand), run.stream);
+  });
+  if (x.needs_gradient) {
+    const Buffer scratch = program_.make_bytes(input_gradient_scratch(g, precision));
+    const bool adds = static_cast<bool>(x.gradient);
+    const Buffer dx = adds ? x.gradient : program_.make<float>(x.elements);
+    value(c.input).gradient = dx;
+    program_.add("gradients of inputs", {operand, c.codes, dx, scratch}, [=, codes = c.codes](const Run& run) {
+      input_gradient(g, precision, run.at<void>(operand), run.at<int8_t>(codes), adds, run.at<float>(dx),
+                     run.at<void>(scratch), run.stream);
+    });
+  }
+  if (shared_.gradient_of(c.layer->weight) != nullptr || c.layer->weight_quantizer.learns) {
+    weight_gradient(c, operand, factor);
+  }
+}
+
+void Builder::weight_gradient(const Convolution& c, Buffer operand, const float* factor) {
+  const GradientPrecision precision = options_.bfloat16 ? GradientPrecision::kBfloat16 : GradientPrecision::kFloat;
+  const ops::ConvGeometry g = c.geometry;
+  const Value x = value(c.input);
+  const Weight& w = c.weight;
+  const WeightQuantizer& q = c.layer->weight_quantizer;
+  // The parameter's gradient, or one that nobody reads: the scale's may be wanted alone.
+  float* dw = shared_.gradient_of(c.layer->weight);
+  if (dw == nullptr) dw = arena_.make<float>(w.channels * w.depth);
+  const Buffer scratch = program_.make_bytes(weight_gradient_scratch(g, precision));
+  program_.add("gradients of weights", {x.codes, operand, scratch}, [=](const Run& run) {
+    ops::cuda::weight_gradient(g, precision, run.at<uint8_t>(x.codes), x.zero_point, run.at<void>(operand), factor, dw,
+                               run.at<void>(scratch), run.stream);
+  });
+  // Every weight is inside the range of the largest one.
+  if (!q.follows) {
+    const int64_t scales = q.scales, depth = w.depth * (w.channels / scales);
+    float* dscale = q.learns ? shared_.gradient_of(q.scale) : nullptr;
+    double* sums = dscale == nullptr ? nullptr : arena_.make<double>(scales);
+    program_.add(
+        "gradients of weights' quantizers", {w.values},
+        [=, scale = state_.at<float>(q.scale), lo = q.lo, hi = q.hi, factor = q.gradient_scale](const Run& run) {
+          encode_weights_gradient(w.quantized(run), dw, scales, depth, scale, lo, hi, false, dw, sums, run.stream);
+          if (dscale != nullptr) ops::cuda::scale_gradient(sums, factor, dscale, scales, run.stream);
+        });
+  }
+  if (w.gain != nullptr) {
+    program_.add("gradients of weights", {},
+                 [=](const Run& run) { scale_rows(dw, w.channels, w.depth, w.gain, dw, run.stream); });
+  }
+}
+
+}  // namespace qat::device
