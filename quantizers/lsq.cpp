@@ -57,4 +57,10 @@ void Lsq::project() {
   scale_.clamp_(quant::kSmallestScale, spec().largest_scale(spec().symmetric_zero_point()));
 }
 
+std::optional<quant::DeviceForm> Lsq::device_form() const {
+  return quant::DeviceForm{.range = std::nullopt,
+                           .lowest_scale = quant::kSmallestScale,
+                           .highest_scale = spec().largest_scale(spec().symmetric_zero_point())};
+}
+
 }  // namespace qat::quantizers

@@ -27,6 +27,7 @@ class Lsq final : public quant::UniformQuantizer {
   void observe(const at::Tensor& values) override;
   double gradient_scale(int64_t elements) const override;
   void project() override;
+  std::optional<quant::DeviceForm> device_form() const override;
 
  private:
   void initialize_parameters() override;

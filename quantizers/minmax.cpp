@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "core/base/error.h"
 #include "core/ops/weight_codes.h"
@@ -78,6 +79,13 @@ void MinMax::initialize_parameters() {
       quant::choose_params(scheme, s.is_signed ? min : 0.0, max, s.lo(), s.hi(), s.symmetric_zero_point());
   scale_.fill_(std::min<double>(params.scale, s.largest_scale(params.zero_point)));
   zero_point_.fill_(params.zero_point);
+}
+
+std::optional<quant::DeviceForm> MinMax::device_form() const {
+  if (!observer_) return quant::DeviceForm{.follows_weight = true, .range = std::nullopt};
+  std::optional<quant::RangeForm> range = observer_->device_form();
+  if (follows_data() && !range) return std::nullopt;
+  return quant::DeviceForm{.range = std::move(range)};
 }
 
 quant::QParams MinMax::parameters_now() const { return {scale_, zero_point_}; }

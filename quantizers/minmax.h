@@ -36,6 +36,7 @@ class MinMax final : public quant::UniformQuantizer {
   void refresh(const at::Tensor& weight) override;
   bool follows_data() const override { return observer_ && observer_->takes_ranges(); }
   void observe_range(double min, double max) override;
+  std::optional<quant::DeviceForm> device_form() const override;
 
  private:
   void initialize_parameters() override;

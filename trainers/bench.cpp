@@ -20,6 +20,7 @@
 #include "core/base/files.h"
 #include "core/base/pass_timer.h"
 #include "core/ops/targets.h"
+#include "trainers/device_training.h"
 #include "trainers/optimizer.h"
 #include "trainers/session.h"
 
@@ -156,23 +157,30 @@ Side float_side(const std::shared_ptr<Session>& session, const TrainStage& stage
   return side;
 }
 
-/// The network as its finetune stage trains it, calibrated on the first batches.
-Side quantized_side(const std::shared_ptr<Session>& session, const TrainStage& stage, bool frozen,
-                    const std::function<TensorBatch()>& next) {
-  graph::GraphModule& net = *session->net;
+/// Calibrates the network on the first batches and puts it into its phase; returns the stage's optimizer of it.
+std::shared_ptr<Optimizer> prepare(const Session& session, const TrainStage& stage, bool frozen,
+                                   const std::function<TensorBatch()>& next) {
+  graph::GraphModule& net = *session.net;
   net.eval();
   net.set_phase(nn::Phase::kCalibrate);
   {
     const at::NoGradGuard no_grad;
-    for (int64_t i = 0; i < session->experiment.quantization->calibration.batches; ++i) net.forward(next().images);
+    for (int64_t i = 0; i < session.experiment.quantization->calibration.batches; ++i) net.forward(next().images);
     net.initialize_quantizers();
   }
   net.set_phase(frozen ? nn::Phase::kFrozen : nn::Phase::kLive);
   net.train();
   std::vector<NamedParameter> parameters;
-  for (auto& [name, tensor] : session->parameters()) parameters.push_back({name, tensor});
-  const std::shared_ptr<Optimizer> optimizer =
-      optimizers().get(stage.optimizer.at("name").text()).make(stage.optimizer.without("name"), std::move(parameters));
+  for (auto& [name, tensor] : session.parameters()) parameters.push_back({name, tensor});
+  return optimizers()
+      .get(stage.optimizer.at("name").text())
+      .make(stage.optimizer.without("name"), std::move(parameters));
+}
+
+/// The network as its finetune stage trains it.
+Side quantized_side(const std::shared_ptr<Session>& session, const TrainStage& stage, bool frozen,
+                    const std::function<TensorBatch()>& next) {
+  const std::shared_ptr<Optimizer> optimizer = prepare(*session, stage, frozen, next);
   Side side;
   side.forward = [session](const at::Tensor& x) { return session->net->forward(x); };
   side.zero_grad = [optimizer] { optimizer->zero_grad(); };
@@ -228,6 +236,27 @@ Json parts_of(const Side& side) {
           {"optimizer_ms", minimum(side.update_ms)}};
 }
 
+/// The same steps on the GPU, one batch again and again: the shortest of five runs of them.
+Json device_parts(Bench& bench, const StepBenchRequest& request) {
+  const Session session(bench.experiment);
+  const std::shared_ptr<Optimizer> optimizer =
+      prepare(session, bench.stage, request.frozen, [&] { return bench.next(); });
+  DeviceTraining device(session, *optimizer, bench.stage);
+  const auto milliseconds = [&](int64_t steps) {
+    Stopwatch watch;
+    for (int64_t i = 0; i < steps; ++i) device.step(bench.batch, {}, 1.0, static_cast<uint64_t>(i));
+    QAT_CHECK(!device.totals().failed, "bench step: training diverged on the GPU");
+    return watch.milliseconds() / static_cast<double>(steps);
+  };
+  milliseconds(kWarmUp);
+  std::vector<double> runs(5);
+  for (double& run : runs) run = milliseconds(request.steps);
+  return {{"ms", minimum(runs)},
+          {"median_ms", median(runs)},
+          {"activation_bytes", device.device().activation_bytes()},
+          {"state_bytes", device.device().state_bytes()}};
+}
+
 }  // namespace
 
 Json step_bench(const StepBenchRequest& request) {
@@ -256,28 +285,30 @@ Json step_bench(const StepBenchRequest& request) {
   Json quantized_parts = parts_of(quantized);
   Json& passes = quantized_parts["passes"] = Json::object();
   for (const auto& [name, spent] : quantized.passes) passes[name] = minimum(spent);
-  return {{"float_ms", float_ms},
-          {"quantized_ms", quantized_ms},
-          {"ratio", quantized_ms / float_ms},
-          {"float_median_ms", median(fastest.total)},
-          {"quantized_median_ms", quantized_median},
-          {"median_ratio", quantized_median / median(fastest.total)},
-          {"float_saved_bytes", float_saved},
-          {"quantized_saved_bytes", quantized_saved},
-          {"saved_ratio", static_cast<double>(quantized_saved) / static_cast<double>(float_saved)},
-          {"parameter_bytes", bench.first->parameter_bytes()},
-          {"model", bench.experiment.model_name()},
-          {"batch_size", batch.images.size(0)},
-          {"memory", bench.experiment.quantization->memory},
-          {"phase", request.frozen ? "frozen" : "live"},
-          {"steps", request.steps},
-          {"threads", at::get_num_threads()},
-          {"vector_target", ops::vector_target()},
-          {"libtorch_capability", at::get_cpu_capability()},
-          {"float", std::move(float_parts)},
-          {"quantized", std::move(quantized_parts)},
-          {"data_ms", data},
-          {"data_share", data / (data + quantized_median)}};
+  Json result = {{"float_ms", float_ms},
+                 {"quantized_ms", quantized_ms},
+                 {"ratio", quantized_ms / float_ms},
+                 {"float_median_ms", median(fastest.total)},
+                 {"quantized_median_ms", quantized_median},
+                 {"median_ratio", quantized_median / median(fastest.total)},
+                 {"float_saved_bytes", float_saved},
+                 {"quantized_saved_bytes", quantized_saved},
+                 {"saved_ratio", static_cast<double>(quantized_saved) / static_cast<double>(float_saved)},
+                 {"parameter_bytes", bench.first->parameter_bytes()},
+                 {"model", bench.experiment.model_name()},
+                 {"batch_size", batch.images.size(0)},
+                 {"memory", bench.experiment.quantization->memory},
+                 {"phase", request.frozen ? "frozen" : "live"},
+                 {"steps", request.steps},
+                 {"threads", at::get_num_threads()},
+                 {"vector_target", ops::vector_target()},
+                 {"libtorch_capability", at::get_cpu_capability()},
+                 {"float", std::move(float_parts)},
+                 {"quantized", std::move(quantized_parts)},
+                 {"data_ms", data},
+                 {"data_share", data / (data + quantized_median)}};
+  if (bench.experiment.device == "cuda") result["device"] = device_parts(bench, request);
+  return result;
 }
 
 Json step_memory(const StepBenchRequest& request, const std::string& side) {

@@ -30,6 +30,7 @@ struct StepBenchRequest {
 ///  float_saved_bytes, quantized_saved_bytes, saved_ratio; parameter_bytes, steps, threads, ...;
 ///  float: {layout, forward_ms, backward_ms, optimizer_ms, contiguous_ms, channels_last_ms}: minima;
 ///  quantized: {forward_ms, backward_ms, optimizer_ms, passes: {name: ms of a step, minima}};
+///  device, with device: cuda: {ms, median_ms of a step on the GPU with its copies, activation_bytes, state_bytes};
 ///  data_ms: the wait for a batch of the loader; data_share: of data and quantized step}.
 ///
 /// Saved bytes: what LibTorch's CPU allocator gave out between the batch's own copy and the end of forward and loss and

@@ -14,6 +14,7 @@
 #include "datasets/transform.h"
 #include "models/model.h"
 #include "quantizers/builtin.h"
+#include "trainers/gpu_library.h"
 #include "trainers/optimizer.h"
 #include "trainers/schedule.h"
 
@@ -52,7 +53,9 @@ void Schema<CheckpointConfig>::describe(Fields<CheckpointConfig>& f) {
 
 void Schema<Experiment>::describe(Fields<Experiment>& f) {
   f.field("seed", &Experiment::seed).doc("of all random numbers").minimum(0);
-  f.field("device", &Experiment::device).doc("cpu, or auto for the best that this build has");
+  f.field("device", &Experiment::device)
+      .doc("where finetune stages train: cpu, cuda, or auto for cuda where there is a GPU; all else runs on the CPU")
+      .one_of({"cpu", "cuda", "auto"});
   f.field("threads", &Experiment::threads).doc("of the computation; 0: one for each core").minimum(0).maximum(1024);
   f.field("data", &Experiment::data).doc("dataset, transforms and loading").required();
   f.field("model", &Experiment::model).doc("{name: ..., weights: FILE or {path: FILE, ...}, options}").required();
@@ -224,11 +227,9 @@ std::vector<Stage> Experiment::parsed_stages() const {
 Experiment make_experiment(const Node& root) {
   quantizers::register_builtin();
   Experiment e = config::parse<Experiment>(root);
-  if (e.device != "cpu" && e.device != "auto") {
-    throw root.at("device").error(
-        fmt::format("expected cpu or auto, found {}: this build has no CUDA kernels", in_quotes(e.device)));
-  }
-  e.device = "cpu";
+  std::string reason;
+  if (e.device == "auto") e.device = count_gpus(&reason) > 0 ? "cuda" : "cpu";
+  if (e.device == "cuda" && count_gpus(&reason) == 0) throw root.at("device").error("cuda cannot be used: " + reason);
   if (e.threads == 0) e.threads = std::max(1u, std::thread::hardware_concurrency());
   const Node& model = e.model.at("name");
   models::registry().get(model.text(), model);

@@ -42,14 +42,33 @@ void Optimizer::step(double factor) {
   for (Entry& entry : entries_) {
     const at::Tensor gradient = entry.parameter.grad();
     if (!gradient.defined()) continue;
-    Rates rates{options_.lr, options_.weight_decay};
-    if (entry.group == Group::kVector) rates.weight_decay = options_.vector_weight_decay;
-    if (entry.group == Group::kQuantizer) {
-      rates = {options_.quantizer_lr.value_or(options_.lr), options_.quantizer_weight_decay};
-    }
+    Rates rates = rates_of(entry);
     rates.learning_rate *= factor;
     ++entry.steps;
     update(entry, gradient, rates);
+  }
+}
+
+Optimizer::Rates Optimizer::rates_of(const Entry& entry) const {
+  if (entry.group == Group::kQuantizer) return {quantizer_learning_rate(), options_.quantizer_weight_decay};
+  return {options_.lr, entry.group == Group::kVector ? options_.vector_weight_decay : options_.weight_decay};
+}
+
+std::vector<Optimizer::Shared> Optimizer::share() {
+  std::vector<Shared> shared;
+  for (Entry& entry : entries_) {
+    for (at::Tensor& slot : entry.slots) {
+      if (!slot.defined()) slot = at::zeros_like(entry.parameter);
+    }
+    shared.push_back({entry.name, entry.parameter, entry.slots, rates_of(entry).weight_decay,
+                      entry.group == Group::kQuantizer, entry.steps});
+  }
+  return shared;
+}
+
+void Optimizer::count_updates(const std::string& name, int64_t updates) {
+  for (Entry& entry : entries_) {
+    if (entry.name == name) entry.steps += updates;
   }
 }
 

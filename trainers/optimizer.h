@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/config/node.h"
+#include "core/device/training_step.h"
 #include "core/io/checkpoint.h"
 #include "core/registry/registry.h"
 
@@ -54,6 +55,22 @@ class Optimizer {
   /// Every gradient's values to [-limit, limit].
   void clip_grad_value(double limit);
 
+  /// One parameter as a GPU updates it: with what is remembered of it, zeros where that is nothing yet.
+  struct Shared {
+    std::string name;
+    at::Tensor parameter;
+    std::vector<at::Tensor> slots;
+    double weight_decay = 0;
+    bool is_quantizers = false;
+    int64_t steps = 0;
+  };
+  std::vector<Shared> share();
+  /// Counts updates of a parameter that were made with what share() gave.
+  void count_updates(const std::string& name, int64_t updates);
+  double quantizer_learning_rate() const { return options_.quantizer_lr.value_or(options_.lr); }
+  /// Sets the options of the same rule on a GPU; false where there is none.
+  virtual bool describe(device::Options&) const { return false; }
+
   /// What the optimizer remembers, "<parameter>.<what>": the tensors themselves, and copies of the step counts.
   io::TensorMap state() const;
   /// Takes a state back. Throws CheckpointError for names or shapes that do not fit the parameters.
@@ -82,6 +99,8 @@ class Optimizer {
   virtual void update(Entry& entry, const at::Tensor& gradient, const Rates& rates) = 0;
 
  private:
+  /// Before the schedule's factor.
+  Rates rates_of(const Entry& entry) const;
   std::vector<std::string> state_names(const Entry& entry) const;
 
   OptimizerOptions options_;

@@ -145,6 +145,12 @@ class Sgd final : public Optimizer {
       : Optimizer(options, std::move(parameters), options.momentum != 0 ? Strings{"momentum"} : Strings{}, false),
         options_(options) {}
 
+  bool describe(device::Options& options) const override {
+    options.optimizer = device::Options::Optimizer::kSgd;
+    options.momentum = options_.momentum, options.nesterov = options_.nesterov;
+    return true;
+  }
+
  private:
   void update(Entry& entry, const at::Tensor& gradient, const Rates& rates) override {
     at::Tensor& p = entry.parameter;
@@ -183,6 +189,7 @@ class Moments : public Optimizer {
       : Optimizer(options, std::move(parameters), {"exp_avg", "exp_avg_sq"}, true), options_(options) {}
 
  protected:
+  const AdamOptions& adam_options() const { return options_; }
   // Takes the gradient into the averages; returns sqrt(v^) + eps. m^ is exp_avg / *correction.
   at::Tensor advance(Entry& entry, const at::Tensor& gradient, double* correction) const {
     const double beta1 = options_.betas[0], beta2 = options_.betas[1];
@@ -206,6 +213,13 @@ template <bool kDecoupled>
 class Adam final : public Moments {
  public:
   using Moments::Moments;
+
+  bool describe(device::Options& options) const override {
+    options.optimizer = kDecoupled ? device::Options::Optimizer::kAdamw : device::Options::Optimizer::kAdam;
+    options.beta1 = adam_options().betas[0], options.beta2 = adam_options().betas[1];
+    options.eps = adam_options().eps;
+    return true;
+  }
 
  private:
   void update(Entry& entry, const at::Tensor& gradient, const Rates& rates) override {

@@ -1,8 +1,6 @@
 #include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/argmax.h>
-#include <ATen/ops/cross_entropy_loss.h>
-#include <ATen/ops/tensor.h>
 
 #include <algorithm>
 #include <chrono>
@@ -17,8 +15,8 @@
 #include "core/base/text.h"
 #include "core/log/log.h"
 #include "core/log/progress.h"
-#include "core/nn/autocast.h"
 #include "datasets/mix.h"
+#include "trainers/device_training.h"
 #include "trainers/distillation.h"
 #include "trainers/early_stopping.h"
 #include "trainers/frozen_parameters.h"
@@ -26,6 +24,7 @@
 #include "trainers/optimizer.h"
 #include "trainers/schedule.h"
 #include "trainers/stages.h"
+#include "trainers/training_loss.h"
 #include "trainers/weight_average.h"
 
 namespace qat::trainers {
@@ -33,6 +32,8 @@ namespace {
 
 /// Steps between two lines of metrics.jsonl.
 constexpr int64_t kMetricsEvery = 50;
+/// Steps of a GPU between two looks at what it has counted.
+constexpr int64_t kReadEvery = 10;
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -54,22 +55,6 @@ int64_t first_finetune(const Experiment& experiment) {
       std::find_if(stages.begin(), stages.end(), [](const Stage& s) { return s.kind == StageKind::kFinetune; });
   return found - stages.begin();
 }
-
-/// Turns the layers' autocast on for a stage.
-class AutocastLayers {
- public:
-  AutocastLayers(std::shared_ptr<graph::GraphModule> net, bool on) : net_(std::move(net)) {
-    if (net_) net_->set_autocast(on);
-  }
-  ~AutocastLayers() {
-    if (net_) net_->set_autocast(false);
-  }
-  AutocastLayers(const AutocastLayers&) = delete;
-  AutocastLayers& operator=(const AutocastLayers&) = delete;
-
- private:
-  std::shared_ptr<graph::GraphModule> net_;
-};
 
 /// One `float` or `finetune` stage.
 class Training {
@@ -103,6 +88,7 @@ class Training {
   }
 
   void go() {
+    if (uses_device() && !quantized_) log::info("{}: networks in float train on the CPU", kind_);
     const int64_t step_size = run_.session.experiment.data.batch_size * config_.accumulate;
     log::Progress progress(total_ * step_size);
     if (state_.step < total_ && state_.step % steps_per_epoch_ != 0) {
@@ -122,7 +108,11 @@ class Training {
       if (state_.step % steps_per_epoch_ == 0) {
         loader_->start_epoch(static_cast<uint64_t>(state_.step / steps_per_epoch_));
       }
-      step();
+      if (on_device()) {
+        device_step();
+      } else {
+        step();
+      }
       progress.update(
           state_.step * step_size, [this] { return head(); }, data_seconds_);
       if (run_.request.on_step) run_.request.on_step(state_.stage, state_.step);
@@ -192,6 +182,7 @@ class Training {
   }
 
   void requantize() {
+    leave_device();
     Session& session = run_.session;
     session.requantize(state_.weight_bits, state_.activation_bits);
     calibrate(run_, static_cast<uint64_t>(epochs_));
@@ -216,12 +207,11 @@ class Training {
                                                           state_.stage, quantized_, state_.step == 0));
     }
     if (config_.early_stopping) callbacks_.push_back(std::make_unique<EarlyStopping>(*config_.early_stopping));
-    for (const auto& callback : callbacks_) {
-      if (auto tap = callback->tap()) taps_.push_back(std::move(tap));
-    }
+    loss_.emplace(run_.session, config_, quantized_, callbacks_);
   }
 
-  RunCheckpoint snapshot() const {
+  RunCheckpoint snapshot() {
+    if (device_) device_->download();
     RunCheckpoint checkpoint = run_.snapshot();
     checkpoint.optimizer = optimizer_->state();
     for (const auto& callback : callbacks_) {
@@ -232,6 +222,7 @@ class Training {
   }
 
   void save_last() {
+    read_totals();
     run_.folder.write_last(snapshot());
     saved_ = std::chrono::steady_clock::now();
   }
@@ -243,6 +234,7 @@ class Training {
 
   /// Leaves the network as the next stage gets it.
   void finish() {
+    leave_device();
     for (const auto& callback : callbacks_) callback->finish();
     const std::string row = quantized_ ? "fine-tuned (simulated)" : "float";
     run_.set_row(row, state_.last, run_.session.parameter_bytes());
@@ -265,6 +257,7 @@ class Training {
     run_.session.net->set_step(quant::settings_at(run_.session.experiment.quantization->schedule, state_.step - start_,
                                                   total_ - start_, hash(key, kNoise)));
     if (state_.phase != "frozen" && state_.step >= freeze_) {
+      leave_device();
       reestimate(run_.session.experiment.quantization->batch_norm.reestimate);
       run_.session.net->project();  // frozen weights of layers whose codes depend on the statistics
       log::info("{}: step {}: batch norm and ranges are frozen", kind_, state_.step);
@@ -289,49 +282,6 @@ class Training {
     log::info("{}: step {}: running statistics are those of {} batches", kind_, state_.step, done - 1);
   }
 
-  /// Of smoothed labels, and of mixed ones by linearity in the targets.
-  at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& labels, const datasets::Mixture& mixture) const {
-    const auto loss = [&](const at::Tensor& targets) {
-      return at::cross_entropy_loss(logits, targets, {}, at::Reduction::Mean, -100, config_.label_smoothing);
-    };
-    if (mixture.others.empty()) return loss(labels);
-    const at::Tensor others = at::tensor(mixture.others, at::kLong);
-    return loss(labels).mul(mixture.share).add(loss(others), 1 - mixture.share);
-  }
-
-  /// The network's logits, then those of its auxiliary heads.
-  graph::NamedTensors forward(const at::Tensor& images) {
-    const models::Model& model = run_.session.model;
-    if (quantized_) {
-      const auto tap = [this](const nn::QLayer& layer, const nn::Value& output) {
-        for (const auto& callback_tap : taps_) callback_tap(layer, output);
-      };
-      const graph::GraphModule::Tap all = taps_.empty() ? graph::GraphModule::Tap() : tap;
-      if (model.forward_heads) return run_.session.net->forward_heads(images, all);
-      return {{"logits", run_.session.net->forward(images, all)}};
-    }
-    std::optional<nn::Autocast> autocast;
-    if (config_.autocast) autocast.emplace();
-    graph::NamedTensors outputs = forward_of(model)(images);
-    autocast.reset();
-    for (auto& [name, output] : outputs) output = output.to(at::kFloat);
-    return outputs;
-  }
-
-  /// Cross-entropy, a part of that of auxiliary heads, and what callbacks and quantizers make of it.
-  at::Tensor loss_of(const TensorBatch& batch, const datasets::Mixture& mixture, at::Tensor& logits) {
-    const graph::NamedTensors outputs = forward(batch.images);
-    logits = outputs[0].second;
-    at::Tensor loss = cross_entropy(logits, batch.labels, mixture);
-    for (size_t i = 1; i < outputs.size(); ++i) {
-      const double weight = run_.session.model.auxiliary_weight;
-      loss = loss + cross_entropy(outputs[i].second, batch.labels, mixture) * weight;
-    }
-    for (const auto& callback : callbacks_) loss = callback->loss(batch.images, logits, loss);
-    const at::Tensor penalty = in_float() ? at::Tensor() : run_.session.net->penalty();
-    return penalty.defined() ? loss + penalty : loss;
-  }
-
   uint64_t key_of(int64_t part) const {
     return hash(static_cast<uint64_t>(run_.session.experiment.seed), static_cast<uint64_t>(state_.stage),
                 static_cast<uint64_t>(state_.step * config_.accumulate + part));
@@ -349,7 +299,7 @@ class Training {
         datasets::mix(batch_, loader_->shape(), {config_.mixup_alpha, config_.cutmix_alpha}, hash(key, kMixing));
     const TensorBatch tensors = to_tensors(batch_, loader_->shape());
     at::Tensor logits;
-    const at::Tensor loss = loss_of(tensors, mixture, logits);
+    const at::Tensor loss = (*loss_)(tensors, mixture, in_float(), logits);
     const double value = loss.item<double>();
     if (!std::isfinite(value)) {
       at::manual_seed(key);
@@ -384,10 +334,57 @@ class Training {
     if (!in_float()) run_.session.net->project();
     for (const auto& callback : callbacks_) callback->after_update();
     ++state_.step;
-    if (state_.step % kMetricsEvery == 0) {
-      run_.metrics.write(
-          {{"stage", state_.stage}, {"kind", kind_}, {"step", state_.step}, {"loss", loss}, {"learning_rate", rate_}});
+    if (state_.step % kMetricsEvery == 0) write_metrics(loss);
+  }
+
+  bool uses_device() const { return run_.session.experiment.device == "cuda"; }
+  /// Whether the next step is the GPU's.
+  bool on_device() {
+    if (!uses_device() || !quantized_) return false;
+    set_mode(key_of(0));
+    return !in_float();
+  }
+
+  /// A step on the GPU, which the CPU does not wait for; what it has counted is read now and then.
+  void device_step() {
+    if (!device_) {
+      device_ = std::make_unique<DeviceTraining>(run_.session, *optimizer_, config_);
+      device_->set_totals({.loss = state_.loss_sum, .correct = state_.correct, .samples = state_.samples});
     }
+    const auto start = std::chrono::steady_clock::now();
+    QAT_CHECK(loader_->next(batch_), "the loader ended before its epoch");
+    data_seconds_ += seconds_since(start);
+    const uint64_t key = key_of(0);
+    const datasets::Mixture mixture =
+        datasets::mix(batch_, loader_->shape(), {config_.mixup_alpha, config_.cutmix_alpha}, hash(key, kMixing));
+    const double factor = schedule_({state_.step, total_, steps_per_epoch_});
+    rate_ = optimizer_->base_learning_rate() * factor;
+    device_->step(batch_, mixture, factor, key);
+    ++state_.step;
+    const bool measured = state_.step % kMetricsEvery == 0;
+    if (measured || state_.step % kReadEvery == 0) read_totals();
+    if (measured) write_metrics(device_loss_);
+  }
+
+  void read_totals() {
+    if (!device_) return;
+    const device::Totals totals = device_->totals();
+    if (totals.failed) diverged("a loss, gradient or range is not finite");
+    state_.loss_sum = totals.loss, state_.correct = totals.correct, state_.samples = totals.samples;
+    device_loss_ = totals.last_loss;
+  }
+
+  /// Brings the network back from the GPU.
+  void leave_device() {
+    if (!device_) return;
+    read_totals();
+    device_->download();
+    device_.reset();
+  }
+
+  void write_metrics(double loss) {
+    run_.metrics.write(
+        {{"stage", state_.stage}, {"kind", kind_}, {"step", state_.step}, {"loss", loss}, {"learning_rate", rate_}});
   }
 
   /// Nothing of this step is kept: the last checkpoint is the last good state.
@@ -411,6 +408,8 @@ class Training {
   }
 
   void finish_epoch() {
+    read_totals();
+    if (device_) device_->download();
     Evaluation result;
     for (const auto& callback : callbacks_) callback->before_evaluation();
     try {
@@ -443,6 +442,7 @@ class Training {
     state_.last = {epoch, top1, result.top5_fraction(), result.loss()};
     state_.loss_sum = 0;
     state_.correct = state_.samples = 0;
+    if (device_) device_->set_totals({});
     keep_if_best();
     for (const auto& callback : callbacks_) callback->after_evaluation(result);
     save_last();
@@ -479,8 +479,10 @@ class Training {
   std::unique_ptr<datasets::Loader> loader_;
   std::unique_ptr<Optimizer> optimizer_;
   std::vector<std::unique_ptr<Callback>> callbacks_;
-  std::vector<graph::GraphModule::Tap> taps_;
+  std::optional<TrainingLoss> loss_;
   Schedule schedule_;
+  std::unique_ptr<DeviceTraining> device_;  // while the network is on the GPU
+  double device_loss_ = 0;                  // of its last step that was read
   datasets::Batch batch_;
   size_t damaged_ = 0;  // images that were told of
   std::chrono::steady_clock::time_point saved_ = std::chrono::steady_clock::now();

@@ -165,6 +165,8 @@ class QDropout final : public QLayer {
   /// per_sample: stochastic depth.
   QDropout(std::string label, double probability, bool per_sample)
       : QLayer(std::move(label)), probability_(probability), per_sample_(per_sample) {}
+  double probability() const { return probability_; }
+  bool per_sample() const { return per_sample_; }
   std::string type() const override { return per_sample_ ? "stochastic_depth" : "dropout"; }
   bool passes_through() const override { return true; }
   bool is_identity_in_evaluation() const override { return true; }

@@ -48,4 +48,10 @@ std::pair<double, double> Observer::range() const {
 
 void Observer::add_range(double, double) {}
 
+std::optional<RangeForm> Observer::device_form() const {
+  std::optional<RangeForm> form = takes_ranges() ? range_form() : std::nullopt;
+  if (form) form->batches = batches_;
+  return form;
+}
+
 }  // namespace qat::quant

@@ -3,9 +3,11 @@
 
 #include <torch/nn/module.h>
 
+#include <optional>
 #include <utility>
 
 #include "core/config/node.h"
+#include "core/quant/device_form.h"
 #include "core/quant/spec.h"
 
 namespace qat::quant {
@@ -34,11 +36,16 @@ class Observer : public torch::nn::Module {
   /// Throws qat::Error where takes_ranges() is false, or a bound is not finite.
   void observe(double min, double max);
 
+  /// None: a GPU cannot follow the data as this observer does.
+  std::optional<RangeForm> device_form() const;
+
  protected:
   int64_t batches() const;
   /// values: float32, contiguous, not empty, all within [min, max].
   virtual void add(const at::Tensor& values, double min, double max) = 0;
   virtual void add_range(double min, double max);
+  /// Without the number of batches.
+  virtual std::optional<RangeForm> range_form() const { return std::nullopt; }
   virtual std::pair<double, double> range_now() const = 0;
 
  private:

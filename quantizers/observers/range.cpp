@@ -93,6 +93,9 @@ MinMaxObserver::MinMaxObserver(const quant::ObserverOptions& options)
 void MinMaxObserver::add(const at::Tensor&, double min, double max) { add_range(min, max); }
 void MinMaxObserver::add_range(double min, double max) { extend(range_, batches() == 0, min, max); }
 std::pair<double, double> MinMaxObserver::range_now() const { return pair_of(range_); }
+std::optional<quant::RangeForm> MinMaxObserver::range_form() const {
+  return quant::RangeForm{.rule = device::FollowRule::kExtremes, .range = range_, .batches = {}};
+}
 
 RunningMaxObserver::RunningMaxObserver(const quant::ObserverOptions& options)
     : range_(register_buffer("range", at::zeros({2}, at::kDouble))) {
@@ -113,6 +116,9 @@ OnlineObserver::OnlineObserver(const quant::ObserverOptions& options)
 void OnlineObserver::add(const at::Tensor&, double min, double max) { add_range(min, max); }
 void OnlineObserver::add_range(double min, double max) { extend(range_, true, min, max); }
 std::pair<double, double> OnlineObserver::range_now() const { return pair_of(range_); }
+std::optional<quant::RangeForm> OnlineObserver::range_form() const {
+  return quant::RangeForm{.rule = device::FollowRule::kLast, .range = range_, .batches = {}};
+}
 
 MovingAverageObserver::MovingAverageObserver(const quant::ObserverOptions& options)
     : options_(options.options.as<MovingAverageOptions>()),
@@ -138,6 +144,12 @@ std::pair<double, double> MovingAverageObserver::range_now() const {
     min /= seen, max /= seen;
   }
   return {min, max};
+}
+
+std::optional<quant::RangeForm> MovingAverageObserver::range_form() const {
+  if (options_.start == "debiased") return std::nullopt;  // a power, whose last bit is the library's
+  return quant::RangeForm{
+      .averaging = options_.averaging, .starts_here = options_.start == "first_batch", .range = range_, .batches = {}};
 }
 
 BatchesObserver::BatchesObserver(const quant::ObserverOptions& options)

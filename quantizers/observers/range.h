@@ -27,6 +27,7 @@ class MinMaxObserver final : public quant::Observer {
  private:
   void add(const at::Tensor& values, double min, double max) override;
   void add_range(double min, double max) override;
+  std::optional<quant::RangeForm> range_form() const override;
   std::pair<double, double> range_now() const override;
 
   at::Tensor range_;  // float64 [2]
@@ -53,6 +54,7 @@ class OnlineObserver final : public quant::Observer {
  private:
   void add(const at::Tensor& values, double min, double max) override;
   void add_range(double min, double max) override;
+  std::optional<quant::RangeForm> range_form() const override;
   std::pair<double, double> range_now() const override;
 
   at::Tensor range_;  // float64 [2]
@@ -72,6 +74,7 @@ class MovingAverageObserver final : public quant::Observer {
  private:
   void add(const at::Tensor& values, double min, double max) override;
   void add_range(double min, double max) override;
+  std::optional<quant::RangeForm> range_form() const override;
   std::pair<double, double> range_now() const override;
 
   MovingAverageOptions options_;

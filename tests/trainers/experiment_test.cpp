@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/base/error.h"
+#include "trainers/gpu_library.h"
 
 namespace qat::trainers {
 namespace {
@@ -42,6 +43,14 @@ std::string with(const std::string& from, const std::string& to) {
   const size_t at = text.find(from);
   EXPECT_NE(at, std::string::npos) << from;
   return text.replace(at, from.size(), to);
+}
+
+TEST(Experiment, CudaNeedsAGpu) {
+  std::string reason;
+  if (count_gpus(&reason) > 0) GTEST_SKIP() << "this machine has one";
+  EXPECT_FALSE(reason.empty());
+  EXPECT_EQ(complaint(kMinimal, {"device=cuda"}), "--set device=cuda: device: cuda cannot be used: " + reason);
+  EXPECT_EQ(load(kMinimal, {"device=auto"}).device, "cpu");
 }
 
 TEST(Experiment, DefaultsAreFilledIn) {
@@ -135,8 +144,8 @@ TEST(Experiment, MistakesAreNamedWithTheirPlace) {
             "e.yaml:4:31: quantization.weight.bits: 17 is out of bounds: expected >= 1, <= 16");
   EXPECT_EQ(complaint(with("model:", "model: {name: lenet5}\nmodel:")),
             "e.yaml:4:1: model: duplicate key, first at e.yaml:3:1");
-  EXPECT_EQ(complaint(kMinimal, {"device=cuda"}),
-            "--set device=cuda: device: expected cpu or auto, found 'cuda': this build has no CUDA kernels");
+  EXPECT_EQ(complaint(kMinimal, {"device=gpu"}),
+            "--set device=gpu: device: expected one of: cpu, cuda, auto, found 'gpu' (did you mean 'cpu'?)");
   EXPECT_EQ(complaint(with("name: sgd", "name: sdg")),
             "e.yaml:6:42: stages[0].float.optimizer.name: unknown optimizer 'sdg' (did you mean 'sgd'?); known: adam, "
             "adamw, lamb, rmsprop, sgd");

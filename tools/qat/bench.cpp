@@ -91,6 +91,12 @@ void print_step(const Json& r) {
   for (const auto& [name, spent] : r["quantized"]["passes"].items()) {
     fmt::print("    {:<46}{:8.2f}\n", name, spent.get<double>());
   }
+  if (r.contains("device")) {
+    const Json& device = r["device"];
+    fmt::print("on the GPU {:.3f} ms a step (median {:.3f}), activations {}, all else {}\n", device["ms"].get<double>(),
+               device["median_ms"].get<double>(), format_bytes(device["activation_bytes"].get<uint64_t>()),
+               format_bytes(device["state_bytes"].get<uint64_t>()));
+  }
   fmt::print("wait for data {:.2f} ms, {:.1f}% of a quantized step\n", number("data_ms"), 100 * number("data_share"));
 }
 

@@ -12,6 +12,7 @@
 #include "tools/qat/commands.h"
 #include "trainers/commands.h"
 #include "trainers/experiment.h"
+#include "trainers/gpu_library.h"
 
 namespace qat::cli {
 
@@ -55,8 +56,10 @@ Run add_config(CLI::App& app) {
 
 Run add_version(CLI::App&) {
   return [] {
-    fmt::print("qat {}\nLibTorch {} (CPU kernels: {})\nCUDA: not built in\n", version_string(),
-               trainers::libtorch_version(), trainers::cpu_capability());
+    std::string reason;
+    const int gpus = trainers::count_gpus(&reason);
+    fmt::print("qat {}\nLibTorch {} (CPU kernels: {})\nGPUs: {}\n", version_string(), trainers::libtorch_version(),
+               trainers::cpu_capability(), gpus > 0 ? fmt::format("{}", gpus) : "none: " + reason);
     return 0;
   };
 }

@@ -1,0 +1,175 @@
+// Whole runs with device: cuda. Without a GPU the emulated one trains (device_training_test.cpp sets it).
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/base/error.h"
+#include "core/base/files.h"
+#include "core/base/text.h"
+#include "trainers/gpu_library.h"
+#include "trainers/run.h"
+
+namespace qat::trainers {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+
+/// A max pool, a flatten of a map, dropout, two linear layers; learned scales and ranges that follow; a last batch that
+/// is smaller, a freeze in the middle of an epoch, mixed labels, and checkpoints out of step with the epochs.
+constexpr const char* kConfig = R"(seed: 3
+threads: 1
+device: cuda
+data:
+  dataset: {name: synthetic, num_classes: 4, height: 16, width: 16, train_samples: 52, eval_samples: 16}
+  batch_size: 8
+  train: [horizontal_flip, {normalize: {mean: [0.5], std: [0.25]}}]
+  eval: [{normalize: {mean: [0.5], std: [0.25]}}]
+model: {name: resnet20, width: 4, in_channels: 1, num_classes: 4}
+quantization:
+  weight: {quantizer: lsq, bits: 4}
+  batch_norm: {freeze_at: {step: 4}}
+  calibration: {batches: 2}
+stages:
+  - float: {epochs: 1, optimizer: {name: sgd, lr: 0.02}}
+  - calibrate
+  - finetune:
+      epochs: 2
+      steps: 8
+      label_smoothing: 0.1
+      mixup_alpha: 0.2
+      optimizer: {name: sgd, lr: 0.01, nesterov: true, weight_decay: 0.0001}
+  - export: [{format: safetensors}]
+  - verify
+checkpoint: {every: 3}
+)";
+
+struct Killed {};
+
+class DeviceRun : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string reason;
+    if (count_gpus(&reason) == 0) GTEST_SKIP() << reason;
+    folder_ = testing::TempDir() + "/qat_" + testing::UnitTest::GetInstance()->current_test_info()->name();
+    fs::remove_all(folder_);
+    fs::create_directories(folder_);
+    write_file_atomic(folder_ + "/run.yaml", kConfig);
+  }
+  void TearDown() override {
+    if (!folder_.empty()) fs::remove_all(folder_);
+  }
+
+  TrainRequest request(const std::string& name, std::vector<std::string> overrides = {}) const {
+    TrainRequest r;
+    r.config = folder_ + "/run.yaml";
+    r.out = folder_ + "/" + name;
+    r.overrides = std::move(overrides);
+    return r;
+  }
+
+  std::string complaint(const std::vector<std::string>& overrides) const {
+    try {
+      train(request("refused", overrides));
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "no error";
+  }
+
+  std::map<std::string, uint64_t> promised(const std::string& name) const {
+    std::map<std::string, uint64_t> digests;
+    for (const char* file : {"metrics.jsonl", "checkpoints/last.ckpt", "checkpoints/best.ckpt",
+                             "export/model.safetensors", "config.yaml"}) {
+      digests[file] = hash_string(read_file(folder_ + "/" + name + "/" + file));
+    }
+    return digests;
+  }
+
+  std::vector<Json> epochs(const std::string& name) const {
+    std::vector<Json> found;
+    std::ifstream metrics(folder_ + "/" + name + "/metrics.jsonl");
+    for (std::string line; std::getline(metrics, line);) {
+      Json entry = Json::parse(line);
+      if (entry.contains("train_loss")) found.push_back(std::move(entry));
+    }
+    return found;
+  }
+
+  std::string folder_;
+};
+
+TEST_F(DeviceRun, TrainsAsTheCpuDoesAndExportsItsIntegers) {
+  // Trained so far that few images are near the decision, and no random labels.
+  const std::vector<std::string> learned = {"stages[0].float.epochs=12", "stages[0].float.optimizer.lr=0.1",
+                                            "stages[2].finetune.mixup_alpha=0"};
+  std::vector<std::string> on_cpu = learned;
+  on_cpu.emplace_back("device=cpu");
+  const TrainSummary gpu = train(request("gpu", learned)), cpu = train(request("cpu", on_cpu));
+  EXPECT_EQ(gpu.mismatches, 0);
+  EXPECT_EQ(gpu.compared, cpu.compared);
+  EXPECT_GT(gpu.compared, 1000);
+  const std::vector<Json> there = epochs("gpu"), here = epochs("cpu");
+  ASSERT_EQ(there.size(), 14U);
+  ASSERT_EQ(here.size(), 14U);
+  EXPECT_EQ(there[11], here[11]);  // in float
+  for (size_t i = 12; i < 14; ++i) {
+    // 48 samples an epoch: one of them on the other side is chance, the loss is close.
+    EXPECT_GT(here[i]["train_top1"].get<double>(), 0.7);
+    EXPECT_NEAR(there[i]["train_loss"].get<double>(), here[i]["train_loss"].get<double>(), 0.02) << i;
+    EXPECT_NEAR(there[i]["train_top1"].get<double>(), here[i]["train_top1"].get<double>(), 0.04) << i;
+    EXPECT_NEAR(there[i]["eval_loss"].get<double>(), here[i]["eval_loss"].get<double>(), 0.05) << i;
+  }
+}
+
+TEST_F(DeviceRun, AKilledRunContinuesToTheSameBytes) {
+  const std::vector<std::string> small = {
+      "data.batch_size=4", "data.dataset.train_samples=26", "quantization.weight={quantizer: minmax, bits: 8}",
+      "quantization.activation={quantizer: lsq, bits: 8}"};
+  train(request("whole", small));
+  TrainRequest part = request("parts", small);
+  part.resume = true;
+  // Before and behind checkpoints, at an epoch's end, live and frozen.
+  for (const int64_t at : {2, 4, 5, 6, 8}) {
+    part.on_step = [&](int64_t stage, int64_t step) {
+      if (stage == 2 && step == at) throw Killed();
+    };
+    EXPECT_THROW(train(part), Killed) << at;
+  }
+  part.on_step = nullptr;
+  train(part);
+  EXPECT_EQ(promised("parts"), promised("whole"));
+}
+
+TEST_F(DeviceRun, SaysWhatTrainsOnTheCpuOnly) {
+  const std::vector<std::pair<std::string, std::string>> refused = {
+      {"stages[2].finetune.accumulate=2",
+       "device: accumulate trains on the CPU only: set it to 1 and choose a larger batch, or set device to cpu"},
+      {"stages[2].finetune.ema={decay: 0.9}", "device: ema trains on the CPU only: leave it out, or set device to cpu"},
+      {"quantization.weight={quantizer: tqt}",
+       "device: conv1 (conv2d) trains on the CPU only: the tqt quantizer of its weight, with its options and observer, "
+       "has no form for a GPU; set device to cpu"},
+      {"stages[2].finetune.optimizer={name: lamb}",
+       "device: the optimizer lamb runs on the CPU only: choose sgd, adam or adamw, or set device to cpu"},
+  };
+  for (const auto& [change, expected] : refused) {
+    fs::remove_all(folder_ + "/refused");
+    EXPECT_EQ(complaint({"stages[0].float.epochs=1", change}), expected);
+  }
+}
+
+TEST_F(DeviceRun, ADivergedRunEndsWithTheLastGoodCheckpoint) {
+  const std::string message = complaint({"stages[2].finetune.optimizer.lr=1e30"});
+  EXPECT_NE(message.find("training diverged"), std::string::npos) << message;
+  EXPECT_NE(message.find("--resume"), std::string::npos) << message;
+  EXPECT_TRUE(fs::exists(folder_ + "/refused/checkpoints/last.ckpt"));
+}
+
+}  // namespace
+}  // namespace qat::trainers

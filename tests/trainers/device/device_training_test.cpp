@@ -1,0 +1,242 @@
+// A GPU's training steps against the CPU's. Without a GPU the emulated one runs them (tests/ops/cuda/emulated).
+#include "trainers/device_training.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/cross_entropy_loss.h>
+#include <ATen/ops/equal.h>
+#include <c10/core/GradMode.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "core/base/error.h"
+#include "trainers/experiment.h"
+#include "trainers/gpu_library.h"
+#include "trainers/optimizer.h"
+
+namespace qat::trainers {
+namespace {
+
+constexpr double kRate = 0.02;
+
+struct Case {
+  std::string model = "resnet20, width: 4";
+  std::string weight = "quantizer: minmax, bits: 8";
+  std::string activation = "quantizer: minmax, bits: 8";
+  std::string quantization;  // more keys
+  std::string optimizer = "name: sgd, momentum: 0.9, weight_decay: 0.0005, nesterov: true";
+  std::string stage;  // more keys
+  std::string data = "channels: 3, height: 16, width: 16";
+  bool frozen = false;
+  bool without_dropout = false;  // whose random numbers are the CPU's and the GPU's own
+};
+
+Experiment experiment_of(const Case& c) {
+  const std::string text =
+      "threads: 1\n"
+      "data: {dataset: {name: synthetic, num_classes: 4, train_samples: 32, eval_samples: 8, " +
+      c.data + "}, batch_size: 4}\nmodel: {num_classes: 4, name: " + c.model + "}\nquantization: {weight: {" +
+      c.weight + "}, activation: {" + c.activation + "}, calibration: {batches: 2}" + c.quantization +
+      "}\nstages:\n  - calibrate\n  - finetune: {optimizer: {lr: " + std::to_string(kRate) + ", " + c.optimizer + "}" +
+      c.stage + "}\n";
+  return make_experiment(config::load_text(text, "device.yaml", {}).root());
+}
+
+/// A network in the phase to train, its optimizer and its batches; two of them are equal.
+struct Side {
+  explicit Side(const Case& c) : session(experiment_of(c)), stage(session.experiment.parsed_stages()[1].train) {
+    loader = std::make_unique<datasets::Loader>(session.data.train, session.transforms.train,
+                                                datasets::train_options(session.experiment.data, session.data, 3));
+    if (c.without_dropout) {
+      for (graph::Node& node : session.graph.nodes) node.dropout = 0;
+      session.requantize(0, 0);
+    }
+    graph::GraphModule& net = *session.net;
+    net.eval();
+    net.set_phase(nn::Phase::kCalibrate);
+    {
+      const at::NoGradGuard no_grad;
+      for (const datasets::Batch& batch : batches(2)) net.forward(to_tensors(batch, loader->shape()).images);
+    }
+    net.initialize_quantizers();
+    net.set_phase(c.frozen ? nn::Phase::kFrozen : nn::Phase::kLive);
+    net.train();
+    std::vector<NamedParameter> parameters;
+    for (auto& [name, tensor] : session.parameters()) parameters.push_back({name, tensor});
+    const config::Node& options = stage.optimizer;
+    optimizer = optimizers().get(options.at("name").text()).make(options.without("name"), std::move(parameters));
+  }
+
+  std::vector<datasets::Batch> batches(size_t count) const {
+    std::vector<datasets::Batch> result(count);
+    loader->start_epoch(0);
+    for (datasets::Batch& batch : result) EXPECT_TRUE(loader->next(batch));
+    return result;
+  }
+
+  /// A step on the CPU; returns its loss.
+  double step(const datasets::Batch& batch, const datasets::Mixture& mixture = {}) const {
+    optimizer->zero_grad();
+    const TensorBatch tensors = to_tensors(batch, loader->shape());
+    const at::Tensor logits = session.net->forward(tensors.images);
+    const auto cross_entropy = [&](const std::vector<int64_t>& labels) {
+      const at::Tensor targets = tensors.labels.clone();
+      std::copy(labels.begin(), labels.end(), targets.mutable_data_ptr<int64_t>());
+      return at::cross_entropy_loss(logits, targets, {}, at::Reduction::Mean, -100, stage.label_smoothing);
+    };
+    at::Tensor loss = cross_entropy(batch.labels);
+    if (!mixture.others.empty()) {
+      loss = loss * mixture.share + cross_entropy(mixture.others) * (1 - mixture.share);
+    }
+    loss.backward();
+    if (stage.clip_grad_value) optimizer->clip_grad_value(*stage.clip_grad_value);
+    if (stage.clip_grad_norm) optimizer->clip_grad_norm(*stage.clip_grad_norm);
+    optimizer->step(1.0);
+    session.net->project();
+    return loss.item<double>();
+  }
+
+  Session session;
+  TrainStage stage;
+  std::unique_ptr<datasets::Loader> loader;
+  std::unique_ptr<Optimizer> optimizer;
+};
+
+bool is_parameter(const Session& session, const std::string& name) {
+  for (const auto& [parameter, tensor] : session.parameters()) {
+    if (parameter == name) return true;
+  }
+  return false;
+}
+
+class DeviceTrainingTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string reason;
+    if (count_gpus(&reason) == 0) GTEST_SKIP() << reason;
+  }
+
+  /// After one step: what no gradient reaches is equal in every bit, updates of parameters are close.
+  void one_step_equals_the_cpu(const Case& c, double tolerance = 2e-4, const datasets::Mixture& mixture = {}) {
+    const Side cpu(c), gpu(c);
+    const datasets::Batch batch = cpu.batches(1)[0];
+    io::TensorMap before;
+    for (const auto& [name, tensor] : cpu.session.state()) before.emplace(name, tensor.clone());
+
+    DeviceTraining device(gpu.session, *gpu.optimizer, gpu.stage);
+    device.step(batch, mixture, 1.0, 7);
+    const device::Totals totals = device.totals();
+    device.download();
+    const double loss = cpu.step(batch, mixture);
+
+    EXPECT_FALSE(totals.failed);
+    EXPECT_EQ(totals.samples, batch.size);
+    EXPECT_NEAR(totals.loss / static_cast<double>(totals.samples), loss, 1e-5 * std::abs(loss));
+    const io::TensorMap here = cpu.session.state(), there = gpu.session.state();
+    int64_t moved = 0;
+    for (const auto& [name, tensor] : here) {
+      SCOPED_TRACE(name);
+      if (!is_parameter(cpu.session, name)) {
+        EXPECT_TRUE(at::equal(there.at(name), tensor)) << there.at(name) << tensor;
+        continue;
+      }
+      const at::Tensor update = tensor - before.at(name);
+      if (update.abs().max().item<double>() == 0) {
+        EXPECT_TRUE(at::equal(there.at(name), tensor));
+        continue;
+      }
+      ++moved;
+      // Of the update, or of the parameter's last digits where that is smaller than they are.
+      const double floor = 1e-7 * tensor.to(at::kDouble).norm().item<double>();
+      const double wrong = (there.at(name) - tensor).to(at::kDouble).norm().item<double>();
+      EXPECT_LE(wrong, tolerance * update.to(at::kDouble).norm().item<double>() + floor);
+    }
+    EXPECT_GE(moved, 8);
+    const io::TensorMap optimizer_here = cpu.optimizer->state(), optimizer_there = gpu.optimizer->state();
+    ASSERT_EQ(optimizer_here.size(), optimizer_there.size());
+    for (const auto& [name, tensor] : optimizer_here) {
+      if (tensor.dim() == 0) continue;
+      const double wrong = (optimizer_there.at(name) - tensor).to(at::kDouble).norm().item<double>();
+      // A gradient of batch norm on few values is the rest of terms that cancel.
+      EXPECT_LE(wrong, 4 * tolerance * tensor.to(at::kDouble).norm().item<double>() + 1e-6) << name;
+    }
+  }
+};
+
+TEST_F(DeviceTrainingTest, LiveMinMax) { one_step_equals_the_cpu({}); }
+
+TEST_F(DeviceTrainingTest, LiveLsq) {
+  one_step_equals_the_cpu(
+      {.weight = "quantizer: lsq, bits: 4", .activation = "quantizer: lsq, bits: 4", .quantization = ""});
+}
+
+TEST_F(DeviceTrainingTest, FrozenMinMax) { one_step_equals_the_cpu({.frozen = true}); }
+
+TEST_F(DeviceTrainingTest, FrozenLsq) {
+  one_step_equals_the_cpu(
+      {.weight = "quantizer: lsq, bits: 4", .activation = "quantizer: lsq, bits: 4", .frozen = true});
+}
+
+TEST_F(DeviceTrainingTest, OneScaleATensor) {
+  one_step_equals_the_cpu({.weight = "quantizer: lsq, bits: 4, granularity: tensor"});
+  one_step_equals_the_cpu({.weight = "quantizer: minmax, bits: 8, granularity: tensor", .frozen = true});
+}
+
+TEST_F(DeviceTrainingTest, EveryMemoryMode) {
+  for (const char* memory : {"exact", "recompute"}) {
+    SCOPED_TRACE(memory);
+    one_step_equals_the_cpu({.quantization = std::string(", memory: ") + memory});
+  }
+}
+
+TEST_F(DeviceTrainingTest, BatchNormModes) {
+  for (const char* mode : {"batch_corrected", "ema", "folded"}) {
+    SCOPED_TRACE(mode);
+    one_step_equals_the_cpu({.quantization = std::string(", batch_norm: {mode: ") + mode + "}"});
+  }
+}
+
+TEST_F(DeviceTrainingTest, Optimizers) {
+  one_step_equals_the_cpu({.optimizer = "name: sgd, momentum: 0"});
+  one_step_equals_the_cpu({.optimizer = "name: sgd, momentum: 0.9, quantizer_lr: 0.001, vector_weight_decay: 0.01",
+                           .stage = ", clip_grad_norm: 0.5"});
+  one_step_equals_the_cpu({.stage = ", clip_grad_value: 0.01, label_smoothing: 0.1"});
+}
+
+TEST_F(DeviceTrainingTest, MixedLabels) {
+  one_step_equals_the_cpu({.stage = ", label_smoothing: 0.1"}, 2e-4, {.share = 0.25f, .others = {3, 1, 0, 2}});
+}
+
+/// Depthwise convolutions and a stem of three channels.
+TEST_F(DeviceTrainingTest, MobileNet) {
+  for (const char* quantizer : {"minmax, bits: 8", "lsq, bits: 4"}) {
+    const std::string options = std::string("quantizer: ") + quantizer;
+    one_step_equals_the_cpu({.model = "mobilenet_v1, width: 0.1, small_images: true",
+                             .weight = options,
+                             .activation = options,
+                             .without_dropout = true},
+                            5e-4);
+  }
+}
+
+/// Max pools, flattened maps, linear layers with codes behind them.
+TEST_F(DeviceTrainingTest, LeNet) {
+  one_step_equals_the_cpu({.model = "lenet5, in_channels: 1", .data = "height: 28, width: 28"});
+  one_step_equals_the_cpu({.model = "lenet5, in_channels: 1",
+                           .activation = "quantizer: lsq, bits: 4",
+                           .data = "height: 28, width: 28",
+                           .frozen = true});
+}
+
+TEST_F(DeviceTrainingTest, Bfloat16IsClose) { one_step_equals_the_cpu({.stage = ", autocast: bfloat16"}, 5e-2); }
+
+}  // namespace
+}  // namespace qat::trainers
+
+int main(int argc, char** argv) {
+  testing::InitGoogleTest(&argc, argv);
+  setenv("QAT_CUDA_LIBRARY", QAT_EMULATED_CUDA_LIBRARY, 0);
+  return RUN_ALL_TESTS();
+}
