@@ -123,8 +123,7 @@ Json eval_report(const std::string& run, const std::string& checkpoint, const st
 }
 
 Json export_report(const std::string& run, const std::string& format, const std::string& out,
-                   const std::optional<std::string>& target, std::optional<int64_t> samples,
-                   const std::string& input) {
+                   const std::optional<std::string>& target, std::optional<int64_t> samples, const std::string& input) {
   std::vector<std::string> known = exporter::formats().names();
   known.insert(known.begin(), kGolden);
   QAT_CHECK_AS(UsageError, std::ranges::find(known, format) != known.end(), "unknown format {}{}; known: {}",

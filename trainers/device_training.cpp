@@ -1,8 +1,14 @@
 #include "trainers/device_training.h"
 
+#include <ATen/ops/empty_like.h>
 #include <c10/core/GradMode.h>
 
+#include <array>
+#include <functional>
 #include <map>
+#include <numeric>
+#include <set>
+#include <tuple>
 #include <utility>
 
 #include "core/base/error.h"
@@ -18,10 +24,16 @@ device::HostMemory memory_of(const at::Tensor& tensor) {
   return {tensor.data_ptr(), static_cast<int64_t>(tensor.nbytes())};
 }
 
+int64_t elements_of(const std::vector<int64_t>& sizes) {
+  return std::accumulate(sizes.begin(), sizes.end(), int64_t{1}, std::multiplies<>());
+}
+
 /// Turns a network's layers into those of core/device.
 class Describer {
  public:
-  explicit Describer(const graph::GraphModule& net) : net_(net), live_(net.phase() == nn::Phase::kLive) {}
+  /// calibrated: whether the quantizers have values yet; otherwise only the refusals count.
+  Describer(const graph::GraphModule& net, bool calibrated)
+      : net_(net), live_(net.phase() == nn::Phase::kLive), calibrated_(calibrated) {}
 
   device::Network describe() {
     device::Network network;
@@ -32,6 +44,11 @@ class Describer {
       place[i] = static_cast<int>(network.layers.size());
       device::Layer layer = describe(i);
       for (const int input : steps[static_cast<size_t>(i)].inputs) layer.inputs.push_back(place.at(input));
+      // A broadcast operand comes second: the formula is symmetric.
+      if (layer.kind == device::LayerKind::kMultiply &&
+          elements_of(network.layers[layer.inputs[0]].sizes) < elements_of(network.layers[layer.inputs[1]].sizes)) {
+        std::swap(layer.inputs[0], layer.inputs[1]);
+      }
       network.layers.push_back(std::move(layer));
     }
     network.output = place.at(net_.output_step());
@@ -55,35 +72,77 @@ class Describer {
     if (result.sizes.size() != 3 && result.sizes.size() != 1) {
       refuse(layer, fmt::format("its output has {} dimensions beside the batch, expected 1 or 3", result.sizes.size()));
     }
+    const auto* activation = dynamic_cast<const nn::ActivationLayer*>(&layer);
     if (dynamic_cast<const nn::QInput*>(&layer) != nullptr) {
       result.kind = device::LayerKind::kInput;
-      if (!layer.output_quantizer()) refuse(layer, "its values are not quantized");
     } else if (const auto* weighted = dynamic_cast<const nn::WeightedLayer*>(&layer)) {
       describe(*weighted, step, index == net_.output_step(), result);
     } else if (const auto* add = dynamic_cast<const nn::QAdd*>(&layer)) {
       result.kind = device::LayerKind::kAdd;
       result.relu = add->activation().is_non_negative();
-      if (!layer.output_quantizer()) refuse(layer, "its output is not quantized");
-    } else if (const auto* activation = dynamic_cast<const nn::ActivationLayer*>(&layer);
-               activation != nullptr && activation->passes_through()) {
+    } else if (activation != nullptr && activation->passes_through()) {
       result.kind = device::LayerKind::kRelu;
     } else if (const auto* pool = dynamic_cast<const nn::QMaxPool2d*>(&layer)) {
       result.kind = device::LayerKind::kMaxPool;
       result.pool = geometry_of(pool->pool(), step);
     } else if (dynamic_cast<const nn::QGlobalAvgPool2d*>(&layer) != nullptr) {
       result.kind = device::LayerKind::kGlobalAveragePool;
-      if (!layer.output_quantizer()) refuse(layer, "its output is not quantized");
     } else if (const auto* dropout = dynamic_cast<const nn::QDropout*>(&layer)) {
       result.kind = device::LayerKind::kDropout;
       result.dropout = dropout->probability();
       result.drops_samples = dropout->per_sample();
-    } else if (layer.type() == "flatten") {
+    } else if (const auto* average = dynamic_cast<const nn::QAvgPool2d*>(&layer)) {
+      result.kind = device::LayerKind::kAveragePool;
+      result.pool = geometry_of(average->pool(), step);
+      result.count_include_pad = average->pool().count_include_pad;
+      if (result.sizes.back() == 1 && result.sizes[1] == 1 && result.pool.kernel_h == result.pool.in_h &&
+          result.pool.kernel_w == result.pool.in_w && average->pool().padding == std::array<int64_t, 2>{0, 0}) {
+        result.kind = device::LayerKind::kGlobalAveragePool;  // in its arithmetic too
+      }
+    } else if (dynamic_cast<const nn::QMul*>(&layer) != nullptr) {
+      result.kind = device::LayerKind::kMultiply;
+    } else if (dynamic_cast<const nn::QConcat*>(&layer) != nullptr ||
+               dynamic_cast<const nn::QRequantize*>(&layer) != nullptr) {
+      result.kind = device::LayerKind::kConcat;
+    } else if (activation != nullptr) {
+      result.kind = device::LayerKind::kTable;
+      std::tie(result.function, result.slope) = function_of(layer, activation->activation());
+    } else if (layer.type() == "flatten" && result.sizes.size() == 1) {
       result.kind = device::LayerKind::kFlatten;
+    } else if (layer.type() == "channel_shuffle" || layer.type() == "channel_slice") {
+      result.kind = device::LayerKind::kMoveChannels;
+      result.channels_from = channels_of(dynamic_cast<const nn::QMove&>(layer), step);
     } else {
       refuse(layer, "its operator has no kernel for training on a GPU");
     }
+    const bool passes_through = layer.passes_through() || result.kind == device::LayerKind::kConvolution;
+    if (!layer.output_quantizer() && !passes_through) refuse(layer, "its output is not quantized");
     if (layer.output_quantizer()) result.output = describe(layer, *layer.output_quantizer(), result.sizes);
     return result;
+  }
+
+  std::pair<device::Function, float> function_of(const nn::QLayer& layer, const nn::Activation& activation) const {
+    switch (activation.kind) {
+      case nn::Activation::Kind::kLeakyRelu:
+        return {device::Function::kLeakyRelu, static_cast<float>(activation.slope)};
+      case nn::Activation::Kind::kHardsigmoid:
+        return {device::Function::kHardsigmoid, 0.0f};
+      case nn::Activation::Kind::kHardswish:
+        return {device::Function::kHardswish, 0.0f};
+      default:
+        refuse(layer, "its function's last digit is another one there");
+    }
+  }
+
+  /// The input's channel of each of a move's.
+  std::vector<int32_t> channels_of(const nn::QMove& move, const graph::GraphModule::Step& step) const {
+    std::vector<int32_t> from(static_cast<size_t>(step.sizes.at(0)));
+    const auto channels = static_cast<int32_t>(from.size()), parameter = static_cast<int32_t>(move.parameter());
+    for (int32_t c = 0; c < channels; ++c) {
+      from[static_cast<size_t>(c)] =
+          move.type() == "channel_slice" ? parameter + c : c % parameter * (channels / parameter) + c / parameter;
+    }
+    return from;
   }
 
   std::vector<int64_t> input_sizes(const graph::GraphModule::Step& step) const {
@@ -117,13 +176,12 @@ class Describer {
     const quant::DeviceForm form = form_of(layer, quantizer, "output");
     const quant::QuantSpec& spec = quantizer.spec();
     device::OutputQuantizer result;
+    if (!calibrated_) return result;
     const quant::QParams params = quantizer.qparams();
     result.scale = memory_of(params.scale), result.zero_point = memory_of(params.zero_point);
     result.lo = spec.lo(), result.hi = spec.hi();
     result.learns = live_ && quantizer.rule() == autograd::GradientRule::kLearnedStep;
-    int64_t elements = 1;
-    for (const int64_t size : sizes) elements *= size;
-    result.gradient_scale = quantizer.gradient_scale(elements);
+    result.gradient_scale = quantizer.gradient_scale(elements_of(sizes));
     if (live_ && quantizer.follows_data()) {
       device::Following& follow = result.follow.emplace();
       follow.rule = form.range->rule;
@@ -151,11 +209,18 @@ class Describer {
                                                                 : at::MemoryFormat::Contiguous)) {
       refuse(layer, "its weight does not have channels last in memory");
     }
+    const quant::Quantizer& quantizer = *layer.weight_quantizer();
+    const quant::DeviceForm form = form_of(layer, quantizer, "weight");
+    for (const at::Tensor& tensor : {tensors.weight, tensors.bias}) {
+      if (tensor.defined() && !seen_.insert(tensor.data_ptr()).second)
+        refuse(layer, "another layer has its weight too");
+    }
+    if (layer.saturates()) refuse(layer, "quantization.overflow is not exact");
+    if (!calibrated_) return;
     const auto [weight, call] = layer.quantized();
-    if (call.saturates) refuse(layer, "quantization.overflow is not exact");
     if (!layer.output_quantizer() && call.batch_norm && call.live) refuse(layer, "the logits have a batch norm");
     describe_geometry(layer, input_sizes(step), result.geometry);
-    result.weight = memory_of(tensors.weight), result.bias = memory_of(tensors.bias);
+    result.weight = memory_of(tensors.weight), result.bias = memory_of(call.bias);
     result.live = call.live, result.relu = call.relu;
     result.gain_in_codes = !call.weight_gain.empty();
     if (call.batch_norm) {
@@ -168,8 +233,6 @@ class Describer {
                                             norm.momentum,
                                             call.statistics == autograd::LiveStatistics::kRunning};
     }
-    const quant::Quantizer& quantizer = *layer.weight_quantizer();
-    const quant::DeviceForm form = form_of(layer, quantizer, "weight");
     device::WeightQuantizer& q = result.weight_quantizer;
     const quant::QuantSpec& spec = quantizer.spec();
     q.scale = memory_of(quantizer.qparams().scale);
@@ -196,7 +259,8 @@ class Describer {
   }
 
   const graph::GraphModule& net_;
-  const bool live_;
+  const bool live_, calibrated_;
+  mutable std::set<const void*> seen_;  // weights and biases
 };
 
 /// What can have a gradient, by its memory, and the limits of scales.
@@ -233,6 +297,7 @@ device::Memory memory_mode(const std::string& name) {
   return name == "recompute" ? device::Memory::kRecompute : device::Memory::kCompact;
 }
 
+/// The rest of the options is the optimizer's.
 void check_options(const Session& session, const TrainStage& stage) {
   const auto refuse = [](const std::string& key, const std::string& instead) {
     throw ConfigError(fmt::format("device: {} trains on the CPU only: {}, or set device to cpu", key, instead));
@@ -249,11 +314,26 @@ void check_options(const Session& session, const TrainStage& stage) {
   if (session.model.forward_heads) refuse("a network with auxiliary heads", "choose one without");
 }
 
+void describe_optimizer(const Optimizer& optimizer, const TrainStage& stage, device::Options& options) {
+  if (optimizer.describe(options)) return;
+  throw ConfigError(
+      fmt::format("device: the optimizer {} runs on the CPU only: choose sgd, adam or adamw, or set device to cpu",
+                  stage.optimizer.at("name").text()));
+}
+
 }  // namespace
 
 device::Network describe_for_device(const graph::GraphModule& net) {
   const at::NoGradGuard no_grad;
-  return Describer(net).describe();
+  return Describer(net, true).describe();
+}
+
+void check_for_device(const Session& session, const TrainStage& stage) {
+  check_options(session, stage);
+  device::Options options;
+  describe_optimizer(*optimizers().get(stage.optimizer.at("name").text()).make(stage.optimizer.without("name"), {}),
+                     stage, options);
+  Describer(*session.net, false).describe();
 }
 
 DeviceTraining::DeviceTraining(const Session& session, Optimizer& optimizer, const TrainStage& stage)
@@ -262,11 +342,7 @@ DeviceTraining::DeviceTraining(const Session& session, Optimizer& optimizer, con
       quantizer_rate_(optimizer.quantizer_learning_rate()) {
   check_options(session, stage);
   device::Options options;
-  if (!optimizer.describe(options)) {
-    throw ConfigError(
-        fmt::format("device: the optimizer {} runs on the CPU only: choose sgd, adam or adamw, or set device to cpu",
-                    stage.optimizer.at("name").text()));
-  }
+  describe_optimizer(optimizer, stage, options);
   options.memory = memory_mode(session.experiment.quantization->memory);
   options.bfloat16 = stage.autocast.has_value();
   options.label_smoothing = stage.label_smoothing;
@@ -276,6 +352,7 @@ DeviceTraining::DeviceTraining(const Session& session, Optimizer& optimizer, con
   const device::Network network = describe_for_device(*session.net);
   const auto trained = trained_memory(network, *session.net);
   std::vector<device::Parameter> parameters;
+  bool seen[2] = {};
   for (const Optimizer::Shared& shared : optimizer.share()) {
     const auto found = trained.find(shared.parameter.data_ptr());
     if (found == trained.end() || !shared.parameter.requires_grad()) continue;
@@ -284,16 +361,23 @@ DeviceTraining::DeviceTraining(const Session& session, Optimizer& optimizer, con
                         .weight_decay = shared.weight_decay,
                         .lowest = found->second.first,
                         .highest = found->second.second};
+    for (const at::Tensor& slot : shared.slots) {
+      QAT_CHECK(slot.scalar_type() == at::kFloat && slot.sizes() == shared.parameter.sizes() &&
+                    at::empty_like(slot).strides() == at::empty_like(shared.parameter).strides(),
+                "{}: what the optimizer remembers does not lie as the parameter does", shared.name);
+    }
     if (!shared.slots.empty()) p.first = memory_of(shared.slots[0]);
     if (shared.slots.size() > 1) p.second = memory_of(shared.slots[1]);
     parameters.push_back(p);
-    if (options.optimizer != device::Options::Optimizer::kSgd && !updated_.empty() && shared.steps != steps_before_) {
+    int64_t& before = steps_before_[shared.is_quantizers ? 1 : 0];
+    const bool is_first = !std::exchange(seen[shared.is_quantizers ? 1 : 0], true);
+    if (options.optimizer != device::Options::Optimizer::kSgd && !is_first && shared.steps != before) {
       throw ConfigError(fmt::format(
           "device: {} had {} updates, other parameters had {}: adam on a GPU corrects all alike; choose sgd, or set "
           "device to cpu",
-          shared.name, shared.steps, steps_before_));
+          shared.name, shared.steps, before));
     }
-    steps_before_ = shared.steps;
+    before = shared.steps;
     updated_.push_back(shared.name);
   }
   step_ = make_gpu_training_step(network, parameters, options);
@@ -308,7 +392,8 @@ void DeviceTraining::step(const datasets::Batch& batch, const datasets::Mixture&
               .share = static_cast<float>(mixture.share)},
              {.learning_rate = static_cast<float>(rate_ * factor),
               .quantizer_learning_rate = static_cast<float>(quantizer_rate_ * factor),
-              .update = steps_before_ + updates_,
+              .update = steps_before_[0] + updates_,
+              .quantizer_update = steps_before_[1] + updates_,
               .key = key});
 }
 

@@ -38,9 +38,13 @@ class DeviceTraining {
   Optimizer& optimizer_;
   double rate_ = 0, quantizer_rate_ = 0;
   std::vector<std::string> updated_;  // parameters
-  int64_t steps_before_ = 0, updates_ = 0, counted_ = 0;
+  int64_t steps_before_[2] = {};      // of the network's parameters and of the quantizers'
+  int64_t updates_ = 0, counted_ = 0;
   std::unique_ptr<device::TrainingStep> step_;
 };
+
+/// Throws ConfigError as DeviceTraining would, before a calibration and without a GPU.
+void check_for_device(const Session& session, const TrainStage& stage);
 
 /// The description alone: what the network is on a GPU. Throws as DeviceTraining.
 device::Network describe_for_device(const graph::GraphModule& net);

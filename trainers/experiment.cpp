@@ -14,7 +14,6 @@
 #include "datasets/transform.h"
 #include "models/model.h"
 #include "quantizers/builtin.h"
-#include "trainers/gpu_library.h"
 #include "trainers/optimizer.h"
 #include "trainers/schedule.h"
 
@@ -227,9 +226,6 @@ std::vector<Stage> Experiment::parsed_stages() const {
 Experiment make_experiment(const Node& root) {
   quantizers::register_builtin();
   Experiment e = config::parse<Experiment>(root);
-  std::string reason;
-  if (e.device == "auto") e.device = count_gpus(&reason) > 0 ? "cuda" : "cpu";
-  if (e.device == "cuda" && count_gpus(&reason) == 0) throw root.at("device").error("cuda cannot be used: " + reason);
   if (e.threads == 0) e.threads = std::max(1u, std::thread::hardware_concurrency());
   const Node& model = e.model.at("name");
   models::registry().get(model.text(), model);

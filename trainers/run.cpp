@@ -13,10 +13,12 @@
 #include "core/export/export.h"
 #include "core/log/log.h"
 #include "core/log/metrics.h"
+#include "trainers/device_training.h"
 #include "trainers/evaluate.h"
 #include "trainers/events.h"
 #include "trainers/experiment.h"
 #include "trainers/exporting.h"
+#include "trainers/gpu_library.h"
 #include "trainers/run_folder.h"
 #include "trainers/session.h"
 #include "trainers/stages.h"
@@ -136,6 +138,30 @@ void warn_of_threads(const Session& session, const RunCheckpoint& checkpoint) {
   }
 }
 
+/// Decides where finetune stages train; returns why `auto` did not take a GPU that is there. Throws ConfigError where
+/// `cuda` was asked and is not possible.
+std::string choose_device(Session& session, const std::vector<Stage>& stages) {
+  std::string& device = session.experiment.device;
+  if (device == "cpu") return "";
+  const bool asked = device == "cuda";
+  device = "cpu";
+  std::string reason;
+  if (count_gpus(&reason) == 0) {
+    QAT_CHECK_AS(ConfigError, !asked, "device: cuda cannot be used: {}", reason);
+    return "";
+  }
+  try {
+    for (const Stage& stage : stages) {
+      if (stage.kind == StageKind::kFinetune) check_for_device(session, stage.train);
+    }
+    device = "cuda";
+  } catch (const ConfigError& error) {
+    if (asked) throw;
+    return error.what();
+  }
+  return "";
+}
+
 }  // namespace
 
 TrainSummary train(const TrainRequest& request) {
@@ -151,15 +177,18 @@ TrainSummary train(const TrainRequest& request) {
 
   const std::vector<Stage> stages = experiment.parsed_stages();
   std::optional<RunCheckpoint> found = continues ? folder.read_last() : std::nullopt;
-  std::string config = config::dump(experiment);
+  std::string config;
   if (continues) {
     const std::string run_config = found ? found->config : read_file(folder.config());
     const Experiment before = make_experiment(config::load_text(run_config, folder.config(), {}).root());
+    if (experiment.device == "auto") experiment.device = before.device;
     if (!config_changes(folder, before, experiment, request.allow)) config = run_config;
   }
   if (found && found->state.stage >= static_cast<int64_t>(stages.size())) return summary(folder, found->state);
 
   Session session(experiment);
+  const std::string not_taken = choose_device(session, stages);
+  if (config.empty()) config = config::dump(session.experiment);
   if (found) {
     restore(session, *found, folder.last());
     warn_of_threads(session, *found);
@@ -171,6 +200,7 @@ TrainSummary train(const TrainRequest& request) {
   log::open_file(folder.log());
   write_file_atomic(folder.config(), config);
   announce(session, folder.path());
+  if (!not_taken.empty()) log::info("{}", not_taken);
 
   RunCheckpoint from = found ? std::move(*found) : RunCheckpoint();
   RunState& state = from.state;

@@ -360,7 +360,10 @@ QuantizedTensor avg_pool2d(const QuantizedTensor& x, const Pool2d& pool, const O
   std::vector<Tensor> inputs{x.handle()};
   if (output.learns()) inputs.push_back(output.scale);
   const bool record = needs_gradient(inputs);
-  if (output.observe) observe_values(output, pooled_values(real_values(x), pool, false), false);
+  if (output.observe && g.batch * g.channels > 0) {
+    const auto [lo, hi] = ops::average_range(g, pool.count_include_pad, codes_of(x.codes()), x.scale(), x.zero_point());
+    output.observe(lo, hi);
+  }
   auto saved = std::make_unique<AveragePoolBackward>();
   saved->pool = pool;
   Tensor codes = empty_kernel_layout({g.batch, g.channels, g.out_h(), g.out_w()}, at::kByte);

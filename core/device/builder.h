@@ -19,7 +19,7 @@ namespace qat::device {
 struct StepNumbers {
   float rates[2] = {};
   float share = 1;
-  double corrections[2] = {1, 1};
+  double corrections[2][2] = {};  // adam's, by rate
 };
 
 /// On the device, common to all batch sizes.
@@ -106,8 +106,12 @@ class Builder {
   Backward addition(int index);
   Backward relu(int index);
   Backward max_pool(int index);
+  Backward average_pool(int index);
   Backward global_average_pool(int index);
+  Backward multiplication(int index);
+  Backward tables(int index);
   Backward flatten(int index);
+  Backward move_channels(int index);
   Backward dropout(int index);
   void loss(const DeviceBatch& inputs);
 
@@ -129,6 +133,11 @@ class Builder {
   /// Calls add(gradient, adds) for the gradient of a layer's output: an operation must write it, or add to it.
   void give_gradient(int index, const std::vector<Buffer>& buffers, const char* name,
                      std::function<void(const Run&, float* into)> write);
+  /// The same of one that an operation has written, or of none.
+  void take_gradient(int index, Buffer gradient);
+  /// Whether its output's scale gets a gradient.
+  bool learns(const Layer& layer) const;
+  static int64_t mask_bytes(int64_t elements) { return (elements + 7) / 8; }
   /// Whether the gradients of both operands of an addition can be one buffer: that of `only` has no other reader, and
   /// its maker reads it before anyone adds to that of `other`.
   bool shares_gradient(int addition, int only, int other) const;

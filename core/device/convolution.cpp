@@ -83,7 +83,7 @@ Builder::Backward Builder::convolution(int index) {
   c.rows = c.geometry.rows(), c.channels = c.geometry.out_c;
   c.live = l.live && l.batch_norm;
   QAT_CHECK(!c.live || c.rows > 1, "{}: batch norm needs more than one value per channel to train", l.name);
-  c.learns = l.output && l.output->learns && shared_.gradient_of(l.output->scale) != nullptr;
+  c.learns = learns(l);
   c.keeps = c.live || c.learns;
   if (l.output) {
     make_codes(index);
@@ -196,7 +196,6 @@ void Builder::backward(const Convolution& c) {
   const Layer& l = *c.layer;
   const Value y = value(c.output);
   const Buffer g = y.gradient;
-  if (!g) return;  // nobody read it
   float* dbias = l.bias ? shared_.gradient_of(l.bias) : nullptr;
   float *dgamma = nullptr, *dbeta = nullptr;
   if (l.batch_norm) {

@@ -17,20 +17,22 @@ size_t aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kA
 }  // namespace
 
 void check(cudaError_t status, const char* what) {
+  if (status != cudaSuccess) static_cast<void>(cudaGetLastError());  // it is told here, and is none of later calls
   QAT_CHECK(status == cudaSuccess, "the GPU: {}: {}", what, cudaGetErrorString(status));
 }
 
 DeviceMemory::DeviceMemory(size_t bytes) {
   void* data = nullptr;
   const cudaError_t status = cudaMalloc(&data, std::max<size_t>(bytes, 1));
+  if (status != cudaSuccess) static_cast<void>(cudaGetLastError());
   QAT_CHECK(status == cudaSuccess, "the GPU has no {} bytes of memory left ({}): choose a smaller batch", bytes,
             cudaGetErrorString(status));
-  data_ = static_cast<std::byte*>(data);
+  data_.reset(static_cast<std::byte*>(data));
   check(cudaMemset(data, 0, bytes), "clearing memory");
   check(cudaDeviceSynchronize(), "clearing memory");  // which streams of ours would not wait for
 }
 
-DeviceMemory::~DeviceMemory() { cudaFree(data_); }
+void DeviceMemory::Free::operator()(std::byte* data) const { cudaFree(data); }
 
 std::byte* Arena::bytes(size_t count) {
   const size_t needed = std::max(aligned(count), kAlignment);

@@ -24,13 +24,13 @@ inline constexpr size_t kAlignment = 256;
 class DeviceMemory {
  public:
   explicit DeviceMemory(size_t bytes);
-  ~DeviceMemory();
-  DeviceMemory(const DeviceMemory&) = delete;
-  DeviceMemory& operator=(const DeviceMemory&) = delete;
-  std::byte* data() const { return data_; }
+  std::byte* data() const { return data_.get(); }
 
  private:
-  std::byte* data_ = nullptr;
+  struct Free {
+    void operator()(std::byte* data) const;
+  };
+  std::unique_ptr<std::byte, Free> data_;
 };
 
 /// Pieces that live as long as it does: parameters, and the small arrays between passes.

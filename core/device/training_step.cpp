@@ -19,34 +19,38 @@ namespace {
 /// Batches that the CPU may be ahead of the GPU.
 constexpr int kStaged = 2;
 
+template <auto kRelease>
+struct Release {
+  template <class T>
+  void operator()(T* resource) const {
+    kRelease(resource);
+  }
+};
+
 /// Memory of the host that the GPU copies from by itself, and when it has done so.
 class Staging {
  public:
   explicit Staging(size_t bytes) {
     void* data = nullptr;
     check(cudaMallocHost(&data, bytes), "page-locked memory");
-    data_ = static_cast<std::byte*>(data);
-    check(cudaEventCreateWithFlags(&copied_, cudaEventDisableTiming), "an event");
+    data_.reset(static_cast<std::byte*>(data));
+    cudaEvent_t event = nullptr;
+    check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "an event");
+    copied_.reset(event);
   }
-  ~Staging() {
-    cudaEventDestroy(copied_);
-    cudaFreeHost(data_);
-  }
-  Staging(const Staging&) = delete;
-  Staging& operator=(const Staging&) = delete;
 
   std::byte* wait() {
-    check(cudaEventSynchronize(copied_), "an earlier step");
-    return data_;
+    check(cudaEventSynchronize(copied_.get()), "an earlier step");
+    return data_.get();
   }
   void copy(std::byte* to, size_t bytes, cudaStream_t stream) {
-    check(cudaMemcpyAsync(to, data_, bytes, cudaMemcpyHostToDevice, stream), "copying a batch to it");
-    check(cudaEventRecord(copied_, stream), "an event");
+    check(cudaMemcpyAsync(to, data_.get(), bytes, cudaMemcpyHostToDevice, stream), "copying a batch to it");
+    check(cudaEventRecord(copied_.get(), stream), "an event");
   }
 
  private:
-  std::byte* data_ = nullptr;
-  cudaEvent_t copied_ = nullptr;
+  std::unique_ptr<std::byte, Release<cudaFreeHost>> data_;
+  std::unique_ptr<CUevent_st, Release<cudaEventDestroy>> copied_;
 };
 
 /// Where the parts of a batch lie behind each other.
@@ -70,7 +74,8 @@ struct SizedStep {
   Program program;
   std::vector<std::unique_ptr<Staging>> staging;
   size_t next = 0;
-  std::unique_ptr<Graph> graph;
+  bool has_run = false;
+  std::unique_ptr<Graph> graph;  // from the second run on
 };
 
 class Step final : public TrainingStep {
@@ -82,16 +87,15 @@ class Step final : public TrainingStep {
     QAT_CHECK(network.output >= 0 && network.output < std::ssize(network.layers),
               "a network for the GPU has an output");
     for (const int64_t size : network.layers[0].sizes) image_ *= size;
-    check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "a stream");
+    cudaStream_t stream = nullptr;
+    check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "a stream");
+    owned_stream_.reset(stream);
+    stream_ = stream;
     shared_.failed = arena_.make<int32_t>(1);
     shared_.totals = arena_.make<ops::cuda::LossTotals>(1);
     list_parameters(parameters);
   }
-  ~Step() override {
-    cudaStreamSynchronize(stream_);
-    steps_.clear();
-    cudaStreamDestroy(stream_);
-  }
+  ~Step() override { cudaStreamSynchronize(stream_); }
 
   void upload() override {
     wait();
@@ -107,6 +111,10 @@ class Step final : public TrainingStep {
     QAT_CHECK(batch.size > 0, "a batch for the GPU has no samples");
     SizedStep& step = sized(batch.size);
     stage(step, batch, rates);
+    if (!std::exchange(step.has_run, true)) {  // kernel by kernel: their errors have a place, and CUDA loads them
+      step.program.run(stream_);
+      return;
+    }
     if (!step.graph) step.graph = std::make_unique<Graph>(stream_, [&] { step.program.run(stream_); });
     step.graph->launch(stream_);
   }
@@ -197,7 +205,7 @@ class Step final : public TrainingStep {
             return;
           }
           adam(list_, {options_.beta1, options_.beta2, options_.eps, options_.optimizer == Options::Optimizer::kAdamw},
-               clipping, numbers->rates, numbers->corrections, failed, run.stream);
+               clipping, numbers->rates, numbers->corrections[0], failed, run.stream);
         });
   }
 
@@ -209,9 +217,12 @@ class Step final : public TrainingStep {
     StepNumbers numbers;
     numbers.rates[0] = rates.learning_rate, numbers.rates[1] = rates.quantizer_learning_rate;
     numbers.share = batch.others == nullptr ? 1.0f : batch.share;
-    const auto update = static_cast<double>(rates.update);
-    numbers.corrections[0] = 1 - std::pow(options_.beta1, update);
-    numbers.corrections[1] = std::sqrt(1 - std::pow(options_.beta2, update));
+    const int64_t updates[] = {rates.update, rates.quantizer_update};
+    for (size_t i = 0; i < 2; ++i) {
+      const auto update = static_cast<double>(updates[i]);
+      numbers.corrections[i][0] = 1 - std::pow(options_.beta1, update);
+      numbers.corrections[i][1] = std::sqrt(1 - std::pow(options_.beta2, update));
+    }
     std::memcpy(to + layout.numbers, &numbers, sizeof(numbers));
     for (size_t i = 0; i < network_.layers.size(); ++i) {
       const uint64_t key = hash(rates.key, i);
@@ -227,6 +238,7 @@ class Step final : public TrainingStep {
   const Network network_;
   const Options options_;
   int64_t image_ = 1;
+  std::unique_ptr<CUstream_st, Release<cudaStreamDestroy>> owned_stream_;
   cudaStream_t stream_ = nullptr;
   Arena arena_;
   State state_;

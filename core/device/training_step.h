@@ -66,24 +66,45 @@ struct BatchNorm {
   bool running_statistics = false;  // normalizes with the running ones
 };
 
-enum class LayerKind { kInput, kConvolution, kAdd, kRelu, kMaxPool, kGlobalAveragePool, kFlatten, kDropout };
+enum class LayerKind {
+  kInput,
+  kConvolution,  // linear layers too
+  kAdd,
+  kMultiply,  // the second operand may be [channels, 1, 1]
+  kRelu,
+  kTable,   // a function of one code
+  kConcat,  // along channels; of one input: another quantizer
+  kMaxPool,
+  kAveragePool,
+  kGlobalAveragePool,
+  kFlatten,
+  kMoveChannels,
+  kDropout
+};
+
+/// Those of which a GPU's arithmetic is the CPU's (ops::cuda::Function).
+enum class Function { kIdentity, kLeakyRelu, kHardsigmoid, kHardswish };
 
 struct Layer {
   LayerKind kind = LayerKind::kInput;
   std::string name;
-  std::vector<int> inputs;                // earlier layers
-  std::vector<int64_t> sizes;             // of the output: [channels, height, width], or [features]
-  std::optional<OutputQuantizer> output;  // none: the input's parameters, or float values (a convolution's)
-  ops::ConvGeometry geometry;             // kConvolution, linear layers too; the batch is not read
-  HostMemory weight, bias;                // kConvolution: float
-  WeightQuantizer weight_quantizer;       // kConvolution
-  std::optional<BatchNorm> batch_norm;    // kConvolution
-  bool gain_in_codes = false;             // kConvolution: batch norm's running gain is multiplied into the weight
-  bool live = false;                      // kConvolution: batch norm takes the batch's statistics
-  bool relu = false;                      // kConvolution, kAdd
-  ops::PoolGeometry pool;                 // kMaxPool; the batch is not read
-  double dropout = 0;                     // kDropout: the probability
-  bool drops_samples = false;             // kDropout: whole samples
+  std::vector<int> inputs;                  // earlier layers
+  std::vector<int64_t> sizes;               // of the output: [channels, height, width], or [features]
+  std::optional<OutputQuantizer> output;    // none: the input's parameters, or float values (a convolution's)
+  ops::ConvGeometry geometry;               // kConvolution, linear layers too; the batch is not read
+  HostMemory weight, bias;                  // kConvolution: float
+  WeightQuantizer weight_quantizer;         // kConvolution
+  std::optional<BatchNorm> batch_norm;      // kConvolution
+  bool gain_in_codes = false;               // kConvolution: batch norm's running gain is multiplied into the weight
+  bool live = false;                        // kConvolution: batch norm takes the batch's statistics
+  bool relu = false;                        // kConvolution, kAdd
+  ops::PoolGeometry pool;                   // kMaxPool, kAveragePool; the batch is not read
+  bool count_include_pad = true;            // kAveragePool
+  Function function = Function::kIdentity;  // kTable
+  float slope = 0;                          // kTable: of kLeakyRelu below zero
+  std::vector<int32_t> channels_from;       // kMoveChannels: the input's channel of each of the output's
+  double dropout = 0;                       // kDropout: the probability
+  bool drops_samples = false;               // kDropout: whole samples
 };
 
 struct Network {
@@ -124,8 +145,8 @@ struct Batch {
 
 struct Rates {
   float learning_rate = 0, quantizer_learning_rate = 0;
-  int64_t update = 1;  // the number of this update, from 1: adam's corrections
-  uint64_t key = 0;    // of the step's random numbers
+  int64_t update = 1, quantizer_update = 1;  // the number of this update, from 1: adam's corrections
+  uint64_t key = 0;                          // of the step's random numbers
 };
 
 struct Totals {

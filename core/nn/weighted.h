@@ -53,6 +53,7 @@ class WeightedLayer : public QLayer {
   void set_memory(autograd::Memory memory) { memory_ = memory; }
   /// Sums of products saturate: ops/convolve_saturating.h.
   void set_saturates(bool saturates) { saturates_ = saturates; }
+  bool saturates() const { return saturates_; }
   void set_batch_norm_mode(BatchNormMode mode) { mode_ = mode; }
 
   /// Moves batch norm into the weight; what is left of it is the addition of beta. The function in evaluation stays,

@@ -53,6 +53,50 @@ void store(float t, float lo, float hi, int32_t offset, Code* y, uint8_t* flag) 
   if (flag != nullptr) *flag = static_cast<uint8_t>((t >= lo) & (t <= hi));
 }
 
+void check_average(const PoolGeometry& g, const char* name) {
+  QAT_CHECK(g.dilation_h == 1 && g.dilation_w == 1, "{}: dilation must be 1, found {}x{}", name, g.dilation_h,
+            g.dilation_w);
+  QAT_CHECK(g.pad_top < g.kernel_h && g.pad_bottom < g.kernel_h && g.pad_left < g.kernel_w && g.pad_right < g.kernel_w,
+            "{}: padding must be smaller than the kernel ({}x{}), found [{}, {}, {}, {}]", name, g.kernel_h, g.kernel_w,
+            g.pad_top, g.pad_left, g.pad_bottom, g.pad_right);
+}
+
+/// A window of the whole map: a global average pool.
+bool is_whole(const PoolGeometry& g) {
+  return g.kernel_h == g.in_h && g.kernel_w == g.in_w && g.pad_top + g.pad_left + g.pad_bottom + g.pad_right == 0;
+}
+
+/// Calls take(row of the output, its first element, how many, their means) for channels of all windows, on all threads;
+/// one thread takes a row.
+template <class Code, class Take>
+void for_means(const PoolGeometry& g, bool count_include_pad, const Code* x, float scale_x, int32_t zero_x,
+               const Take& take) {
+  const int64_t out_h = g.out_h(), out_w = g.out_w(), channels = g.channels;
+#pragma omp parallel for schedule(static) if (is_large(g))
+  for (int64_t row = 0; row < g.batch * out_h; ++row) {
+    const int64_t n = row / out_h, oh = row % out_h;
+    for (int64_t ow = 0; ow < out_w; ++ow) {
+      const Window w(g, oh, ow);
+      const int64_t valid = (w.rows.end - w.rows.begin) * (w.columns.end - w.columns.begin);
+      const auto count = static_cast<float>(count_include_pad ? g.kernel_h * g.kernel_w : valid);
+      for (int64_t first = 0; first < channels; first += kChannels) {
+        const int64_t width = std::min(kChannels, channels - first);
+        std::array<float, kChannels> mean;
+        std::fill_n(mean.begin(), width, 0.0f);
+        for (int64_t kh = w.rows.begin; kh < w.rows.end; ++kh) {
+          for (int64_t kw = w.columns.begin; kw < w.columns.end; ++kw) {
+            const int64_t ih = w.rows.origin + kh, iw = w.columns.origin + kw;
+            const Code* pixel = x + ((n * g.in_h + ih) * g.in_w + iw) * channels + first;
+            for (int64_t c = 0; c < width; ++c) mean[c] += scale_x * static_cast<float>(pixel[c] - zero_x);
+          }
+        }
+        for (int64_t c = 0; c < width; ++c) mean[c] /= count;
+        take(row, (row * out_w + ow) * channels + first, width, mean.data());
+      }
+    }
+  }
+}
+
 /// Calls take(sample * channels + channel, sum of q - z) for all samples and channels, on all threads.
 template <class Code, class Take>
 void for_channel_sums(const Code* x, int64_t batch, int64_t pixels, int64_t channels, int32_t zero_x,
@@ -141,47 +185,39 @@ void max_pool_gradient(const PoolGeometry& g, const float* dy, const uint16_t* w
 template <class Code>
 void average_pool(const PoolGeometry& g, bool count_include_pad, const Code* x, float scale_x, int32_t zero_x,
                   float scale_y, CodeRange range, Code* y, uint8_t* inside) {
-  QAT_CHECK(g.dilation_h == 1 && g.dilation_w == 1, "average_pool: dilation must be 1, found {}x{}", g.dilation_h,
-            g.dilation_w);
-  QAT_CHECK(g.pad_top < g.kernel_h && g.pad_bottom < g.kernel_h && g.pad_left < g.kernel_w && g.pad_right < g.kernel_w,
-            "average_pool: padding must be smaller than the kernel ({}x{}), found [{}, {}, {}, {}]", g.kernel_h,
-            g.kernel_w, g.pad_top, g.pad_left, g.pad_bottom, g.pad_right);
-  if (g.kernel_h == g.in_h && g.kernel_w == g.in_w && g.pad_top + g.pad_left + g.pad_bottom + g.pad_right == 0) {
+  check_average(g, "average_pool");
+  if (is_whole(g)) {
     return global_average_pool(x, g.batch, g.in_h * g.in_w, g.channels, scale_x, zero_x, scale_y, range, y, nullptr,
                                inside);
   }
-  const int64_t out_h = g.out_h(), out_w = g.out_w(), channels = g.channels, rows = g.batch * out_h;
+  const int64_t n = g.batch * g.out_h() * g.out_w() * g.channels;
   const auto lo = static_cast<float>(range.lo), hi = static_cast<float>(range.hi);
   const auto zero_y = static_cast<float>(range.zero_point);
-  std::vector<uint8_t> flags(inside == nullptr ? 0 : rows * out_w * channels);
-#pragma omp parallel for schedule(static) if (is_large(g))
-  for (int64_t row = 0; row < rows; ++row) {
-    const int64_t n = row / out_h, oh = row % out_h;
-    for (int64_t ow = 0; ow < out_w; ++ow) {
-      const Window w(g, oh, ow);
-      const int64_t valid = (w.rows.end - w.rows.begin) * (w.columns.end - w.columns.begin);
-      const auto count = static_cast<float>(count_include_pad ? g.kernel_h * g.kernel_w : valid);
-      for (int64_t first = 0; first < channels; first += kChannels) {
-        const int64_t width = std::min(kChannels, channels - first);
-        std::array<float, kChannels> sum;
-        std::fill_n(sum.begin(), width, 0.0f);
-        for (int64_t kh = w.rows.begin; kh < w.rows.end; ++kh) {
-          for (int64_t kw = w.columns.begin; kw < w.columns.end; ++kw) {
-            const int64_t ih = w.rows.origin + kh, iw = w.columns.origin + kw;
-            const Code* pixel = x + ((n * g.in_h + ih) * g.in_w + iw) * channels + first;
-            for (int64_t c = 0; c < width; ++c) sum[c] += scale_x * static_cast<float>(pixel[c] - zero_x);
-          }
-        }
-        const int64_t at = (row * out_w + ow) * channels + first;
-        for (int64_t c = 0; c < width; ++c) {
-          const float mean = sum[c] / count;
-          const float scaled = mean / scale_y;
-          store(scaled + zero_y, lo, hi, 0, y + at + c, inside == nullptr ? nullptr : &flags[at + c]);
-        }
-      }
+  std::vector<uint8_t> flags(inside == nullptr ? 0 : n);
+  for_means(g, count_include_pad, x, scale_x, zero_x, [&](int64_t, int64_t at, int64_t width, const float* mean) {
+    for (int64_t c = 0; c < width; ++c) {
+      const float scaled = mean[c] / scale_y;
+      store(scaled + zero_y, lo, hi, 0, y + at + c, inside == nullptr ? nullptr : &flags[at + c]);
     }
-  }
-  if (inside != nullptr) pack_mask(flags.data(), rows * out_w * channels, inside);
+  });
+  if (inside != nullptr) pack_mask(flags.data(), n, inside);
+}
+
+template <class Code>
+std::pair<double, double> average_range(const PoolGeometry& g, bool count_include_pad, const Code* x, float scale_x,
+                                        int32_t zero_x) {
+  check_average(g, "average_range");
+  const int64_t rows = g.batch * g.out_h();
+  QAT_CHECK(rows * g.out_w() * g.channels > 0, "average_range: no elements have no range");
+  if (is_whole(g)) return global_average_range(x, g.batch, g.in_h * g.in_w, g.channels, scale_x, zero_x);
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  std::vector<float> least(rows, kInfinity), most(rows, -kInfinity);
+  for_means(g, count_include_pad, x, scale_x, zero_x, [&](int64_t row, int64_t, int64_t width, const float* mean) {
+    const auto [lo, hi] = std::minmax_element(mean, mean + width);
+    least[row] = std::min(least[row], *lo);
+    most[row] = std::max(most[row], *hi);
+  });
+  return {std::ranges::min(least), std::ranges::max(most)};
 }
 
 template <class Code>
@@ -213,6 +249,7 @@ std::pair<double, double> global_average_range(const Code* x, int64_t batch, int
   template void max_pool<Code>(const PoolGeometry&, const Code*, Code*, uint16_t*);                                 \
   template void average_pool<Code>(const PoolGeometry&, bool, const Code*, float, int32_t, float, CodeRange, Code*, \
                                    uint8_t*);                                                                       \
+  template std::pair<double, double> average_range<Code>(const PoolGeometry&, bool, const Code*, float, int32_t);   \
   template void global_average_pool<Code>(const Code*, int64_t, int64_t, int64_t, float, int32_t, float, CodeRange, \
                                           Code*, int32_t*, uint8_t*);                                               \
   template std::pair<double, double> global_average_range<Code>(const Code*, int64_t, int64_t, int64_t, float, int32_t);

@@ -37,6 +37,12 @@ template <class Code>
 void average_pool(const PoolGeometry& g, bool count_include_pad, const Code* x, float scale_x, int32_t zero_x,
                   float scale_y, CodeRange range, Code* y, uint8_t* inside = nullptr);
 
+/// Smallest and largest mean v of average_pool, before the division by s_y; global_average_range where the window is of
+/// the whole map without padding. There must be an output.
+template <class Code>
+std::pair<double, double> average_range(const PoolGeometry& g, bool count_include_pad, const Code* x, float scale_x,
+                                        int32_t zero_x);
+
 /// acc = sum (q - z_x) in int32; m = fl32(s_x / fl32(s_y * float(pixels))); y = rne(clip(fl32(float(acc) * m))) + z_y.
 /// acc (optional) [batch][channels] keeps the sums. inside as above on t = float(acc) * m.
 template <class Code>

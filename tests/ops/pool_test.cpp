@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "core/base/error.h"
@@ -146,6 +148,67 @@ TEST(average_pool, refuses_windows_without_a_pixel) {
   PoolGeometry g = geometry(5, 5, 2, 1);
   g.dilation_h = 2;
   EXPECT_THROW(average_pool(g, false, &x, 1.0f, 0, 1.0f, {0, 255, 0}, &y), Error);
+}
+
+TEST(average_range, of_means_before_they_are_codes) {
+  // Values 0, 2.5, 49.5, and 1, 1.5, 0.5: means 52 / 3, rounded to float, and 1.
+  const std::vector<uint8_t> x{1, 6, 100, 3, 4, 2};
+  PoolGeometry g = geometry(1, 6, 3, 3);
+  g.kernel_h = g.stride_h = 1;
+  EXPECT_EQ(average_range(g, false, x.data(), 0.5f, 1), (std::pair<double, double>(1.0f, 52.0f / 3)));
+  g.in_w = 2, g.kernel_w = 2, g.stride_w = 2, g.pad_left = g.pad_right = 1;  // windows of one pixel
+  EXPECT_EQ(average_range(g, false, x.data(), 0.5f, 0), std::pair(0.5, 3.0));
+  EXPECT_EQ(average_range(g, true, x.data(), 0.5f, 0), std::pair(0.25, 1.5));
+  EXPECT_EQ(average_range(g, true, x.data(), 0.5f, 255), std::pair(-63.5, -62.25));
+}
+
+TEST(average_range, is_that_of_every_window) {
+  // More channels than are summed at once, and enough for several threads; an end is in the last channel, or row.
+  PoolGeometry g = geometry(13, 11, 3, 2, 1, true);
+  g.batch = 3, g.channels = 301;
+  std::vector<uint8_t> x(g.batch * g.in_h * g.in_w * g.channels);
+  for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<uint8_t>((i * 2654435761u) >> 24);
+  for (int64_t pixel = 0; pixel < 2; ++pixel) x[pixel * g.channels + 300] = 255;
+  x.back() = 0;
+  for (const bool count_include_pad : {false, true}) {
+    float lo = 1e9f, hi = -1e9f;
+    for (int64_t n = 0; n < g.batch; ++n) {
+      for (int64_t oh = 0; oh < g.out_h(); ++oh) {
+        for (int64_t ow = 0; ow < g.out_w(); ++ow) {
+          for (int64_t c = 0; c < g.channels; ++c) {
+            float sum = 0, count = 0;
+            for (int64_t tap = 0; tap < 9; ++tap) {
+              const int64_t ih = oh * 2 - 1 + tap / 3, iw = ow * 2 - 1 + tap % 3;
+              if (ih < 0 || ih >= g.in_h || iw < 0 || iw >= g.in_w) continue;
+              sum += 0.0137f * static_cast<float>(x[((n * g.in_h + ih) * g.in_w + iw) * g.channels + c] - 77);
+              ++count;
+            }
+            const float mean = sum / (count_include_pad ? 9.0f : count);
+            lo = std::min(lo, mean), hi = std::max(hi, mean);
+          }
+        }
+      }
+    }
+    EXPECT_EQ(average_range(g, count_include_pad, x.data(), 0.0137f, 77), (std::pair<double, double>(lo, hi)));
+  }
+}
+
+TEST(average_range, of_the_whole_map_is_a_global_average_pool_s) {
+  const std::vector<int8_t> x{-1, 5, 3, 8};
+  const double mean = static_cast<double>(0.1f) * 15 / 4;  // in double; float would round
+  EXPECT_EQ(average_range(geometry(2, 2, 2, 2), true, x.data(), 0.1f, 0), std::pair(mean, mean));
+}
+
+TEST(average_range, refuses_what_has_no_means) {
+  const uint8_t x = 0;
+  EXPECT_THROW(average_range(geometry(1, 1, 1, 1, 1), false, &x, 1.0f, 0), Error);
+  EXPECT_THROW(average_range(geometry(1, 1, 2, 1), false, &x, 1.0f, 0), Error);
+  PoolGeometry g = geometry(5, 5, 2, 1);
+  g.dilation_w = 2;
+  EXPECT_THROW(average_range(g, false, &x, 1.0f, 0), Error);
+  g = geometry(5, 5, 2, 1);
+  g.batch = 0;
+  EXPECT_THROW(average_range(g, false, &x, 1.0f, 0), Error);
 }
 
 TEST(global_average_pool, rounds_before_adding_the_zero_point) {

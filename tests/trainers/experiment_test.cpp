@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "core/base/error.h"
-#include "trainers/gpu_library.h"
 
 namespace qat::trainers {
 namespace {
@@ -43,14 +42,6 @@ std::string with(const std::string& from, const std::string& to) {
   const size_t at = text.find(from);
   EXPECT_NE(at, std::string::npos) << from;
   return text.replace(at, from.size(), to);
-}
-
-TEST(Experiment, CudaNeedsAGpu) {
-  std::string reason;
-  if (count_gpus(&reason) > 0) GTEST_SKIP() << "this machine has one";
-  EXPECT_FALSE(reason.empty());
-  EXPECT_EQ(complaint(kMinimal, {"device=cuda"}), "--set device=cuda: device: cuda cannot be used: " + reason);
-  EXPECT_EQ(load(kMinimal, {"device=auto"}).device, "cpu");
 }
 
 TEST(Experiment, DefaultsAreFilledIn) {

@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kMostThreads)
   // Neighbours, so that the ends are joined in the order of the channels.
   const int64_t each = (channels + blockDim.x - 1) / blockDim.x, begin = threadIdx.x * each;
   const int64_t end = begin + each < channels ? begin + each : channels;
-  Ends ends = Ends::none();
+  RangeEnds ends = RangeEnds::none();
   for (int64_t c = begin; c < end; ++c) {
     const Real real = layer.prepare(c, failed);
     if (compact.middle != nullptr) write_compact(compact, c, min[c], max[c]);

@@ -19,7 +19,7 @@ __global__ void follow_ends(const double* ends, bool relu, FollowedRange range, 
 }
 
 /// ends [blocks]: each of the values that its threads take.
-__global__ void __launch_bounds__(kThreads) block_range(const float* x, int64_t n, bool aligned, Ends* ends) {
+__global__ void __launch_bounds__(kThreads) block_range(const float* x, int64_t n, bool aligned, RangeEnds* ends) {
   float least = static_cast<float>(kInfinity), most = -least;
   bool is_nan = false;
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads * kEight;
@@ -35,12 +35,12 @@ __global__ void __launch_bounds__(kThreads) block_range(const float* x, int64_t 
       is_nan = is_nan || v != v;
     }
   }
-  const Ends joined = block_ends(is_nan ? Ends{kNan, kNan} : Ends{least, most});
+  const RangeEnds joined = block_ends(is_nan ? RangeEnds{kNan, kNan} : RangeEnds{least, most});
   if (threadIdx.x == 0) ends[blockIdx.x] = joined;
 }
 
-__global__ void __launch_bounds__(kThreads) join_ranges(const Ends* parts, int64_t count, Ends* ends) {
-  Ends joined = Ends::none();
+__global__ void __launch_bounds__(kThreads) join_ranges(const RangeEnds* parts, int64_t count, RangeEnds* ends) {
+  RangeEnds joined = RangeEnds::none();
   for (int64_t i = threadIdx.x; i < count; i += kThreads) joined.join(parts[i]);
   joined = block_ends(joined);
   if (threadIdx.x == 0) *ends = joined;
@@ -53,13 +53,13 @@ void follow_range(const double* ends, bool relu, const FollowedRange& range, int
   launch_kernel("follow_range", follow_ends, 1, 1, 0, stream, ends, relu, range, failed);
 }
 
-size_t values_range_scratch(int64_t n) { return static_cast<size_t>(blocks_of(n)) * sizeof(Ends); }
+size_t values_range_scratch(int64_t n) { return static_cast<size_t>(blocks_of(n)) * sizeof(RangeEnds); }
 
 void values_range(const float* x, int64_t n, double* ends, void* scratch, cudaStream_t stream) {
   require(n > 0, "values_range", "no values have no range");
   const int64_t blocks = blocks_of(n);
-  auto* all = reinterpret_cast<Ends*>(ends);
-  Ends* parts = blocks == 1 ? all : static_cast<Ends*>(scratch);
+  auto* all = reinterpret_cast<RangeEnds*>(ends);
+  RangeEnds* parts = blocks == 1 ? all : static_cast<RangeEnds*>(scratch);
   launch_kernel("values_range", block_range, static_cast<unsigned>(blocks), kThreads, 0, stream, x, n, aligned(x),
                 parts);
   if (blocks > 1) launch_kernel("values_range", join_ranges, 1, kThreads, 0, stream, parts, blocks, all);

@@ -12,10 +12,10 @@ inline constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 __device__ inline bool is_finite(double x) { return fabs(x) < kInfinity; }
 
-struct Ends {
-  static __device__ Ends none() { return {kInfinity, -kInfinity}; }
+struct RangeEnds {
+  static __device__ RangeEnds none() { return {kInfinity, -kInfinity}; }
   /// Of equal ends, which zeros of both signs are, the earlier one stays; NaN stays too.
-  __device__ void join(const Ends& later) {
+  __device__ void join(const RangeEnds& later) {
     if (later.min < min || later.min != later.min) min = later.min;
     if (later.max > max || later.max != later.max) max = later.max;
   }
@@ -24,7 +24,7 @@ struct Ends {
 
 /// Those of all threads of a block of whole warps, for its first thread, joined in the order of the threads. All
 /// threads call it.
-__device__ inline Ends block_ends(Ends ends) {
+__device__ inline RangeEnds block_ends(RangeEnds ends) {
   __shared__ double least[32], most[32];  // of each warp
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
   // A lane whose number is a multiple of 2 * bit joins its own and its neighbour's; what the others get is not used.
@@ -38,7 +38,7 @@ __device__ inline Ends block_ends(Ends ends) {
   if (lane == 0) least[warp] = ends.min, most[warp] = ends.max;
   __syncthreads();
   if (warp > 0) return ends;
-  ends = lane < static_cast<int>(blockDim.x) / 32 ? Ends{least[lane], most[lane]} : Ends::none();
+  ends = lane < static_cast<int>(blockDim.x) / 32 ? RangeEnds{least[lane], most[lane]} : RangeEnds::none();
   join_warp();
   return ends;
 }
@@ -79,7 +79,7 @@ __device__ inline ScaleZero scale_of(const FollowedRange& f, double min, double 
 }
 
 /// follow_range(), by one thread.
-__device__ inline void follow(Ends ends, bool relu, const FollowedRange& f, int32_t* failed) {
+__device__ inline void follow(RangeEnds ends, bool relu, const FollowedRange& f, int32_t* failed) {
   if (relu && ends.min < 0) ends.min = 0;
   if (relu && ends.max < 0) ends.max = 0;
   const int64_t batches = *f.batches;

@@ -145,8 +145,8 @@ struct Adam {
   struct Step {
     __device__ Step(const Adam& method, const ParameterUpdate& u, float rate)
         : m(method),
-          spread(static_cast<float>(m.corrections[1])),
-          length(static_cast<float>(-static_cast<double>(rate) / m.corrections[0])),
+          spread(static_cast<float>(m.corrections[2 * u.rate + 1])),
+          length(static_cast<float>(-static_cast<double>(rate) / m.corrections[2 * u.rate])),
           kept(static_cast<float>(1.0 - static_cast<double>(rate) * u.weight_decay)) {}
 
     /// LibTorch's lerp: exact at both ends.

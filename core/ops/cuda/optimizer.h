@@ -54,8 +54,8 @@ struct SgdOptions {
 void sgd(const UpdateList& list, const SgdOptions& options, const GradientClipping& clipping, const float* rates,
          const int32_t* failed, cudaStream_t stream);
 
-/// corrections [2] on the device: 1 - beta1^t and sqrt(1 - beta2^t). decoupled: adamw. As LibTorch's adam, but for the
-/// last bits. The caller holds betas as doubles.
+/// corrections on the device, for each learning rate two: 1 - beta1^t and sqrt(1 - beta2^t). decoupled: adamw. As
+/// LibTorch's adam, but for the last bits.
 struct AdamOptions {
   double beta1 = 0.9, beta2 = 0.999, eps = 1e-8;
   bool decoupled = false;

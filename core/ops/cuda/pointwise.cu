@@ -1,5 +1,6 @@
 #include <utility>
 
+#include "core/ops/cuda/broadcast.cuh"
 #include "core/ops/cuda/eights.cuh"
 #include "core/ops/cuda/pointwise.h"
 #include "core/ops/cuda/sums.cuh"
@@ -43,27 +44,6 @@ struct Mul {
 
   int32_t zero_a, zero_b;
   float m, zero_y, lo, hi;
-};
-
-/// The elements of small [batch][channels] that belong to a part of [batch][pixels][channels].
-struct Broadcast {
-  int64_t pixels, channels;
-  __device__ Eight<uint8_t> load(const uint8_t* small, const Part& part) const {
-    const int64_t pixel = quotient(part.begin, channels);
-    int64_t c = part.begin - pixel * channels, sample = quotient(pixel, pixels);
-    int64_t left = (sample + 1) * pixels - pixel;  // pixels of this sample
-    Eight<uint8_t> result = {};
-#pragma unroll
-    for (int k = 0; k < kEight; ++k) {
-      if (k < part.count) result.at[k] = small[sample * channels + c];
-      if (++c < channels) continue;
-      c = 0;
-      if (--left > 0) continue;
-      ++sample;
-      left = pixels;
-    }
-    return result;
-  }
 };
 
 /// g (y - value), where outside g (y - z).

@@ -49,6 +49,24 @@ size_t add_range_scratch(int64_t n);
 void add_range(const uint8_t* a, const uint8_t* b, int64_t n, const BinaryParams& p, double* ends, void* scratch,
                cudaStream_t stream);
 
+/// Bytes of scratch memory that mul_range needs; aligned to 16.
+size_t mul_range_scratch(int64_t batch, int64_t pixels, int64_t channels);
+
+/// ends [2] = smallest and largest product fl32(real a * real b), b [batch][channels] where broadcast; scale_y and
+/// range are not read, and a zero may have the other sign. There must be an element.
+void mul_range(const uint8_t* a, const uint8_t* b, int64_t batch, int64_t pixels, int64_t channels, bool broadcast,
+               const BinaryParams& p, double* ends, void* scratch, cudaStream_t stream);
+
+/// Bytes of scratch memory that mul_gradient needs; aligned to 16.
+size_t mul_gradient_scratch(int64_t batch, int64_t pixels, int64_t channels, bool broadcast);
+
+/// The gradients of a mul (core/autograd/pointwise.cpp, MulBackward). da, or null: as a. db, or null: as b, summed over
+/// the pixels where broadcast. ds [1], or null: of the output scale; y is read for it alone. Sums are made in double in
+/// a fixed order, of terms in float.
+void mul_gradient(const float* g, const uint8_t* a, const uint8_t* b, int64_t batch, int64_t pixels, int64_t channels,
+                  bool broadcast, const BinaryParams& p, float* da, float* db, const uint8_t* y, double* ds,
+                  void* scratch, cudaStream_t stream);
+
 /// into += x (n floats).
 void add_values(const float* x, int64_t n, float* into, cudaStream_t stream);
 

@@ -1,51 +1,53 @@
 // The functions of pointwise.h that only training needs.
-#include <algorithm>
-#include <limits>
-
-#include "core/ops/cuda/block.cuh"
+#include "core/ops/cuda/broadcast.cuh"
 #include "core/ops/cuda/eights.cuh"
 #include "core/ops/cuda/pointwise.h"
+#include "core/ops/cuda/shares.cuh"
 
 namespace qat::ops::cuda {
 namespace {
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
+/// Real values joined.
+struct SumOfReals {
+  __device__ float operator()(float a, float b) const { return a + b; }
+};
+struct ProductOfReals {
+  __device__ float operator()(float a, float b) const { return a * b; }
+};
 
-/// Blocks that share the elements of a range: as many as an H100 runs at once. How they are shared does not change the
-/// result.
-constexpr int64_t kRangeBlocks = 1024;
-
-int64_t range_blocks(int64_t n) { return std::min(divide_up(n, kThreads * kEight), kRangeBlocks); }
-
-/// partial [blocks]: the ends of the sums that each block takes.
+/// partial [blocks]: the ends of the values that each block takes. broadcast: b is small.
+template <class Join>
 __global__ void __launch_bounds__(kThreads)
-    range_of_sums(const uint8_t* a, const uint8_t* b, int64_t n, bool aligned, BinaryParams p, Ends<float>* partial) {
+    range_of_pairs(const uint8_t* a, const uint8_t* b, int64_t n, bool aligned, bool broadcast, Broadcast small,
+                   BinaryParams p, Ends<float>* partial) {
   const float scale_a = *p.scale_a, scale_b = *p.scale_b;
   const int32_t zero_a = *p.zero_a, zero_b = *p.zero_b;
-  Ends<float> ends{kInfinity, -kInfinity};
-  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads * kEight;
-  for (int64_t i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kEight; i < n; i += step) {
-    const Part part{i, n - i < kEight ? static_cast<int>(n - i) : kEight, aligned};
-    const Eight<uint8_t> left = load(a, part), right = load(b, part);
+  Ends<float> ends = no_ends<float>();
+  for_share(n, aligned, [&](const Part& part) {
+    const Eight<uint8_t> left = load(a, part), right = broadcast ? small.load(b, part) : load(b, part);
 #pragma unroll
     for (int k = 0; k < kEight; ++k) {
       const float real_a = scale_a * static_cast<float>(left.at[k] - zero_a);
       const float real_b = scale_b * static_cast<float>(right.at[k] - zero_b);
-      if (k < part.count) ends.add(real_a + real_b);
+      if (k < part.count) ends.add(Join()(real_a, real_b));
     }
-  }
-  const Ends<float> all = joined<kThreads>(ends);
-  if (threadIdx.x == 0) partial[blockIdx.x] = all;
+  });
+  keep_ends(ends, partial);
 }
 
-__global__ void __launch_bounds__(kThreads) join_ranges(const Ends<float>* partial, int64_t count, double* ends) {
-  Ends<float> mine{kInfinity, -kInfinity};
-  for (int64_t i = threadIdx.x; i < count; i += kThreads) mine.join(partial[i]);
-  const Ends<float> all = joined<kThreads>(mine);
-  if (threadIdx.x > 0) return;
-  ends[0] = all.lo;
-  ends[1] = all.hi;
+template <class Join>
+void pair_range(const char* kernel, const uint8_t* a, const uint8_t* b, int64_t n, bool broadcast,
+                const Broadcast& small, const BinaryParams& p, double* ends, void* scratch, cudaStream_t stream) {
+  require(n > 0, kernel, "no elements have no range");
+  const int64_t blocks = share_blocks(n);
+  const bool whole = broadcast ? aligned(a) : aligned(a, b);
+  auto* partial = static_cast<Ends<float>*>(scratch);
+  launch_kernel(kernel, range_of_pairs<Join>, static_cast<unsigned>(blocks), kThreads, 0, stream, a, b, n, whole,
+                broadcast, small, p, partial);
+  join_ends(kernel, partial, blocks, ends, stream);
 }
+
+size_t pair_range_scratch(int64_t n) { return static_cast<size_t>(share_blocks(n)) * sizeof(Ends<float>); }
 
 /// core/base/random.h's split_mix64.
 __device__ uint64_t split_mix64(uint64_t state, uint64_t index) {
@@ -113,16 +115,21 @@ void require_probability(double p, const char* kernel) {
 
 }  // namespace
 
-size_t add_range_scratch(int64_t n) { return static_cast<size_t>(range_blocks(n)) * sizeof(Ends<float>); }
+size_t add_range_scratch(int64_t n) { return pair_range_scratch(n); }
 
 void add_range(const uint8_t* a, const uint8_t* b, int64_t n, const BinaryParams& p, double* ends, void* scratch,
                cudaStream_t stream) {
-  require(n > 0, "add_range", "no elements have no range");
-  const int64_t blocks = range_blocks(n);
-  auto* partial = static_cast<Ends<float>*>(scratch);
-  launch_kernel("add_range", range_of_sums, static_cast<unsigned>(blocks), kThreads, 0, stream, a, b, n, aligned(a, b),
-                p, partial);
-  launch_kernel("add_range", join_ranges, 1, kThreads, 0, stream, partial, blocks, ends);
+  pair_range<SumOfReals>("add_range", a, b, n, false, {}, p, ends, scratch, stream);
+}
+
+size_t mul_range_scratch(int64_t batch, int64_t pixels, int64_t channels) {
+  return pair_range_scratch(batch * pixels * channels);
+}
+
+void mul_range(const uint8_t* a, const uint8_t* b, int64_t batch, int64_t pixels, int64_t channels, bool broadcast,
+               const BinaryParams& p, double* ends, void* scratch, cudaStream_t stream) {
+  pair_range<ProductOfReals>("mul_range", a, b, batch * pixels * channels, broadcast, {pixels, channels}, p, ends,
+                             scratch, stream);
 }
 
 void add_values(const float* x, int64_t n, float* into, cudaStream_t stream) {

@@ -255,18 +255,24 @@ TEST_F(CudaOptimizer, AdamIsThatOfThePapers) {
     }
     const Array<float> rates(kRates);
     const Array<int32_t> failed({0});
+    constexpr int kAhead = 3;  // updates that the parameters of the other rate have had more
     for (int t = 1; t <= 4; ++t) {
       int32_t flag = 0;
       const double norm_now = measured(network, clipping.clip_value, &flag);
       const Array<double> norm({norm_now});
-      const Array<double> corrections({1 - std::pow(options.beta1, t), std::sqrt(1 - std::pow(options.beta2, t))});
+      const auto correct = [&](double at) {
+        return std::pair(1 - std::pow(options.beta1, at), std::sqrt(1 - std::pow(options.beta2, at)));
+      };
+      const auto [first, second] = correct(t);
+      const auto [first_later, second_later] = correct(t + kAhead);
+      const Array<double> corrections({first, second, first_later, second_later});
       adam(network.list(), options, {clipping.clip_value, clipping.max_norm, norm.data()}, rates.data(),
            corrections.data(), failed.data(), nullptr);
       for (int i = 0; i < kParameters; ++i) {
         const ParameterUpdate& u = network.options[i];
         SCOPED_TRACE(fmt::format("step {}, parameter {}", t, i));
         const Values g = clipped(network.g[i], clipping.clip_value, clipping.max_norm, norm_now);
-        reference[i].step(options, u, g, t, kRates[u.rate]);
+        reference[i].step(options, u, g, t + (u.rate == 0 ? 0 : kAhead), kRates[u.rate]);
         expect_near(network.parameters[i]->host(), reference[i].p, 1e-6, 1e-6 * kRates[u.rate]);
         expect_near(network.firsts[i]->host(), reference[i].m, 1e-6, 1e-6);
         expect_near(network.seconds[i]->host(), reference[i].v, 1e-6, 1e-9);
@@ -282,7 +288,7 @@ TEST_F(CudaOptimizer, AdamsFirstStepHasTheRatesLength) {
       std::vector<ParameterUpdate>{{p.data(), g.data(), m.data(), v.data(), 3, 0, 0, 0, 0}});
   const Array<UpdatePiece> pieces(std::vector<UpdatePiece>{{0, 0}});
   const Array<int32_t> failed({0});
-  const Array<double> corrections({1 - 0.9, std::sqrt(1 - 0.999)});
+  const Array<double> corrections({1 - 0.9, std::sqrt(1 - 0.999), 1 - 0.9, std::sqrt(1 - 0.999)});
   adam({updates.data(), pieces.data(), 1, 1}, {}, {}, rates.data(), corrections.data(), failed.data(), nullptr);
   expect_near(p.host(), {0.5 + 0.5 * 1e-5, 2.5, 3.0}, 1e-6, 0);
   expect_near(m.host(), {1e-4, -5.0, 0.0}, 1e-6, 0);
@@ -293,7 +299,7 @@ TEST_F(CudaOptimizer, NothingMovesAfterAFailure) {
   const Network network(true, true);
   const Array<float> rates(kRates);
   const Array<int32_t> failed({1});
-  const Array<double> corrections({0.1, 0.1});
+  const Array<double> corrections({0.1, 0.1, 0.1, 0.1});
   sgd(network.list(), {0.9f, true}, {}, rates.data(), failed.data(), nullptr);
   adam(network.list(), {}, {}, rates.data(), corrections.data(), failed.data(), nullptr);
   for (int i = 0; i < kParameters; ++i) {

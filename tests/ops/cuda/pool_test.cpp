@@ -88,6 +88,152 @@ TEST_F(CudaPool, AveragePool) {
   });
 }
 
+constexpr float kScaleOfX = 0.0137f, kScaleOfY = 0.0213f;
+constexpr int32_t kZeroOfX = 77;
+
+TEST_F(CudaPool, AverageRange) {
+  for_pools(false, [](const PoolGeometry& g, int seed) {
+    const auto x = drawn_codes<uint8_t>(inputs(g), seed);
+    const Array<float> scale({kScaleOfX});
+    const Array<int32_t> zero({kZeroOfX});
+    for (const int64_t shift : {0, 1}) {
+      const Array<uint8_t> in(x, shift);
+      const Array<double> ends(2);
+      const Array<char> scratch(static_cast<int64_t>(average_scratch(g)));
+      for (const bool count_include_pad : {false, true}) {
+        const auto [lo, hi] = ops::average_range(g, count_include_pad, x.data(), kScaleOfX, kZeroOfX);
+        average_range(g, count_include_pad, in.data(), scale.data(), zero.data(), ends.data(), scratch.data(), nullptr);
+        expect_equal(ends.host(), {lo, hi});
+      }
+      scratch.host();  // nothing behind it was written
+    }
+  });
+}
+
+/// A map of more windows than all blocks take at once.
+PoolGeometry large_pool(int64_t channels) {
+  PoolGeometry g;
+  g.in_h = 600, g.in_w = 450, g.channels = channels, g.kernel_w = 2;
+  return g;
+}
+
+TEST_F(CudaPool, AnEndOfAnAverageIsFoundWhereverItIs) {
+  for (const int64_t channels : {1, 8}) {
+    const PoolGeometry g = large_pool(channels);
+    const Array<float> scale({kScaleOfX});
+    const Array<int32_t> zero({kZeroOfX});
+    const Array<double> ends(2);
+    const Array<char> scratch(static_cast<int64_t>(average_scratch(g)));
+    for (const int64_t at : {int64_t{0}, inputs(g) / 2, inputs(g) - 1}) {
+      std::vector<uint8_t> x(inputs(g), 100);
+      x[at] = 200;
+      const auto [lo, hi] = ops::average_range(g, false, x.data(), kScaleOfX, kZeroOfX);
+      EXPECT_LT(lo, hi);
+      const Array<uint8_t> in(x);
+      average_range(g, false, in.data(), scale.data(), zero.data(), ends.data(), scratch.data(), nullptr);
+      expect_equal(ends.host(), {lo, hi});
+    }
+  }
+}
+
+/// Calls body(input pixel) for the pixels under the window of an output pixel; returns their number.
+template <class Body>
+int64_t for_window(const PoolGeometry& g, int64_t pixel, const Body& body) {
+  const int64_t ow = pixel % g.out_w(), oh = pixel / g.out_w() % g.out_h(), n = pixel / g.out_w() / g.out_h();
+  int64_t count = 0;
+  for (int64_t tap = 0; tap < g.kernel_h * g.kernel_w; ++tap) {
+    const int64_t ih = oh * g.stride_h - g.pad_top + tap / g.kernel_w;
+    const int64_t iw = ow * g.stride_w - g.pad_left + tap % g.kernel_w;
+    if (ih < 0 || ih >= g.in_h || iw < 0 || iw >= g.in_w) continue;
+    ++count;
+    body((n * g.in_h + ih) * g.in_w + iw);
+  }
+  return count;
+}
+
+void expect_average_scale_gradient(const PoolGeometry& g, bool count_include_pad, int seed) {
+  const auto x = drawn_codes<uint8_t>(inputs(g), seed), y = drawn_codes<uint8_t>(outputs(g), seed + 1);
+  const auto dy = drawn<float>(outputs(g), seed + 2, std::normal_distribution<float>());
+  const auto inside = drawn_codes<uint8_t>((outputs(g) + 7) / 8, seed + 3);
+  const bool whole =
+      g.kernel_h == g.in_h && g.kernel_w == g.in_w && g.pad_top + g.pad_left + g.pad_bottom + g.pad_right == 0;
+  const Array<float> scales({kScaleOfX, kScaleOfY});
+  const Array<int32_t> zeros({kZeroOfX, 101});
+  const Array<uint8_t> mask(inside);
+  for (const bool masked : {false, true}) {
+    double sum = 0, terms = 0;
+    for (int64_t i = 0; i < outputs(g); ++i) {
+      float values = 0;
+      int32_t acc = 0;
+      const int64_t valid = for_window(g, i / g.channels, [&](int64_t pixel) {
+        const int32_t code = x[pixel * g.channels + i % g.channels] - kZeroOfX;
+        values += kScaleOfX * static_cast<float>(code), acc += code;
+      });
+      const auto count = static_cast<float>(count_include_pad ? g.kernel_h * g.kernel_w : valid);
+      const float t = whole ? static_cast<float>(acc) * (kScaleOfX / (kScaleOfY * count)) : values / count / kScaleOfY;
+      const bool is_inside = !masked || ((inside[i / 8] >> (i % 8)) & 1) != 0;
+      const double term = static_cast<double>(dy[i]) * (static_cast<float>(y[i] - 101) - (is_inside ? t : 0.0f));
+      sum += term, terms += std::abs(term);
+    }
+    std::vector<double> found;
+    for (const int64_t shift : {0, 1}) {
+      const Array<uint8_t> in(x, shift), codes(y, shift);
+      const Array<float> gradient(dy, shift);
+      const Array<double> ds(1);
+      const Array<char> scratch(static_cast<int64_t>(average_scratch(g)));
+      average_scale_gradient(g, count_include_pad, gradient.data(), in.data(), codes.data(),
+                             masked ? mask.data() : nullptr, scales.data(), zeros.data(), scales.data() + 1,
+                             {0, 255, zeros.data() + 1}, ds.data(), scratch.data(), nullptr);
+      found.push_back(ds.host()[0]);
+      scratch.host();
+    }
+    EXPECT_NEAR(found[0], sum, 1e-13 * terms);
+    EXPECT_EQ(found[0], found[1]);  // alignment does not matter
+  }
+}
+
+TEST_F(CudaPool, AverageScaleGradient) {
+  for_pools(false, [](const PoolGeometry& g, int seed) { expect_average_scale_gradient(g, seed % 2 == 0, seed); });
+  expect_average_scale_gradient(large_pool(1), false, 1);
+}
+
+TEST_F(CudaPool, AverageGradient) {
+  for_pools(false, [](const PoolGeometry& g, int seed) {
+    const auto dy = drawn<float>(outputs(g), seed, std::normal_distribution<float>());
+    const auto inside = drawn_codes<uint8_t>((outputs(g) + 7) / 8, seed + 1);
+    const Array<uint8_t> mask(inside);
+    for (const bool count_include_pad : {false, true}) {
+      for (const bool masked : {false, true}) {
+        std::vector<float> dx(inputs(g));
+        for (int64_t i = 0; i < outputs(g); ++i) {
+          const int64_t valid = for_window(g, i / g.channels, [](int64_t) {});
+          const auto count = static_cast<float>(count_include_pad ? g.kernel_h * g.kernel_w : valid);
+          const bool is_inside = !masked || ((inside[i / 8] >> (i % 8)) & 1) != 0;
+          for_window(g, i / g.channels, [&](int64_t pixel) {
+            dx[pixel * g.channels + i % g.channels] += (is_inside ? dy[i] : 0.0f) / count;
+          });
+        }
+        for (const int64_t shift : {0, 1}) {
+          const Array<float> gradient(dy, shift), gpu(inputs(g), shift);
+          average_pool_gradient(g, count_include_pad, gradient.data(), masked ? mask.data() : nullptr, gpu.data(),
+                                nullptr);
+          expect_equal(gpu.host(), dx);
+        }
+      }
+    }
+  });
+}
+
+TEST_F(CudaPool, AverageGradientsOfNothing) {
+  PoolGeometry g;
+  g.batch = 0, g.in_h = g.in_w = 3, g.kernel_h = g.kernel_w = 2;
+  const Array<double> ds(1);
+  average_pool_gradient(g, false, nullptr, nullptr, nullptr, nullptr);
+  average_scale_gradient(g, false, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, {}, ds.data(),
+                         nullptr, nullptr);
+  expect_equal(ds.host(), {0.0});
+}
+
 /// Calls body(batch, pixels, channels, shift) for global average pools.
 template <class Body>
 void for_global_pools(const Body& body) {
@@ -220,6 +366,19 @@ TEST(CudaPoolArguments, RefusesWhatTheCpuRefuses) {
   PoolGeometry dilated;
   dilated.dilation_w = 2;
   EXPECT_THROW(average_pool(dilated, false, nullptr, nullptr, nullptr, nullptr, {}, nullptr, nullptr, nullptr), Error);
+  for (const PoolGeometry& g : {padded, dilated}) {
+    EXPECT_THROW(average_range(g, false, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr), Error);
+    EXPECT_THROW(average_pool_gradient(g, false, nullptr, nullptr, nullptr, nullptr), Error);
+    EXPECT_THROW(average_scale_gradient(g, false, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, {},
+                                        nullptr, nullptr, nullptr),
+                 Error);
+  }
+  PoolGeometry nothing;
+  nothing.batch = 0;
+  EXPECT_THROW(average_range(nothing, false, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr), Error);
+  EXPECT_THROW(average_scale_gradient({}, false, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr,
+                                      {0, 256, nullptr}, nullptr, nullptr, nullptr),
+               Error);
   EXPECT_THROW(global_average_range(nullptr, 0, 1, 1, nullptr, nullptr, nullptr), Error);
   EXPECT_THROW(global_average_codes(nullptr, 1, 1, 1, nullptr, nullptr, {0, 256, nullptr}, nullptr, nullptr, nullptr),
                Error);

@@ -3,12 +3,20 @@
 #include <tuple>
 #include <utility>
 
+#include "core/ops/cuda/batch_norm.h"
 #include "core/ops/cuda/convolve.h"
+#include "core/ops/cuda/convolve_gradient.h"
 #include "core/ops/cuda/encode.h"
+#include "core/ops/cuda/follow.h"
+#include "core/ops/cuda/loss.h"
+#include "core/ops/cuda/move.h"
+#include "core/ops/cuda/optimizer.h"
 #include "core/ops/cuda/pointwise.h"
 #include "core/ops/cuda/pool.h"
 #include "core/ops/cuda/requantize.h"
 #include "core/ops/cuda/statistics.h"
+#include "core/ops/cuda/table.h"
+#include "core/ops/cuda/weight_codes.h"
 #include "tests/ops/cuda/gpu.h"
 
 namespace qat::ops::cuda {
@@ -18,6 +26,14 @@ class CudaStream : public GpuTest {};
 
 constexpr int64_t kBatch = 2, kSize = 8, kChannels = 16;
 constexpr int64_t kPixels = kSize * kSize, kRows = kBatch * kPixels, kN = kRows * kChannels;
+
+template <class... Arrays>
+void compare(const std::tuple<Arrays...>& a, const std::tuple<Arrays...>& b) {
+  [&]<size_t... kIndex>(std::index_sequence<kIndex...>) {
+    (expect_equal(std::get<kIndex>(a).host(), std::get<kIndex>(b).host()), ...);
+  }
+  (std::index_sequence_for<Arrays...>());
+}
 
 struct Inputs {
   Array<float> values{drawn<float>(kN, 1, std::normal_distribution<float>())};
@@ -125,7 +141,7 @@ struct Outputs {
                       o.spread, o.product, o.scaled, o.positive, o.mapped, o.pooled, o.winner, o.pooled_dx, o.averaged,
                       o.global, o.global_acc);
     };
-    compare(all(*this), all(other), std::make_index_sequence<std::tuple_size_v<decltype(all(*this))>>());
+    compare(all(*this), all(other));
   }
 
   Array<uint8_t> codes, mask, live, frozen, added, spread;
@@ -139,16 +155,11 @@ struct Outputs {
   Array<float> real, logits, dx, masked, pooled_dx;
   Array<double> sums, scales;
   Array<char> scratch;
-
- private:
-  template <class Arrays, size_t... kIndex>
-  static void compare(const Arrays& a, const Arrays& b, std::index_sequence<kIndex...>) {
-    (expect_equal(std::get<kIndex>(a).host(), std::get<kIndex>(b).host()), ...);
-  }
 };
 
-TEST_F(CudaStream, AGraphCapturesEveryFunction) {
-  const Inputs inputs;
+/// Runs all functions of Outputs directly, and captured twice: each time they start from the same state.
+template <class Outputs, class Inputs>
+void expect_captured(const Inputs& inputs) {
   const Outputs direct, captured;
   direct.run(inputs, nullptr);
   check(cudaDeviceSynchronize());
@@ -171,6 +182,233 @@ TEST_F(CudaStream, AGraphCapturesEveryFunction) {
   check(cudaGraphDestroy(graph));
   check(cudaStreamDestroy(stream));
 }
+
+TEST_F(CudaStream, AGraphCapturesEveryFunction) { expect_captured<Outputs>(Inputs()); }
+
+constexpr int64_t kDepth = 9 * kChannels, kWeights = kChannels * kDepth, kHalf = kWeights / 2, kClasses = 8;
+
+/// Of what only training needs.
+struct TrainingInputs {
+  Array<float> values{drawn<float>(kN, 11, std::normal_distribution<float>())};
+  Array<float> weights{drawn<float>(kWeights, 12, std::normal_distribution<float>())};
+  Array<float> scales{drawn<float>(kChannels, 13, std::uniform_real_distribution<float>(1e-3f, 1e-2f))};
+  Array<float> gamma{drawn<float>(kChannels, 14, std::uniform_real_distribution<float>(0.5f, 1.5f))};
+  Array<float> share{0.75f};
+  Array<double> gains{drawn<double>(kChannels, 15, std::uniform_real_distribution<double>(0.5, 1.5))};
+  Array<double> corrections{0.1, 0.2};
+  Array<int32_t> acc{drawn<int32_t>(kN, 16, std::uniform_int_distribution<int32_t>(-9000, 9000))};
+  Array<int32_t> zero{7};
+  Array<int32_t> from{drawn<int32_t>(kChannels, 17, std::uniform_int_distribution<int32_t>(-1, kChannels - 1))};
+  Array<int64_t> labels{drawn<int64_t>(kRows, 18, std::uniform_int_distribution<int64_t>(0, kClasses - 1))};
+  Array<uint64_t> key{0x123456789abcdefu};
+  Array<uint8_t> codes{drawn_codes<uint8_t>(kN, 19)};
+  Array<uint8_t> others{drawn_codes<uint8_t>(kN, 20)};
+  Array<uint8_t> mask{drawn_codes<uint8_t>(kN / 8, 21)};
+  Array<int8_t> weight_codes{drawn_codes<int8_t>(kWeights, 22)};
+};
+
+/// The n-th one of arrays of `size` elements.
+template <class T>
+T* nth(const Array<T>& all, int64_t n, int64_t size = kChannels) {
+  return all.data() + n * size;
+}
+
+struct TrainingOutputs {
+  TrainingOutputs()
+      : dx(2 * kN),
+        dw(4 * kWeights),
+        parameters(kWeights),
+        moments(3 * kHalf),
+        running(2 * kChannels),
+        numbers(21 * kChannels),
+        real(10 * kN),
+        slopes(512),
+        scale(2),
+        sums(4 * kChannels),
+        live(4 * kChannels),
+        folded(kChannels),
+        range(2),
+        ends(12),
+        of_scales(5),
+        norm(1),
+        min(kChannels),
+        max(kChannels),
+        bias(kChannels),
+        middle(kChannels),
+        acc(kBatch * kChannels),
+        failed(1),
+        zero_point(1),
+        batches(1),
+        codes(4 * kN),
+        table(256),
+        kept(kN / 8),
+        weights(kWeights),
+        totals(sizeof(LossTotals)),
+        scratch(1 << 22),
+        operand(1 << 16),
+        updates(std::vector<ParameterUpdate>{
+            {.parameter = parameters.data(), .gradient = dw.data(), .first = moments.data(), .n = kHalf},
+            {.parameter = parameters.data() + kHalf,
+             .gradient = dw.data() + kHalf,
+             .first = nth(moments, 1, kHalf),
+             .second = nth(moments, 2, kHalf),
+             .n = kHalf}}),
+        pieces(std::vector<UpdatePiece>{{0, 0}}) {}
+
+  /// Runs every function once, from the same state each time.
+  void run(const TrainingInputs& in, cudaStream_t stream) const {
+    check(cudaMemsetAsync(parameters.data(), 0, kWeights * sizeof(float), stream));
+    check(cudaMemsetAsync(moments.data(), 0, 3 * kHalf * sizeof(float), stream));
+    check(cudaMemsetAsync(running.data(), 0, 2 * kChannels * sizeof(float), stream));
+    check(cudaMemsetAsync(range.data(), 0, 2 * sizeof(double), stream));
+    check(cudaMemsetAsync(batches.data(), 0, sizeof(int64_t), stream));
+    check(cudaMemsetAsync(totals.data(), 0, sizeof(LossTotals), stream));
+    check(cudaMemsetAsync(failed.data(), 0, sizeof(int32_t), stream));
+    values_range(in.values.data(), kN, ends.data(), scratch.data(), stream);
+    const FollowedRange followed{.affine = true,
+                                 .range = range.data(),
+                                 .batches = batches.data(),
+                                 .scale = scale.data(),
+                                 .zero_point = zero_point.data()};
+    follow_range(ends.data(), false, followed, failed.data(), stream);
+    run_layers(in, stream);
+    run_convolutions(in, stream);
+    run_updates(in, stream);
+    run_operators(in, stream);
+    run_pools(in, stream);
+  }
+  static constexpr size_t kFunctions = 47;
+
+  void expect_equal_to(const TrainingOutputs& other) const {
+    const auto all = [](const TrainingOutputs& o) {
+      return std::tie(o.dx, o.dw, o.parameters, o.moments, o.running, o.numbers, o.real, o.slopes, o.scale, o.sums,
+                      o.live, o.folded, o.range, o.ends, o.of_scales, o.norm, o.min, o.max, o.bias, o.middle, o.acc,
+                      o.zero_point, o.batches, o.codes, o.table, o.kept, o.weights, o.totals);
+    };
+    compare(all(*this), all(other));
+    for (const TrainingOutputs* outputs : {this, &other}) EXPECT_EQ(outputs->failed.host()[0], 0);
+  }
+
+  void run_layers(const TrainingInputs& in, cudaStream_t stream) const {
+    const float *scale_x = in.share.data(), *scale_w = in.scales.data();
+    const ChannelStatistics statistics{nth(sums, 0), nth(sums, 1), min.data(), max.data()};
+    channel_statistics(in.acc.data(), kRows, kChannels, statistics, scratch.data(), stream);
+    const BatchNorm norm{in.gamma.data(), in.gamma.data(), running.data(), running.data() + kChannels};
+    const OutputScale output{scale.data(), nullptr, false};
+    LiveLayer layer{.rows = kRows, .channels = kChannels, .statistics = statistics};
+    layer.scale_x = scale_x, layer.scale_w = scale_w, layer.norm = norm;
+    live_layer(
+        layer, output,
+        {nth(live, 0), nth(live, 1), nth(live, 2), nth(live, 3), nth(numbers, 0), nth(numbers, 1), nth(numbers, 2)},
+        {middle.data(), nth(numbers, 3), nth(numbers, 4)}, failed.data(), stream);
+    FoldedLayer frozen{.channels = kChannels, .depth = kDepth, .codes = in.weight_codes.data()};
+    frozen.scale_x = scale_x, frozen.scale_w = scale_w, frozen.norm = norm;
+    const FoldedNumbers of_frozen{weights.data(), nth(numbers, 5), bias.data(), folded.data()};
+    fold(frozen, of_frozen, failed.data(), stream);
+    folded_multipliers(kChannels, statistics, scale_x, of_frozen, output, nth(numbers, 6), nth(numbers, 7), {},
+                       failed.data(), stream);
+    LiveSums of_live{.rows = kRows, .channels = kChannels};
+    of_live.s1 = nth(sums, 0), of_live.s2 = nth(sums, 1);
+    of_live.p = nth(live, 0), of_live.q = nth(live, 1), of_live.gain = nth(live, 2);
+    live_gradients(of_live, {nth(numbers, 8), nth(numbers, 9), nth(numbers, 10), nth(numbers, 11), nth(numbers, 12)},
+                   stream);
+    folded_gradients(kChannels, nth(sums, 0), folded.data(), nth(numbers, 13), nth(numbers, 14), stream);
+    scale_gradient(nth(sums, 0), 0.5, nth(numbers, 15), kChannels, stream);
+    weight_gradient_factors(kChannels, scale_x, in.gains.data(), scale_w, nth(numbers, 16), stream);
+    running_gain(norm, kChannels, nth(sums, 2), stream);
+  }
+
+  void run_convolutions(const TrainingInputs& in, cudaStream_t stream) const {
+    ConvGeometry g{.batch = kBatch, .in_h = kSize, .in_w = kSize, .in_c = kChannels, .out_c = kChannels};
+    g.kernel_h = g.kernel_w = 3, g.pad_top = g.pad_left = g.pad_bottom = g.pad_right = 1;
+    for (const int64_t groups : {int64_t{1}, kChannels}) {
+      g.groups = groups;
+      const int64_t place = groups == 1 ? 0 : 1;
+      constexpr GradientPrecision kPrecision = GradientPrecision::kBfloat16;
+      gradient_operand(g, kPrecision, in.values.data(), in.scales.data(), operand.data(), stream);
+      input_gradient(g, kPrecision, operand.data(), in.weight_codes.data(), false, nth(dx, place, kN), scratch.data(),
+                     stream);
+      weight_gradient(g, kPrecision, in.codes.data(), in.zero.data(), operand.data(), in.scales.data(),
+                      nth(dw, place, kWeights), scratch.data(), stream);
+    }
+  }
+
+  void run_updates(const TrainingInputs& in, cudaStream_t stream) const {
+    const UpdateList first{updates.data(), pieces.data(), 1, 1}, second{updates.data() + 1, pieces.data(), 1, 1};
+    const GradientClipping clipping{.max_norm = 1.0, .norm = norm.data()};
+    const float* rates = in.share.data();
+    measure_gradients(first, 0, norm.data(), failed.data(), scratch.data(), stream);
+    sgd(first, {0.9f, true}, clipping, rates, failed.data(), stream);
+    adam(second, {}, clipping, rates, in.corrections.data(), failed.data(), stream);
+    const float* w = in.weights.data();
+    largest_scales(w, kChannels, kDepth, 127, nth(numbers, 17), failed.data(), stream);
+    encode_weights_gradient(w, w, kChannels, kDepth, in.scales.data(), -127, 127, false, nth(dw, 2, kWeights),
+                            nth(sums, 3), stream);
+    repeat(rates, 1, kChannels, nth(numbers, 18), stream);
+    scale_rows(w, kChannels, kDepth, in.gains.data(), nth(dw, 3, kWeights), stream);
+    cross_entropy(in.values.data(), kRows, kClasses, {in.labels.data(), in.labels.data(), in.share.data(), 0.1},
+                  nth(real, 0, kN), reinterpret_cast<LossTotals*>(totals.data()), failed.data(), scratch.data(),
+                  stream);
+  }
+
+  void run_operators(const TrainingInputs& in, cudaStream_t stream) const {
+    const float *g = in.values.data(), *s = in.share.data();
+    const uint8_t *a = in.codes.data(), *b = in.others.data();
+    const int32_t* zero = in.zero.data();
+    const BinaryParams p{s, s, s, zero, zero, {0, 255, zero}};
+    add_range(a, b, kN, p, ends.data() + 2, scratch.data(), stream);
+    mul_range(a, b, kBatch, kPixels, kChannels, true, p, ends.data() + 4, scratch.data(), stream);
+    mul_gradient(g, a, b, kBatch, kPixels, kChannels, false, p, nth(real, 1, kN), nth(real, 2, kN), a, of_scales.data(),
+                 scratch.data(), stream);
+    mul_gradient(g, a, b, kBatch, kPixels, kChannels, true, p, nth(real, 3, kN), nth(numbers, 19), a,
+                 of_scales.data() + 1, scratch.data(), stream);
+    dropout(a, kN, 1, 0.5, in.key.data(), s, zero, nth(codes, 0, kN), kept.data(), scale.data() + 1, stream);
+    dropout_gradient(g, kept.data(), kN, 0.5, nth(real, 4, kN), stream);
+    add_values(g, kN, nth(real, 4, kN), stream);
+    to_channels_first(a, kBatch, kPixels, kChannels, nth(codes, 1, kN), stream);
+    to_channels_last(g, kBatch, kPixels, kChannels, nth(real, 5, kN), stream);
+    gather_channels(a, kRows, kChannels, in.from.data(), kChannels, nth(codes, 2, kN), stream);
+    gather_channels(g, kRows, kChannels, in.from.data(), kChannels, nth(real, 6, kN), stream);
+    const TableParams hardswish{Function::kHardswish, 0, s, zero, s, {0, 255, zero}};
+    auto* made = reinterpret_cast<Slopes*>(slopes.data());
+    make_table(hardswish, table.data(), made, stream);
+    table_range(a, kN, hardswish, ends.data() + 6, false, scratch.data(), stream);
+    lookup_channels(a, kRows, kChannels, table.data(), nth(codes, 3, kN), kChannels, 0, stream);
+    table_gradient(g, a, kRows, kChannels, kChannels, 0, made, nth(real, 7, kN), of_scales.data() + 2, false,
+                   scratch.data(), stream);
+  }
+
+  void run_pools(const TrainingInputs& in, cudaStream_t stream) const {
+    const float *g = in.values.data(), *s = in.share.data();
+    const int32_t* zero = in.zero.data();
+    const uint8_t *x = in.codes.data(), *mask = in.mask.data();
+    const DeviceRange of_y{0, 255, zero};
+    global_average_sums(x, kBatch, kPixels, kChannels, zero, acc.data(), stream);
+    global_average_range(acc.data(), kBatch, kPixels, kChannels, s, ends.data() + 8, stream);
+    global_average_scale_gradient(g, acc.data(), x, mask, kBatch, kPixels, kChannels, s, s, of_y, of_scales.data() + 3,
+                                  stream);
+    global_average_pool_gradient(g, mask, kBatch, kPixels, kChannels, nth(real, 8, kN), stream);
+    PoolGeometry pool;
+    pool.batch = kBatch, pool.in_h = pool.in_w = kSize, pool.channels = kChannels;
+    pool.kernel_h = pool.kernel_w = 2, pool.stride_h = pool.stride_w = 2;
+    average_range(pool, true, x, s, zero, ends.data() + 10, scratch.data(), stream);
+    average_scale_gradient(pool, true, g, x, in.others.data(), mask, s, zero, s, of_y, of_scales.data() + 4,
+                           scratch.data(), stream);
+    average_pool_gradient(pool, true, g, mask, nth(real, 9, kN), stream);
+  }
+
+  Array<float> dx, dw, parameters, moments, running, numbers, real, slopes, scale;
+  Array<double> sums, live, folded, range, ends, of_scales, norm;
+  Array<int32_t> min, max, bias, middle, acc, failed, zero_point;
+  Array<int64_t> batches;
+  Array<uint8_t> codes, table, kept;
+  Array<int8_t> weights;
+  Array<char> totals, scratch, operand;
+  Array<ParameterUpdate> updates;
+  Array<UpdatePiece> pieces;
+};
+
+TEST_F(CudaStream, AGraphCapturesEveryFunctionOfTraining) { expect_captured<TrainingOutputs>(TrainingInputs()); }
 
 }  // namespace
 }  // namespace qat::ops::cuda

@@ -1,6 +1,7 @@
 // Whole runs with device: cuda. Without a GPU the emulated one trains (device_training_test.cpp sets it).
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -129,19 +130,28 @@ TEST_F(DeviceRun, TrainsAsTheCpuDoesAndExportsItsIntegers) {
 }
 
 TEST_F(DeviceRun, AKilledRunContinuesToTheSameBytes) {
-  const std::vector<std::string> small = {
-      "data.batch_size=4", "data.dataset.train_samples=26", "quantization.weight={quantizer: minmax, bits: 8}",
-      "quantization.activation={quantizer: lsq, bits: 8}"};
+  const std::vector<std::string> small = {"data.batch_size=4", "data.dataset.train_samples=26",
+                                          "quantization.weight={quantizer: minmax, bits: 8}",
+                                          "quantization.activation={quantizer: lsq, bits: 8}"};
   train(request("whole", small));
   TrainRequest part = request("parts", small);
   part.resume = true;
-  // Before and behind checkpoints, at an epoch's end, live and frozen.
-  for (const int64_t at : {2, 4, 5, 6, 8}) {
-    part.on_step = [&](int64_t stage, int64_t step) {
+  // Before and behind checkpoints, live and frozen; and stopped at an epoch's end, whose evaluation then follows
+  // without a step before it.
+  const auto kill_at = [&](int64_t at) {
+    part.on_step = [at](int64_t stage, int64_t step) {
       if (stage == 2 && step == at) throw Killed();
     };
     EXPECT_THROW(train(part), Killed) << at;
-  }
+  };
+  kill_at(2);
+  kill_at(5);
+  std::atomic<bool> stop{false};
+  part.stop = &stop;
+  part.on_step = [&](int64_t stage, int64_t step) { stop = stage == 2 && step == 6; };
+  EXPECT_THROW(train(part), Interrupted);
+  part.stop = nullptr;
+  kill_at(8);
   part.on_step = nullptr;
   train(part);
   EXPECT_EQ(promised("parts"), promised("whole"));
@@ -162,6 +172,18 @@ TEST_F(DeviceRun, SaysWhatTrainsOnTheCpuOnly) {
     fs::remove_all(folder_ + "/refused");
     EXPECT_EQ(complaint({"stages[0].float.epochs=1", change}), expected);
   }
+}
+
+/// A run of a machine with a GPU on one without: its config says cuda.
+TEST_F(DeviceRun, AutoTakesTheGpuWhereTheNetworkTrainsThere) {
+  const std::vector<std::string> one_step = {"stages[2].finetune.steps=1", "device=auto"};
+  train(request("auto", one_step));
+  EXPECT_NE(read_file(folder_ + "/auto/config.yaml").find("\ndevice: cuda\n"), std::string::npos);
+  std::vector<std::string> refused = one_step;
+  refused.emplace_back("stages[2].finetune.accumulate=2");
+  train(request("refused", refused));
+  EXPECT_NE(read_file(folder_ + "/refused/config.yaml").find("\ndevice: cpu\n"), std::string::npos);
+  EXPECT_NE(read_file(folder_ + "/refused/log.txt").find("accumulate trains on the CPU only"), std::string::npos);
 }
 
 TEST_F(DeviceRun, ADivergedRunEndsWithTheLastGoodCheckpoint) {

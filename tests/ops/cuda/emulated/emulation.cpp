@@ -255,7 +255,7 @@ cudaError_t cudaMemset(void* memory, int value, size_t bytes) {
 }
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {
   if (qat::ops::cuda::emulation::capturing()) return cudaErrorStreamCaptureUnsupported;
-  std::memcpy(to, from, bytes);
+  if (bytes > 0) std::memcpy(to, from, bytes);
   return cudaSuccess;
 }
 cudaError_t cudaGetDevice(int* device) {
