@@ -21,6 +21,7 @@
 #include "core/base/pass_timer.h"
 #include "core/ops/targets.h"
 #include "trainers/device_training.h"
+#include "trainers/gpu_library.h"
 #include "trainers/optimizer.h"
 #include "trainers/session.h"
 
@@ -261,6 +262,10 @@ Json device_parts(Bench& bench, const StepBenchRequest& request) {
 
 Json step_bench(const StepBenchRequest& request) {
   Bench bench(request);
+  const bool on_device = bench.experiment.device == "cuda";
+  std::string reason;
+  QAT_CHECK_AS(ConfigError, !on_device || count_gpus(&reason) > 0, "device: cuda cannot be used: {}", reason);
+  if (on_device) check_for_device(*bench.first, bench.stage);
   const auto next = [&] { return bench.next(); };
   // Three networks with the same initial weights.
   Side contiguous = float_side(bench.first, bench.stage, false);
@@ -307,7 +312,7 @@ Json step_bench(const StepBenchRequest& request) {
                  {"quantized", std::move(quantized_parts)},
                  {"data_ms", data},
                  {"data_share", data / (data + quantized_median)}};
-  if (bench.experiment.device == "cuda") result["device"] = device_parts(bench, request);
+  if (on_device) result["device"] = device_parts(bench, request);
   return result;
 }
 

@@ -3,7 +3,7 @@
 #include <ATen/ops/empty_like.h>
 #include <c10/core/GradMode.h>
 
-#include <array>
+#include <algorithm>
 #include <functional>
 #include <map>
 #include <numeric>
@@ -57,8 +57,7 @@ class Describer {
 
  private:
   [[noreturn]] void refuse(const nn::QLayer& layer, const std::string& why) const {
-    throw ConfigError(
-        fmt::format("device: {} ({}) trains on the CPU only: {}; set device to cpu", layer.label(), layer.type(), why));
+    throw ConfigError(fmt::format("device: {} ({}) trains on the CPU only: {}", layer.label(), layer.type(), why));
   }
 
   device::Layer describe(int index) const {
@@ -95,10 +94,7 @@ class Describer {
       result.kind = device::LayerKind::kAveragePool;
       result.pool = geometry_of(average->pool(), step);
       result.count_include_pad = average->pool().count_include_pad;
-      if (result.sizes.back() == 1 && result.sizes[1] == 1 && result.pool.kernel_h == result.pool.in_h &&
-          result.pool.kernel_w == result.pool.in_w && average->pool().padding == std::array<int64_t, 2>{0, 0}) {
-        result.kind = device::LayerKind::kGlobalAveragePool;  // in its arithmetic too
-      }
+      if (result.pool.is_whole_map()) result.kind = device::LayerKind::kGlobalAveragePool;
     } else if (dynamic_cast<const nn::QMul*>(&layer) != nullptr) {
       result.kind = device::LayerKind::kMultiply;
     } else if (dynamic_cast<const nn::QConcat*>(&layer) != nullptr ||
@@ -129,8 +125,11 @@ class Describer {
         return {device::Function::kHardsigmoid, 0.0f};
       case nn::Activation::Kind::kHardswish:
         return {device::Function::kHardswish, 0.0f};
+      case nn::Activation::Kind::kSigmoid:
+      case nn::Activation::Kind::kSilu:
+        refuse(layer, "its exponential has other last digits there");
       default:
-        refuse(layer, "its function's last digit is another one there");
+        refuse(layer, "it computes in float");
     }
   }
 
@@ -211,15 +210,18 @@ class Describer {
     }
     const quant::Quantizer& quantizer = *layer.weight_quantizer();
     const quant::DeviceForm form = form_of(layer, quantizer, "weight");
-    for (const at::Tensor& tensor : {tensors.weight, tensors.bias}) {
-      if (tensor.defined() && !seen_.insert(tensor.data_ptr()).second)
-        refuse(layer, "another layer has its weight too");
+    std::vector<at::Tensor> own{tensors.weight, tensors.bias};
+    if (tensors.batch_norm) own.insert(own.end(), {tensors.batch_norm->gamma, tensors.batch_norm->beta});
+    for (const at::Tensor& tensor : own) {
+      if (tensor.defined() && !seen_.insert(tensor.data_ptr()).second) {
+        refuse(layer, "another layer has its weight or batch norm too");
+      }
     }
     if (layer.saturates()) refuse(layer, "quantization.overflow is not exact");
+    if (!layer.output_quantizer() && tensors.batch_norm) refuse(layer, "the logits have a batch norm");
+    describe_geometry(layer, input_sizes(step), result.geometry);
     if (!calibrated_) return;
     const auto [weight, call] = layer.quantized();
-    if (!layer.output_quantizer() && call.batch_norm && call.live) refuse(layer, "the logits have a batch norm");
-    describe_geometry(layer, input_sizes(step), result.geometry);
     result.weight = memory_of(tensors.weight), result.bias = memory_of(call.bias);
     result.live = call.live, result.relu = call.relu;
     result.gain_in_codes = !call.weight_gain.empty();
@@ -260,7 +262,7 @@ class Describer {
 
   const graph::GraphModule& net_;
   const bool live_, calibrated_;
-  mutable std::set<const void*> seen_;  // weights and biases
+  mutable std::set<const void*> seen_;  // parameters of layers
 };
 
 /// What can have a gradient, by its memory, and the limits of scales.
@@ -300,7 +302,7 @@ device::Memory memory_mode(const std::string& name) {
 /// The rest of the options is the optimizer's.
 void check_options(const Session& session, const TrainStage& stage) {
   const auto refuse = [](const std::string& key, const std::string& instead) {
-    throw ConfigError(fmt::format("device: {} trains on the CPU only: {}, or set device to cpu", key, instead));
+    throw ConfigError(fmt::format("device: {} trains on the CPU only: {}", key, instead));
   };
   if (stage.accumulate != 1) refuse("accumulate", "set it to 1 and choose a larger batch");
   if (stage.ema) refuse("ema", "leave it out");
@@ -311,14 +313,18 @@ void check_options(const Session& session, const TrainStage& stage) {
   if (schedule.dampening.initial > 0 || schedule.dampening.final.value_or(0) > 0) {
     refuse("quantization.schedule.dampening", "leave it out");
   }
+  for (const quant::WidthPhase& phase : schedule.bits) {
+    if (std::max(phase.weight.value_or(0), phase.activation.value_or(0)) > 8) {
+      refuse("quantization.schedule.bits above 8", "choose fewer");
+    }
+  }
   if (session.model.forward_heads) refuse("a network with auxiliary heads", "choose one without");
 }
 
 void describe_optimizer(const Optimizer& optimizer, const TrainStage& stage, device::Options& options) {
   if (optimizer.describe(options)) return;
-  throw ConfigError(
-      fmt::format("device: the optimizer {} runs on the CPU only: choose sgd, adam or adamw, or set device to cpu",
-                  stage.optimizer.at("name").text()));
+  throw ConfigError(fmt::format("device: the optimizer {} runs on the CPU only: choose sgd, adam or adamw",
+                                stage.optimizer.at("name").text()));
 }
 
 }  // namespace
@@ -373,8 +379,7 @@ DeviceTraining::DeviceTraining(const Session& session, Optimizer& optimizer, con
     const bool is_first = !std::exchange(seen[shared.is_quantizers ? 1 : 0], true);
     if (options.optimizer != device::Options::Optimizer::kSgd && !is_first && shared.steps != before) {
       throw ConfigError(fmt::format(
-          "device: {} had {} updates, other parameters had {}: adam on a GPU corrects all alike; choose sgd, or set "
-          "device to cpu",
+          "device: {} had {} updates, other parameters had {}: adam on a GPU corrects all alike; choose sgd",
           shared.name, shared.steps, before));
     }
     before = shared.steps;

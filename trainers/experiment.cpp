@@ -53,7 +53,9 @@ void Schema<CheckpointConfig>::describe(Fields<CheckpointConfig>& f) {
 void Schema<Experiment>::describe(Fields<Experiment>& f) {
   f.field("seed", &Experiment::seed).doc("of all random numbers").minimum(0);
   f.field("device", &Experiment::device)
-      .doc("where finetune stages train: cpu, cuda, or auto for cuda where there is a GPU; all else runs on the CPU")
+      .doc(
+          "where finetune stages train: cpu, cuda, or auto for cuda where there is a GPU and all of them train on it; "
+          "all else runs on the CPU")
       .one_of({"cpu", "cuda", "auto"});
   f.field("threads", &Experiment::threads).doc("of the computation; 0: one for each core").minimum(0).maximum(1024);
   f.field("data", &Experiment::data).doc("dataset, transforms and loading").required();

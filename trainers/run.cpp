@@ -138,27 +138,30 @@ void warn_of_threads(const Session& session, const RunCheckpoint& checkpoint) {
   }
 }
 
-/// Decides where finetune stages train; returns why `auto` did not take a GPU that is there. Throws ConfigError where
-/// `cuda` was asked and is not possible.
-std::string choose_device(Session& session, const std::vector<Stage>& stages) {
+/// Decides where the finetune stages from `first` on train; returns why `auto` did not take a GPU that is there. Throws
+/// ConfigError where `cuda` was asked and is not possible.
+std::string choose_device(Session& session, const std::vector<Stage>& stages, int64_t first) {
   std::string& device = session.experiment.device;
-  if (device == "cpu") return "";
+  const auto is_finetune = [](const Stage& stage) { return stage.kind == StageKind::kFinetune; };
+  if (device == "cpu" || std::none_of(stages.begin() + first, stages.end(), is_finetune)) return "";
   const bool asked = device == "cuda";
-  device = "cpu";
+  const char* way_out = "set device to cpu; a run that began on a GPU takes that with --allow device";
   std::string reason;
   if (count_gpus(&reason) == 0) {
-    QAT_CHECK_AS(ConfigError, !asked, "device: cuda cannot be used: {}", reason);
+    QAT_CHECK_AS(ConfigError, !asked, "device: cuda cannot be used: {}; {}", reason, way_out);
+    device = "cpu";
     return "";
   }
   try {
     for (const Stage& stage : stages) {
-      if (stage.kind == StageKind::kFinetune) check_for_device(session, stage.train);
+      if (is_finetune(stage)) check_for_device(session, stage.train);
     }
-    device = "cuda";
   } catch (const ConfigError& error) {
-    if (asked) throw;
+    if (asked) throw ConfigError(fmt::format("{}; {}", error.what(), way_out));
+    device = "cpu";
     return error.what();
   }
+  device = "cuda";
   return "";
 }
 
@@ -181,13 +184,13 @@ TrainSummary train(const TrainRequest& request) {
   if (continues) {
     const std::string run_config = found ? found->config : read_file(folder.config());
     const Experiment before = make_experiment(config::load_text(run_config, folder.config(), {}).root());
-    if (experiment.device == "auto") experiment.device = before.device;
+    if (experiment.device == "auto" && !is_allowed("device", request.allow)) experiment.device = before.device;
     if (!config_changes(folder, before, experiment, request.allow)) config = run_config;
   }
   if (found && found->state.stage >= static_cast<int64_t>(stages.size())) return summary(folder, found->state);
 
   Session session(experiment);
-  const std::string not_taken = choose_device(session, stages);
+  const std::string not_taken = choose_device(session, stages, found ? found->state.stage : 0);
   if (config.empty()) config = config::dump(session.experiment);
   if (found) {
     restore(session, *found, folder.last());
@@ -200,7 +203,7 @@ TrainSummary train(const TrainRequest& request) {
   log::open_file(folder.log());
   write_file_atomic(folder.config(), config);
   announce(session, folder.path());
-  if (!not_taken.empty()) log::info("{}", not_taken);
+  if (!not_taken.empty()) log::info("the run takes the CPU: {}", not_taken);
 
   RunCheckpoint from = found ? std::move(*found) : RunCheckpoint();
   RunState& state = from.state;

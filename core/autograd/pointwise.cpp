@@ -33,10 +33,14 @@ Tensor masked(const Tensor& grad, const Tensor& inside) {
 
 const uint8_t* codes_of(const Tensor& t) { return t.const_data_ptr<uint8_t>(); }
 
-void observe_values(const OutputQuantizer& output, const Tensor& values, bool relu) {
+void observe_values(const OutputQuantizer& output, const Tensor& values) {
   const auto [lo, hi] = at::aminmax(values);
-  const double floor = relu ? 0.0 : lo.item<float>();
-  output.observe(std::max<double>(lo.item<float>(), floor), std::max<double>(hi.item<float>(), floor));
+  output.observe(lo.item<float>(), hi.item<float>());
+}
+
+/// ops::average_pool() counts a window's pixels behind the padding too, which LibTorch does not.
+std::optional<int64_t> divisor_of(const Pool2d& pool) {
+  return pool.count_include_pad ? std::optional(pool.kernel[0] * pool.kernel[1]) : std::nullopt;
 }
 
 Tensor real_values(const QuantizedTensor& x) {
@@ -171,7 +175,7 @@ struct AveragePoolBackward final : Backward {
       } else {
         const Tensor shape = empty_kernel_layout(sizes, at::kFloat);
         result[0] = kernel_layout(at::avg_pool2d_backward(g, shape, pool.kernel, pool.stride, pool.padding,
-                                                          pool.ceil_mode, pool.count_include_pad, std::nullopt));
+                                                          pool.ceil_mode, pool.count_include_pad, divisor_of(pool)));
       }
     }
     if (learn && needed[1]) result[1] = at::empty({1}, at::kFloat).fill_(scale_gradient(grad) * gradient_scale);
@@ -199,7 +203,7 @@ ops::PoolGeometry geometry_of(const QuantizedTensor& x, const Pool2d& pool) {
 Tensor pooled_values(const Tensor& values, const Pool2d& pool, bool global) {
   if (global) return at::mean(values, {2, 3}, true);
   return kernel_layout(at::avg_pool2d(values, pool.kernel, pool.stride, pool.padding, pool.ceil_mode,
-                                      pool.count_include_pad, std::nullopt));
+                                      pool.count_include_pad, divisor_of(pool)));
 }
 
 double AveragePoolBackward::scale_gradient(const Tensor& grad) const {
@@ -281,7 +285,7 @@ QuantizedTensor mul(const QuantizedTensor& x, const QuantizedTensor& y, const Ou
             "a quantized mul needs operands of the same sizes, or one [N, C, 1, 1]");
   std::vector<Tensor> inputs{a.handle(), b.handle()};
   if (output.learns()) inputs.push_back(output.scale);
-  if (output.observe) observe_values(output, real_values(a) * real_values(b), false);
+  if (output.observe) observe_values(output, real_values(a) * real_values(b));
 
   auto saved = std::make_unique<MulBackward>();
   ops::BinaryParams& p = saved->params;

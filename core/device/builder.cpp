@@ -85,7 +85,10 @@ std::optional<FollowedRange> Builder::followed(const Layer& layer) {
   const OutputQuantizer& q = *layer.output;
   const Following& f = *q.follow;
   FollowedRange range;
-  range.rule = static_cast<FollowedRange::Rule>(f.rule);
+  using Rule = FollowedRange::Rule;
+  static_assert(static_cast<int>(FollowRule::kExtremes) == static_cast<int>(Rule::kExtremes) &&
+                static_cast<int>(FollowRule::kLast) == static_cast<int>(Rule::kLast));
+  range.rule = static_cast<Rule>(f.rule);
   range.averaging = f.averaging, range.starts_here = f.starts_here;
   range.is_signed = f.is_signed, range.affine = f.affine;
   range.lo = q.lo, range.hi = q.hi;

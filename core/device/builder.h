@@ -130,10 +130,10 @@ class Builder {
   void follow(const Layer& layer, const double* ends, bool relu);
   /// A value of codes with the layer's quantizer, or its input's parameters where it has none.
   Value& make_codes(int index);
-  /// Calls add(gradient, adds) for the gradient of a layer's output: an operation must write it, or add to it.
+  /// Adds an operation that writes a gradient of a layer's output, which is then taken.
   void give_gradient(int index, const std::vector<Buffer>& buffers, const char* name,
                      std::function<void(const Run&, float* into)> write);
-  /// The same of one that an operation has written, or of none.
+  /// The gradient that a reader of a layer's output has written, the first one or one more; none: nothing.
   void take_gradient(int index, Buffer gradient);
   /// Whether its output's scale gets a gradient.
   bool learns(const Layer& layer) const;

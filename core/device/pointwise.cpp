@@ -153,6 +153,10 @@ Builder::Backward Builder::multiplication(int index) {
   };
 }
 
+static_assert(static_cast<int>(Function::kLeakyRelu) == static_cast<int>(ops::cuda::Function::kLeakyRelu) &&
+              static_cast<int>(Function::kHardsigmoid) == static_cast<int>(ops::cuda::Function::kHardsigmoid) &&
+              static_cast<int>(Function::kHardswish) == static_cast<int>(ops::cuda::Function::kHardswish));
+
 Builder::Backward Builder::tables(int index) {
   const Layer& l = layer(index);
   const Value y = make_codes(index);

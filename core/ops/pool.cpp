@@ -61,11 +61,6 @@ void check_average(const PoolGeometry& g, const char* name) {
             g.pad_top, g.pad_left, g.pad_bottom, g.pad_right);
 }
 
-/// A window of the whole map: a global average pool.
-bool is_whole(const PoolGeometry& g) {
-  return g.kernel_h == g.in_h && g.kernel_w == g.in_w && g.pad_top + g.pad_left + g.pad_bottom + g.pad_right == 0;
-}
-
 /// Calls take(row of the output, its first element, how many, their means) for channels of all windows, on all threads;
 /// one thread takes a row.
 template <class Code, class Take>
@@ -186,7 +181,7 @@ template <class Code>
 void average_pool(const PoolGeometry& g, bool count_include_pad, const Code* x, float scale_x, int32_t zero_x,
                   float scale_y, CodeRange range, Code* y, uint8_t* inside) {
   check_average(g, "average_pool");
-  if (is_whole(g)) {
+  if (g.is_whole_map()) {
     return global_average_pool(x, g.batch, g.in_h * g.in_w, g.channels, scale_x, zero_x, scale_y, range, y, nullptr,
                                inside);
   }
@@ -209,7 +204,7 @@ std::pair<double, double> average_range(const PoolGeometry& g, bool count_includ
   check_average(g, "average_range");
   const int64_t rows = g.batch * g.out_h();
   QAT_CHECK(rows * g.out_w() * g.channels > 0, "average_range: no elements have no range");
-  if (is_whole(g)) return global_average_range(x, g.batch, g.in_h * g.in_w, g.channels, scale_x, zero_x);
+  if (g.is_whole_map()) return global_average_range(x, g.batch, g.in_h * g.in_w, g.channels, scale_x, zero_x);
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   std::vector<float> least(rows, kInfinity), most(rows, -kInfinity);
   for_means(g, count_include_pad, x, scale_x, zero_x, [&](int64_t row, int64_t, int64_t width, const float* mean) {

@@ -18,6 +18,10 @@ struct PoolGeometry {
   /// With ceil_mode: ceil, minus one where the last window would start past the input and its leading padding.
   int64_t out_h() const;
   int64_t out_w() const;
+  /// A window of the whole map without padding: a global average pool.
+  bool is_whole_map() const {
+    return kernel_h == in_h && kernel_w == in_w && pad_top + pad_left + pad_bottom + pad_right == 0;
+  }
 };
 
 /// First maximum in row-major window order; padding never wins. winner (optional) [batch][out_h][out_w][channels]:

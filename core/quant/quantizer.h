@@ -59,8 +59,8 @@ class Quantizer : public torch::nn::Module {
   /// LSQ-like methods: the factor on the scale's gradient for `elements` values that share one scale.
   virtual double gradient_scale(int64_t /*elements*/) const { return 1.0; }
 
-  /// What a GPU needs to train this by itself, where rule() is the whole gradient and observe_range() or the scale's own
-  /// gradient all that changes. None: it trains on the CPU only.
+  /// What a GPU needs to train this by itself, where rule() is the whole gradient and observe_range() or the scale's
+  /// own gradient all that changes. None: it trains on the CPU only.
   virtual std::optional<DeviceForm> device_form() const { return std::nullopt; }
 
   /// After an optimizer step: puts learned parameters, and the weight that is quantized, back into their domains.

@@ -206,8 +206,8 @@ TEST(Conv, CompactKeepsFewAccumulatorsExactly) {
 
   const Tensor rx = test::real(x).set_requires_grad(true);
   const Tensor gamma = at::ones({1}, at::kDouble).set_requires_grad(true);
-  const Tensor v = at::batch_norm(at::conv2d(rx, weight.detach().to(at::kDouble)), gamma, at::zeros({1}, at::kDouble), {}, {}, true, 0.1,
-                                  call.batch_norm->eps, false);
+  const Tensor v = at::batch_norm(at::conv2d(rx, weight.detach().to(at::kDouble)), gamma, at::zeros({1}, at::kDouble),
+                                  {}, {}, true, 0.1, call.batch_norm->eps, false);
   (v * g).sum().backward();
   EXPECT_LT(relative_error(x.handle().grad(), rx.grad()), 1e-5);
   EXPECT_LT(relative_error(call.batch_norm->gamma.grad(), gamma.grad()), 1e-5);
@@ -358,6 +358,19 @@ TEST(Pools, GradientsEqualThoseOfTheFloatOperators) {
   average.handle().backward(ga);
   at::avg_pool2d(values, {3, 3}, {2, 2}, {1, 1}).backward(ga.to(at::kDouble));
   EXPECT_LT(relative_error(x3.handle().grad(), values.grad()), 1e-6);
+}
+
+/// Windows that run past the padded map count nine pixels, as their means do: 4x4, kernel 3, stride 2, windows from 0 and
+/// from 2 in each direction.
+TEST(Pools, AveragesOfWindowsPastTheEndHaveTheForwardsDivisor) {
+  const QuantizedTensor x = random_codes({1, 1, 4, 4}, 0.1f, {0, 255, 128});
+  const Pool2d pool{.kernel = {3, 3}, .stride = {2, 2}, .ceil_mode = true};
+  const QuantizedTensor y = avg_pool2d(x, pool, test::output_quantizer(0.1f, 128));
+  ASSERT_EQ(y.sizes(), at::IntArrayRef({1, 1, 2, 2}));
+  y.handle().backward(at::ones(y.sizes()));
+  const Tensor windows = at::tensor({1.0, 1.0, 2.0, 1.0}, at::kDouble);
+  const Tensor expected = (windows.view({4, 1}) * windows.view({1, 4}) / 9.0).view({1, 1, 4, 4});
+  EXPECT_LT(relative_error(x.handle().grad(), expected), 1e-6);
 }
 
 TEST(Handle, HasNoMemoryAndGathersFromSeveralReaders) {

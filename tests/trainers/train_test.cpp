@@ -135,6 +135,19 @@ TEST_F(Train, EveryStageRunsAndTheExportVerifies) {
   EXPECT_EQ(inspect_report(out("run"), "", std::nullopt)["quantized_layers"], 4);
 }
 
+TEST_F(Train, CudaNeedsAGpuAndAutoGoesOnWithoutOne) {
+  setenv("QAT_CUDA_LIBRARY", "/no/such/libqat_cuda.so", 1);
+  TrainRequest r = request("run");
+  r.overrides = {"device=cuda"};
+  const std::string message = error_of<ConfigError>(r);
+  EXPECT_TRUE(message.starts_with("device: cuda cannot be used: this build has no CUDA kernels (/no/such/")) << message;
+  EXPECT_FALSE(fs::exists(out("run")));
+  r.overrides = {"device=auto", "stages[0].float.steps=1", "stages[2].finetune.steps=1"};
+  train(r);
+  EXPECT_NE(read_file(out("run") + "/config.yaml").find("\ndevice: cpu\n"), std::string::npos);
+  unsetenv("QAT_CUDA_LIBRARY");
+}
+
 TEST_F(Train, VerifyFindsAChangedFile) {
   const TrainSummary summary = train(request("run"));
   io::TensorFile file = io::read_tensors(summary.exports.at(0));

@@ -17,13 +17,14 @@ namespace qat::tree {
 namespace {
 
 constexpr std::array<std::string_view, 24> kOrder = {
-    "base",   "archive",    "config",     "registry", "log",      "report",   "integer", "ops",
-    "device", "engine", "export",     "judges",     "io",       "autograd", "quant",    "nn",      "graph",
-    "lower",  "simulation", "quantizers", "models",   "datasets", "trainers", "tools"};
+    "base",   "archive", "config",     "registry",   "log",    "report",   "integer",  "ops",
+    "device", "engine",  "export",     "judges",     "io",     "autograd", "quant",    "nn",
+    "graph",  "lower",   "simulation", "quantizers", "models", "datasets", "trainers", "tools"};
 
 /// These compile without LibTorch: the engine is deployed so, and most of the code compiles in seconds.
-const std::set<std::string_view> kWithoutTorch = {"base",    "archive", "config", "registry", "log",    "report",
-                                                  "integer", "ops",     "device", "engine", "export",   "judges", "datasets"};
+const std::set<std::string_view> kWithoutTorch = {"base",   "archive", "config",  "registry", "log",
+                                                  "report", "integer", "ops",     "device",   "engine",
+                                                  "export", "judges",  "datasets"};
 
 /// Models are plain float nets.
 const std::set<std::string_view> kUnknownToModels = {"autograd", "quant", "nn", "graph", "lower", "quantizers"};

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/ops/cuda/convolve.h"
+#include "core/ops/cuda/convolve_gradient.h"
 #include "core/ops/cuda/device.h"
 #include "core/ops/cuda/encode.h"
 #include "core/ops/cuda/pointwise.h"
@@ -145,6 +146,27 @@ struct Shape {
   int64_t groups = 1;
 };
 
+/// Both gradients, and the pass that makes their operand, in both precisions.
+void run_gradients(const ConvGeometry& g, const uint8_t* x, const int8_t* w, const int32_t* zero) {
+  auto *dy = filled<float>(g.rows() * g.out_c, 0.37f), *scale = filled<float>(g.out_c, 0.01f);
+  auto *dx = random_array<float>(g.batch * g.in_h * g.in_w * g.in_c), *dw = random_array<float>(g.out_c * g.depth());
+  const double products = 2e-9 * static_cast<double>(g.rows() * g.out_c * g.depth());
+  for (const GradientPrecision precision : {GradientPrecision::kFloat, GradientPrecision::kBfloat16}) {
+    auto* operand = random_array<char>(static_cast<int64_t>(gradient_operand_bytes(g, precision)));
+    auto* scratch = random_array<char>(static_cast<int64_t>(
+        std::max(input_gradient_scratch(g, precision), weight_gradient_scratch(g, precision)) + 16));
+    const double split = milliseconds([&] { gradient_operand(g, precision, dy, scale, operand, nullptr); });
+    const double input = milliseconds([&] { input_gradient(g, precision, operand, w, false, dx, scratch, nullptr); });
+    const double weight =
+        milliseconds([&] { weight_gradient(g, precision, x, zero, operand, scale, dw, scratch, nullptr); });
+    std::printf("    %-9s operand %9.4f ms, inputs %9.4f ms %7.1f TFLOP/s, weights %9.4f ms %7.1f TFLOP/s\n",
+                precision == GradientPrecision::kFloat ? "float" : "bfloat16", split, input, products / input, weight,
+                products / weight);
+    for (char* array : {operand, scratch}) check(cudaFree(array));
+  }
+  for (float* array : {dy, scale, dx, dw}) check(cudaFree(array));
+}
+
 void run_convolution(const Shape& s) {
   const int64_t pad = s.kernel / 2;
   const ConvGeometry g{.batch = s.batch,
@@ -170,6 +192,7 @@ void run_convolution(const Shape& s) {
   std::printf("b%-4ld %4ldx%-4ld %4ld -> %-4ld %ldx%ld s%ld g%-4ld %9.4f ms %8.1f TOP/s %8.0f GB/s\n", s.batch, s.size,
               s.size, s.in_c, s.out_c, s.kernel, s.kernel, s.stride, s.groups, ms,
               2e-9 * static_cast<double>(g.rows() * g.out_c * g.depth()) / ms, bytes / ms * 1e-6);
+  run_gradients(g, x, w, zero);
   for (void* array : {static_cast<void*>(x), static_cast<void*>(w), static_cast<void*>(acc)}) check(cudaFree(array));
 }
 

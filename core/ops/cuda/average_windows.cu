@@ -6,11 +6,6 @@
 namespace qat::ops::cuda {
 namespace {
 
-/// A window of the whole map: a global average pool.
-bool is_whole(const PoolGeometry& g) {
-  return g.kernel_h == g.in_h && g.kernel_w == g.in_w && g.pad_top + g.pad_left + g.pad_bottom + g.pad_right == 0;
-}
-
 void require_average(const PoolGeometry& g, const char* kernel) {
   require(g.dilation_h == 1 && g.dilation_w == 1, kernel, "dilation must be 1");
   require(g.pad_top < g.kernel_h && g.pad_bottom < g.kernel_h && g.pad_left < g.kernel_w && g.pad_right < g.kernel_w,
@@ -151,7 +146,7 @@ int64_t window_blocks(const Map& map) { return share_blocks(map.outputs() / chan
 
 size_t average_scratch(const PoolGeometry& g) {
   static_assert(sizeof(Ends<float>) == sizeof(double));
-  if (is_whole(g)) return static_cast<size_t>(g.batch * g.channels) * sizeof(int32_t);
+  if (g.is_whole_map()) return static_cast<size_t>(g.batch * g.channels) * sizeof(int32_t);
   return static_cast<size_t>(window_blocks(Map(g))) * sizeof(double);
 }
 
@@ -161,7 +156,7 @@ void average_range(const PoolGeometry& g, bool count_include_pad, const uint8_t*
   require_average(g, kName);
   const Map map(g);
   require(map.outputs() > 0, kName, "no elements have no range");
-  if (is_whole(g)) {
+  if (g.is_whole_map()) {
     auto* acc = static_cast<int32_t*>(scratch);
     const int64_t pixels = g.in_h * g.in_w;
     global_average_sums(x, g.batch, pixels, g.channels, zero_x, acc, stream);
@@ -181,7 +176,7 @@ void average_scale_gradient(const PoolGeometry& g, bool count_include_pad, const
   constexpr const char* kName = "average_scale_gradient";
   require_average(g, kName);
   require_codes(range, kName);
-  if (is_whole(g)) {
+  if (g.is_whole_map()) {
     auto* acc = static_cast<int32_t*>(scratch);
     const int64_t pixels = g.in_h * g.in_w;
     global_average_sums(x, g.batch, pixels, g.channels, zero_x, acc, stream);

@@ -185,9 +185,7 @@ void average_pool(const PoolGeometry& g, bool count_include_pad, const uint8_t* 
   require(g.dilation_h == 1 && g.dilation_w == 1, "average_pool", "dilation must be 1");
   require(g.pad_top < g.kernel_h && g.pad_bottom < g.kernel_h && g.pad_left < g.kernel_w && g.pad_right < g.kernel_w,
           "average_pool", "padding must be smaller than the kernel");
-  const bool padded = g.pad_top + g.pad_left + g.pad_bottom + g.pad_right != 0;
-  require(padded || g.kernel_h != g.in_h || g.kernel_w != g.in_w, "average_pool",
-          "a window of the whole map is a global average pool");
+  require(!g.is_whole_map(), "average_pool", "a window of the whole map is a global average pool");
   const Map map(g);
   for_parts("average_pool", map.outputs(), false, stream, [=] __device__(const Part& part) {
     const float s = *scale_x, lo = static_cast<float>(range.lo), hi = static_cast<float>(range.hi);

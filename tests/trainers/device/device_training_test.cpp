@@ -1,4 +1,5 @@
-// A GPU's training steps against the CPU's. Without a GPU the emulated one runs them (tests/ops/cuda/emulated).
+// A GPU's training steps against the CPU's. The emulated one runs them (tests/ops/cuda/emulated), or a real one with
+// QAT_CUDA_LIBRARY=build/dev/lib/libqat_cuda.so.
 #include "trainers/device_training.h"
 
 #include <ATen/TensorOperators.h>
@@ -7,7 +8,9 @@
 #include <c10/core/GradMode.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -117,11 +120,12 @@ class DeviceTrainingTest : public testing::Test {
  protected:
   void SetUp() override {
     std::string reason;
-    if (count_gpus(&reason) == 0) GTEST_SKIP() << reason;
+    ASSERT_GT(count_gpus(&reason), 0) << reason;
   }
 
   /// After one step: what no gradient reaches is equal in every bit, updates of parameters are close.
-  void one_step_equals_the_cpu(const Case& c, double tolerance = 2e-4, const datasets::Mixture& mixture = {}) {
+  void one_step_equals_the_cpu(const Case& c, double tolerance = 2e-4, const datasets::Mixture& mixture = {},
+                               std::optional<double> of_moments = std::nullopt) {
     const Side cpu(c), gpu(c);
     const datasets::Batch batch = cpu.batches(1)[0];
     io::TensorMap before;
@@ -158,10 +162,16 @@ class DeviceTrainingTest : public testing::Test {
     EXPECT_GE(moved, 8);
     const io::TensorMap optimizer_here = cpu.optimizer->state(), optimizer_there = gpu.optimizer->state();
     ASSERT_EQ(optimizer_here.size(), optimizer_there.size());
+    double largest = 0;
+    for (const auto& [name, tensor] : optimizer_here) {
+      if (tensor.dim() > 0) largest = std::max(largest, tensor.norm().item<double>());
+    }
     for (const auto& [name, tensor] : optimizer_here) {
       if (tensor.dim() == 0) continue;
       const double wrong = (optimizer_there.at(name) - tensor).to(at::kDouble).norm().item<double>();
-      EXPECT_LE(wrong, 4 * tolerance * tensor.to(at::kDouble).norm().item<double>() + 1e-5) << name;
+      const double size = tensor.to(at::kDouble).norm().item<double>();
+      // Where terms cancel, the last digits of the larger ones stay.
+      EXPECT_LE(wrong, of_moments.value_or(4 * tolerance) * size + (of_moments ? 1e-9 : 1e-6) * largest) << name;
     }
   }
 };
@@ -212,7 +222,8 @@ TEST_F(DeviceTrainingTest, Optimizers) {
 
 TEST_F(DeviceTrainingTest, Adam) {
   // Where a gradient is near zero, adam's first update is its sign: the moments are compared, the parameters loosely.
-  one_step_equals_the_cpu({.optimizer = "name: adamw, weight_decay: 0.01", .stage = ", clip_grad_norm: 1"}, 0.1);
+  one_step_equals_the_cpu({.optimizer = "name: adamw, weight_decay: 0.01", .stage = ", clip_grad_norm: 1"}, 0.1, {},
+                          1e-3);
 }
 
 TEST_F(DeviceTrainingTest, SharedWeightsAreRefused) {
@@ -231,8 +242,23 @@ TEST_F(DeviceTrainingTest, SharedWeightsAreRefused) {
     describe_for_device(net);
     FAIL() << "no ConfigError";
   } catch (const ConfigError& error) {
-    EXPECT_NE(std::string(error.what()).find("another layer has its weight too"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find("another layer has its weight or batch norm too"), std::string::npos)
+        << error.what();
   }
+}
+
+/// Random numbers follow from the step's key.
+TEST_F(DeviceTrainingTest, DropoutRepeatsItself) {
+  const Case c{.model = "squeezenet1_1", .data = "channels: 3, height: 32, width: 32"};
+  const auto loss = [&](uint64_t key) {
+    const Side side(c);
+    DeviceTraining device(side.session, *side.optimizer, side.stage);
+    device.step(side.batches(1)[0], {}, 1.0, key);
+    return device.totals().loss;
+  };
+  const double first = loss(1);
+  EXPECT_EQ(loss(1), first);
+  EXPECT_NE(loss(2), first);
 }
 
 TEST_F(DeviceTrainingTest, MixedLabels) {

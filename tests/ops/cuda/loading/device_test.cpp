@@ -7,6 +7,9 @@
 #include <cstring>
 #include <string>
 
+#include "core/base/error.h"
+#include "core/device/training_step.h"
+
 namespace {
 
 TEST(CudaLibrary, LoadsAndCountsGpusOrSaysWhyNot) {
@@ -31,6 +34,36 @@ TEST(CudaLibrary, LoadsAndCountsGpusOrSaysWhyNot) {
     EXPECT_STREQ(reason, "");
   }
   EXPECT_EQ(count(nullptr, 0), devices);
+}
+
+TEST(CudaLibrary, MakesTrainingStepsOrSaysWhyNot) {
+  void* library = dlopen(QAT_CUDA_LIBRARY, RTLD_NOW | RTLD_LOCAL);
+  ASSERT_NE(library, nullptr) << dlerror();
+  const auto find = reinterpret_cast<decltype(&qat_cuda_training_step)>(dlsym(library, "qat_cuda_training_step"));
+  ASSERT_NE(find, nullptr) << dlerror();
+  const qat::device::MakeTrainingStep make = find();
+  try {
+    make({}, {}, {});
+    FAIL() << "a network without layers was taken";
+  } catch (const qat::Error& error) {
+    EXPECT_STREQ(error.what(), "a network for the GPU begins with its input");
+  }
+  qat::device::Network network;
+  network.layers.resize(1);
+  network.layers[0].sizes = {1, 8, 8};
+  network.output = 0;
+  const auto count = reinterpret_cast<decltype(&qat_cuda_device_count)>(dlsym(library, "qat_cuda_device_count"));
+  ASSERT_NE(count, nullptr) << dlerror();
+  if (count(nullptr, 0) > 0) {
+    EXPECT_NE(make(network, {}, {}), nullptr);
+    return;
+  }
+  try {
+    make(network, {}, {});
+    FAIL() << "a step was made without a GPU";
+  } catch (const qat::Error& error) {
+    EXPECT_EQ(std::string(error.what()).rfind("the GPU: ", 0), 0U) << error.what();
+  }
 }
 
 }  // namespace
