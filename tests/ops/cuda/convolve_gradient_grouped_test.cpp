@@ -3,6 +3,7 @@
 
 #include "core/ops/convolve_gradient.h"
 #include "core/ops/cuda/convolve_gradient_kernels.h"
+#include "tests/ops/cuda/geometry.h"
 #include "tests/ops/cuda/gpu.h"
 
 namespace qat::ops::cuda {
@@ -67,12 +68,6 @@ struct Case {
   }
 };
 
-std::string describe(const ConvGeometry& g) {
-  return fmt::format("input {}x{}x{}x{} outputs {} kernel {}x{} stride {}x{} pads {},{},{},{} dilation {}x{} groups {}",
-                     g.batch, g.in_h, g.in_w, g.in_c, g.out_c, g.kernel_h, g.kernel_w, g.stride_h, g.stride_w,
-                     g.pad_top, g.pad_left, g.pad_bottom, g.pad_right, g.dilation_h, g.dilation_w, g.groups);
-}
-
 Case real_case(const ConvGeometry& g, uint64_t seed) {
   Case c{g, {}, {}, {}, {}, 131};
   c.x = drawn_codes<uint8_t>(c.inputs(), seed);
@@ -131,56 +126,43 @@ void expect_gradients(const ConvGeometry& g, uint64_t seed) {
   }
 }
 
-ConvGeometry square(int64_t batch, int64_t size, int64_t in_c, int64_t out_c, int64_t groups, int64_t kernel,
-                    int64_t stride) {
-  const int64_t pad = kernel / 2;
-  return {.batch = batch,
-          .in_h = size,
-          .in_w = size,
-          .in_c = in_c,
-          .out_c = out_c,
-          .kernel_h = kernel,
-          .kernel_w = kernel,
-          .stride_h = stride,
-          .stride_w = stride,
-          .pad_top = pad,
-          .pad_left = pad,
-          .pad_bottom = pad,
-          .pad_right = pad,
-          .groups = groups};
+/// Padded by half the kernel.
+ConvGeometry grouped(int64_t batch, int64_t size, int64_t in_c, int64_t out_c, int64_t groups, int64_t kernel,
+                     int64_t stride) {
+  return square(batch, size, in_c, out_c, kernel, stride, kernel / 2, groups);
 }
 
 TEST_F(CudaConvolveGradientGrouped, DepthwiseLayersOfNetworks) {
   for (const int64_t stride : {1, 2}) {
-    expect_gradients(square(2, 16, 32, 32, 32, 3, stride), 1);
-    expect_gradients(square(1, 14, 96, 96, 96, 3, stride), 2);
-    expect_gradients(square(2, 7, 132, 132, 132, 3, stride), 3);  // two blocks of channels
-    expect_gradients(square(1, 9, 40, 40, 40, 5, stride), 4);
+    expect_gradients(grouped(2, 16, 32, 32, 32, 3, stride), 1);
+    expect_gradients(grouped(1, 14, 96, 96, 96, 3, stride), 2);
+    expect_gradients(grouped(2, 7, 132, 132, 132, 3, stride), 3);  // two blocks of channels
+    expect_gradients(grouped(1, 9, 40, 40, 40, 5, stride), 4);
   }
-  expect_gradients(square(1, 7, 960, 960, 960, 3, 1), 5);
+  expect_gradients(grouped(1, 7, 960, 960, 960, 3, 1), 5);
 }
 
 TEST_F(CudaConvolveGradientGrouped, RowsInSeveralParts) {
-  expect_gradients(square(1, 75, 32, 32, 32, 3, 1), 1);  // 5625 rows
-  expect_gradients(square(3, 31, 8, 16, 2, 3, 2), 2);
-  expect_gradients(square(1, 53, 6, 3, 3, 3, 1), 3);
+  expect_gradients(grouped(1, 75, 32, 32, 32, 3, 1), 1);  // 5625 rows
+  expect_gradients(grouped(3, 31, 8, 16, 2, 3, 2), 2);
+  expect_gradients(grouped(1, 53, 6, 3, 3, 3, 1), 3);
 }
 
 TEST_F(CudaConvolveGradientGrouped, GroupsOfNetworks) {
-  expect_gradients(square(1, 14, 48, 48, 6, 3, 1), 1);  // RegNet
-  expect_gradients(square(1, 14, 48, 48, 6, 3, 2), 2);
-  expect_gradients(square(1, 9, 64, 64, 16, 1, 1), 3);  // ShuffleNet
-  expect_gradients(square(1, 9, 16, 32, 16, 3, 1), 4);  // a multiplier
-  expect_gradients(square(1, 9, 16, 48, 16, 3, 2), 5);
-  expect_gradients(square(1, 5, 12, 20, 1, 3, 1), 6);  // one group
+  expect_gradients(grouped(1, 14, 48, 48, 6, 3, 1), 1);  // RegNet
+  expect_gradients(grouped(1, 14, 48, 48, 6, 3, 2), 2);
+  expect_gradients(grouped(1, 9, 64, 64, 16, 1, 1), 3);  // ShuffleNet
+  expect_gradients(grouped(1, 9, 16, 32, 16, 3, 1), 4);  // a multiplier
+  expect_gradients(grouped(1, 9, 16, 48, 16, 3, 2), 5);
+  expect_gradients(grouped(1, 5, 12, 20, 1, 3, 1), 6);  // one group
 }
 
 TEST_F(CudaConvolveGradientGrouped, LargeKernels) {
-  expect_gradients(square(1, 9, 4, 4, 1, 33, 2), 1);
-  expect_gradients(square(1, 10, 8, 8, 8, 33, 3), 2);
+  expect_gradients(grouped(1, 9, 4, 4, 1, 33, 2), 1);
+  expect_gradients(grouped(1, 10, 8, 8, 8, 33, 3), 2);
   // Weights that a block has no room for: of four channels a thread, and at all.
-  expect_gradients(square(1, 8, 128, 128, 128, 11, 3), 3);
-  expect_gradients(square(1, 7, 32, 32, 32, 33, 5), 4);
+  expect_gradients(grouped(1, 8, 128, 128, 128, 11, 3), 3);
+  expect_gradients(grouped(1, 7, 32, 32, 32, 33, 5), 4);
 }
 
 TEST_F(CudaConvolveGradientGrouped, RandomGeometries) {
@@ -208,7 +190,7 @@ TEST_F(CudaConvolveGradientGrouped, RandomGeometries) {
 }
 
 TEST(CudaConvolveGradientGroupedReference, IsTheCpus) {
-  const ConvGeometry g = square(2, 13, 24, 24, 24, 3, 2);
+  const ConvGeometry g = grouped(2, 13, 24, 24, 24, 3, 2);
   const Case c = real_case(g, 9);
   const std::vector<float> ones(g.out_c, 1.0f);
   std::vector<float> cpu_dx(c.inputs()), cpu_dw(c.weights());
@@ -224,7 +206,7 @@ TEST(CudaConvolveGradientGroupedReference, IsTheCpus) {
 
 TEST_F(CudaConvolveGradientGrouped, AnEmptyBatchHasNoGradient) {
   for (const int64_t groups : {8, 2}) {
-    const kernels::ConvShape shape(square(0, 5, 8, 8, groups, 3, 1));
+    const kernels::ConvShape shape(grouped(0, 5, 8, 8, groups, 3, 1));
     const int64_t n = int64_t{shape.out_c} * shape.depth;
     const Array<char> scratch(static_cast<int64_t>(kernels::weight_gradient_grouped_scratch(shape)));
     const Array<float> factor(std::vector<float>(8, 1.0f)), dw(n);

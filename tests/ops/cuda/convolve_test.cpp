@@ -2,18 +2,13 @@
 
 #include "core/base/error.h"
 #include "core/ops/cuda/convolve.h"
+#include "tests/ops/cuda/geometry.h"
 #include "tests/ops/cuda/gpu.h"
 
 namespace qat::ops::cuda {
 namespace {
 
 class CudaConvolve : public GpuTest {};
-
-std::string describe(const ConvGeometry& g) {
-  return fmt::format("input {}x{}x{}x{} outputs {} kernel {}x{} stride {}x{} pads {},{},{},{} dilation {}x{} groups {}",
-                     g.batch, g.in_h, g.in_w, g.in_c, g.out_c, g.kernel_h, g.kernel_w, g.stride_h, g.stride_w,
-                     g.pad_top, g.pad_left, g.pad_bottom, g.pad_right, g.dilation_h, g.dilation_w, g.groups);
-}
 
 void expect_convolved(const ConvGeometry& g, const std::vector<uint8_t>& x, int32_t zero_point,
                       const std::vector<int8_t>& w, int64_t shift = 0) {
@@ -32,24 +27,6 @@ void expect_convolved(const ConvGeometry& g, uint64_t seed, int64_t shift = 0) {
   const auto w = drawn_codes<int8_t>(g.out_c * g.depth(), seed + 1);
   const int32_t zero_points[] = {131, 0, 255, 1};
   expect_convolved(g, x, zero_points[seed % 4], w, shift);
-}
-
-ConvGeometry square(int64_t batch, int64_t size, int64_t in_c, int64_t out_c, int64_t kernel, int64_t stride,
-                    int64_t pad, int64_t groups = 1) {
-  return {.batch = batch,
-          .in_h = size,
-          .in_w = size,
-          .in_c = in_c,
-          .out_c = out_c,
-          .kernel_h = kernel,
-          .kernel_w = kernel,
-          .stride_h = stride,
-          .stride_w = stride,
-          .pad_top = pad,
-          .pad_left = pad,
-          .pad_bottom = pad,
-          .pad_right = pad,
-          .groups = groups};
 }
 
 /// Random geometries whose input channels of a group are a multiple of `unit`.
