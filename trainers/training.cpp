@@ -369,7 +369,7 @@ class Training {
   void read_totals() {
     if (!device_) return;
     const device::Totals totals = device_->totals();
-    if (totals.failed) diverged("a loss, gradient or range is not finite");
+    if (totals.failed) diverged("one of the last steps had a loss, gradient, statistic or range that is not finite");
     state_.loss_sum = totals.loss, state_.correct = totals.correct, state_.samples = totals.samples;
     device_loss_ = totals.last_loss;
   }

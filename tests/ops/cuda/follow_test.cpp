@@ -1,6 +1,8 @@
 #include "core/ops/cuda/follow.h"
 
 #include <algorithm>
+#include <bit>
+#include <cstring>
 
 #include "core/base/error.h"
 #include "tests/ops/cuda/gpu.h"
@@ -33,11 +35,18 @@ class DeviceState {
     follow_range(ends.data(), relu, f_, failed_.data(), nullptr);
     expect_equal(ends.host(), {min, max});
   }
-  void expect(const State& s) const {
-    expect_equal(range_.host(), s.range);
-    expect_equal(batches_.host(), {s.batches});
-    expect_equal(scale_.host(), {s.scale});
-    expect_equal(zero_point_.host(), {s.zero_point});
+  /// Bit for bit.
+  testing::AssertionResult is(const State& s) const {
+    const auto range = range_.host();
+    const bool equal = std::memcmp(range.data(), s.range.data(), sizeof(double) * range.size()) == 0 &&
+                       batches_.host()[0] == s.batches &&
+                       std::bit_cast<int32_t>(scale()) == std::bit_cast<int32_t>(s.scale) &&
+                       zero_point() == s.zero_point;
+    if (equal) return testing::AssertionSuccess();
+    return testing::AssertionFailure() << fmt::format(
+               "found range [{}, {}], {} batches, scale {}, zero point {}; expected [{}, {}], {}, {}, {}", range[0],
+               range[1], batches_.host()[0], scale(), zero_point(), s.range[0], s.range[1], s.batches, s.scale,
+               s.zero_point);
   }
   int32_t failed() const { return failed_.host()[0]; }
   float scale() const { return scale_.host()[0]; }
@@ -143,7 +152,7 @@ TEST_F(CudaFollow, EveryRuleAndGridAsOnTheCpu) {
       for (const auto& [min, max] : batches(++seed)) {
         observe(min, max, relu, f, cpu);
         gpu.follow(min, max, relu);
-        gpu.expect(cpu);
+        EXPECT_TRUE(gpu.is(cpu));
         if (HasFailure()) FAIL() << min << ", " << max;
       }
       EXPECT_EQ(gpu.failed(), 0);
@@ -155,39 +164,39 @@ TEST_F(CudaFollow, ByHand) {
   FollowedRange f;
   DeviceState average(f);
   average.follow(-1.0, 2.55, false);  // the first batch counts whole; unsigned: from 0
-  average.expect({{-1.0, 2.55}, 1, static_cast<float>(2.55 / 255), 0});
+  EXPECT_TRUE(average.is({{-1.0, 2.55}, 1, static_cast<float>(2.55 / 255), 0}));
   average.follow(-2.0, 1.55, false);
-  average.expect({{-1.0 + 0.01 * -1.0, 2.55 + 0.01 * (1.55 - 2.55)}, 2, static_cast<float>(2.54 / 255), 0});
+  EXPECT_TRUE(average.is({{-1.0 + 0.01 * -1.0, 2.55 + 0.01 * (1.55 - 2.55)}, 2, static_cast<float>(2.54 / 255), 0}));
 
   f.starts_here = false, f.averaging = 0.5;
   DeviceState from_zero(f);
   from_zero.follow(-1.0, 4.0, false);
-  from_zero.expect({{-0.5, 2.0}, 1, static_cast<float>(2.0 / 255), 0});
+  EXPECT_TRUE(from_zero.is({{-0.5, 2.0}, 1, static_cast<float>(2.0 / 255), 0}));
 
   f.rule = Rule::kExtremes, f.is_signed = true, f.symmetric_zero_point = 128;
   DeviceState extremes(f);
   extremes.follow(1.0, 2.0, false);  // not from the 0 that the range holds before
-  extremes.expect({{1.0, 2.0}, 1, static_cast<float>(2.0 / 127), 128});
+  EXPECT_TRUE(extremes.is({{1.0, 2.0}, 1, static_cast<float>(2.0 / 127), 128}));
   extremes.follow(-12.7, 1.0, false);
-  extremes.expect({{-12.7, 2.0}, 2, static_cast<float>(12.7 / 127), 128});
+  EXPECT_TRUE(extremes.is({{-12.7, 2.0}, 2, static_cast<float>(12.7 / 127), 128}));
 
   f.rule = Rule::kLast, f.affine = true;
   DeviceState last(f);
   last.follow(-1.0, 3.0, false);  // s = 4 / 255; 2 * rne(31.875) = 64
-  last.expect({{-1.0, 3.0}, 1, static_cast<float>(4.0 / 255), 64});
+  EXPECT_TRUE(last.is({{-1.0, 3.0}, 1, static_cast<float>(4.0 / 255), 64}));
   last.follow(-1.0, 3.0, true);
-  last.expect({{0.0, 3.0}, 2, static_cast<float>(3.0 / 255), 0});
+  EXPECT_TRUE(last.is({{0.0, 3.0}, 2, static_cast<float>(3.0 / 255), 0}));
   last.follow(-5.0, -2.0, false);  // all below zero; the last code is not for the zero point
-  last.expect({{-5.0, -2.0}, 3, static_cast<float>(5.0 / 254.5), 254});
+  EXPECT_TRUE(last.is({{-5.0, -2.0}, 3, static_cast<float>(5.0 / 254.5), 254}));
   last.follow(0.0, 0.0, false);
-  last.expect({{0.0, 0.0}, 4, 1.0f, 128});
+  EXPECT_TRUE(last.is({{0.0, 0.0}, 4, 1.0f, 128}));
   last.follow(0.0, 1e-20, false);
-  last.expect({{0.0, 1e-20}, 5, 1.1920928955078125e-07f, 0});
+  EXPECT_TRUE(last.is({{0.0, 1e-20}, 5, 1.1920928955078125e-07f, 0}));
 
   f.affine = false, f.lowest = -6.35, f.highest = 100;
   DeviceState limited(f);
   limited.follow(-1000.0, 1000.0, false);
-  limited.expect({{-1000.0, 1000.0}, 1, static_cast<float>(6.35 / 128), 128});
+  EXPECT_TRUE(limited.is({{-1000.0, 1000.0}, 1, static_cast<float>(6.35 / 128), 128}));
 }
 
 TEST_F(CudaFollow, TheGridHoldsTheRange) {
@@ -220,25 +229,25 @@ TEST_F(CudaFollow, WhatIsNotFiniteFailsAndChangesNothing) {
       DeviceState fresh(f, before);
       fresh.follow(min, max, false);
       EXPECT_EQ(fresh.failed(), 1) << min << ", " << max;
-      fresh.expect(before);
+      EXPECT_TRUE(fresh.is(before));
       gpu.follow(min, max, false);
     }
-    gpu.expect(before);
+    EXPECT_TRUE(gpu.is(before));
     State after = before;
     observe(-0.5, 1.0, false, f, after);
     gpu.follow(-0.5, 1.0, false);
-    gpu.expect(after);
+    EXPECT_TRUE(gpu.is(after));
     EXPECT_EQ(gpu.failed(), 1);  // never taken back
   }
   DeviceState relu(FollowedRange{.rule = Rule::kLast}, before);
   relu.follow(-kInf, 255.0, true);  // the CPU clips before it looks
-  relu.expect({{0.0, 255.0}, 8, 1.0f, 0});
+  EXPECT_TRUE(relu.is({{0.0, 255.0}, 8, 1.0f, 0}));
   EXPECT_EQ(relu.failed(), 0);
   relu.follow(kNan, 1.0, true);
   EXPECT_EQ(relu.failed(), 1);
   DeviceState wide(FollowedRange{.rule = Rule::kLast}, before);
   wide.follow(0.0, 1e300, false);
-  wide.expect(before);
+  EXPECT_TRUE(wide.is(before));
   EXPECT_EQ(wide.failed(), 1);
 }
 

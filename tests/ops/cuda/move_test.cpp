@@ -99,8 +99,15 @@ TEST_F(CudaMove, ChannelsMayRepeat) {
 }
 
 TEST_F(CudaMove, NothingIsLeftAsItIs) {
-  gather_channels<float>(nullptr, 0, 4, nullptr, 3, nullptr, nullptr);
-  gather_channels<uint8_t>(nullptr, 4, 3, nullptr, 0, nullptr, nullptr);
+  const Array<int32_t> from({2, 1, 0});
+  const Array<float> x({1, 2, 3, 4}), y({7, 8, 9});
+  gather_channels(x.data(), 0, 4, from.data(), 3, y.data(), nullptr);
+  EXPECT_EQ(y.host(), (std::vector<float>{7, 8, 9}));
+  const Array<uint8_t> codes({1, 2, 3}), moved({4, 5, 6});
+  gather_channels(codes.data(), 1, 3, from.data(), 0, moved.data(), nullptr);
+  EXPECT_EQ(moved.host(), (std::vector<uint8_t>{4, 5, 6}));
+  // Not even an address is needed.
+  EXPECT_NO_THROW(gather_channels<float>(nullptr, 0, 4, nullptr, 3, nullptr, nullptr));
 }
 
 TEST(CudaMoveArguments, RefusesNegativeSizes) {

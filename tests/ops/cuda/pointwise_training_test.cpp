@@ -144,10 +144,16 @@ TEST_F(CudaPointwiseTraining, DropoutDropsItsShare) {
 }
 
 TEST_F(CudaPointwiseTraining, NothingIsLeftAsItIs) {
-  add_values(nullptr, 0, nullptr, nullptr);
-  to_channels_first<float>(nullptr, 0, 4, 3, nullptr, nullptr);
-  to_channels_first<uint8_t>(nullptr, 2, 0, 3, nullptr, nullptr);
-  to_channels_last<uint8_t>(nullptr, 2, 4, 0, nullptr, nullptr);
+  const Array<float> x({1, 2}), y({3, 4});
+  add_values(x.data(), 0, y.data(), nullptr);
+  to_channels_first(x.data(), 0, 4, 3, y.data(), nullptr);
+  EXPECT_EQ(y.host(), (std::vector<float>{3, 4}));
+  const Array<uint8_t> codes({1, 2}), moved({5, 6});
+  to_channels_first(codes.data(), 2, 0, 3, moved.data(), nullptr);
+  to_channels_last(codes.data(), 2, 4, 0, moved.data(), nullptr);
+  EXPECT_EQ(moved.host(), (std::vector<uint8_t>{5, 6}));
+  // Not even an address is needed.
+  EXPECT_NO_THROW(add_values(nullptr, 0, nullptr, nullptr));
 }
 
 TEST_F(CudaPointwiseTraining, DropoutOfNothingHasAScale) {
