@@ -1,11 +1,14 @@
 #include "trainers/bench.h"
 
 #include <ATen/Context.h>
+#include <ATen/DeviceAccelerator.h>
 #include <ATen/Parallel.h>
+#include <ATen/autocast_mode.h>
 #include <ATen/ops/cross_entropy_loss.h>
 #include <c10/core/Allocator.h>
 #include <c10/core/GradMode.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
+#include <dlfcn.h>
 #include <malloc.h>
 #include <torch/optim/sgd.h>
 
@@ -51,11 +54,13 @@ double median(std::vector<double> values) {
   return *middle;
 }
 
-/// Bytes that LibTorch's CPU allocator gave out, less those that it got back of them.
+/// Bytes that LibTorch's allocator of a device gave out, less those that it got back of them.
 struct LiveBytes final : c10::MemoryReportingInfoBase {
+  explicit LiveBytes(c10::DeviceType type) : type(type) {}
+  const c10::DeviceType type;
   std::atomic<int64_t> bytes{0};
   void reportMemoryUsage(void*, int64_t size, size_t, size_t, c10::Device device) override {
-    if (device.is_cpu()) bytes += size;
+    if (device.type() == type) bytes += size;
   }
   bool memoryProfilingEnabled() const override { return true; }
 };
@@ -106,7 +111,7 @@ struct Side {
   int64_t saved_bytes(const TensorBatch& batch) const {
     zero_grad();
     const at::Tensor images = input(batch.images);
-    const auto live = std::make_shared<LiveBytes>();
+    const auto live = std::make_shared<LiveBytes>(images.device().type());
     at::Tensor value;
     {
       const c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE, live);
@@ -117,8 +122,10 @@ struct Side {
 };
 
 /// The float network and its optimizer as a user of LibTorch has them.
-Side float_side(const std::shared_ptr<Session>& session, const TrainStage& stage, bool channels_last) {
+Side float_side(const std::shared_ptr<Session>& session, const TrainStage& stage, bool channels_last,
+                at::DeviceType device = at::kCPU) {
   torch::nn::Module& module = *session->model.module;
+  module.to(device);
   module.train();
   {
     const at::NoGradGuard no_grad;
@@ -237,35 +244,132 @@ Json parts_of(const Side& side) {
           {"optimizer_ms", minimum(side.update_ms)}};
 }
 
-/// The same steps on the GPU, one batch again and again: the shortest of five runs of them.
-Json device_parts(Bench& bench, const StepBenchRequest& request) {
+/// Whether LibTorch itself can use the GPU: its CUDA libraries lie beside its others, and they are those of a CUDA build.
+bool load_libtorch_cuda(std::string& reason) {
+  const bool loaded = dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) != nullptr;
+  if (!loaded) reason = dlerror();
+  if (loaded && !at::globalContext().hasCUDA()) reason = "it finds no GPU";
+  return reason.empty();
+}
+
+/// The float network on the GPU, and a batch that is copied to it from page-locked memory at every step.
+class FloatOnDevice {
+ public:
+  FloatOnDevice(const Bench& bench, const TensorBatch& batch, bool channels_last)
+      : side_(float_side(std::make_shared<Session>(bench.experiment), bench.stage, channels_last, at::kCUDA)),
+        batch_{side_.input(batch.images).pin_memory(), batch.labels.pin_memory()},
+        autocast_(bench.stage.autocast.has_value()) {}
+
+  void step() {
+    at::autocast::set_autocast_enabled(at::kCUDA, autocast_);
+    at::autocast::set_autocast_dtype(at::kCUDA, at::kBFloat16);
+    side_.zero_grad();
+    const at::Tensor loss = side_.loss(batch_.images.to(at::kCUDA, true), batch_.labels.to(at::kCUDA, true));
+    at::autocast::clear_cache();
+    at::autocast::set_autocast_enabled(at::kCUDA, false);
+    loss.backward();
+    side_.update();
+  }
+
+  /// {saved_bytes, peak_bytes: how far a step's memory grows above what parameters and optimizer take}.
+  Json memory() {
+    const auto used = [] { return at::accelerator::getDeviceStats(0).allocated_bytes[0]; };
+    side_.zero_grad();
+    at::autocast::set_autocast_enabled(at::kCUDA, autocast_);
+    const int64_t saved = side_.saved_bytes({batch_.images.to(at::kCUDA), batch_.labels.to(at::kCUDA)});
+    at::autocast::clear_cache();
+    at::autocast::set_autocast_enabled(at::kCUDA, false);
+    const int64_t before = used().current;
+    at::accelerator::resetPeakStats(0);
+    step();
+    return {{"saved_bytes", saved}, {"peak_bytes", used().peak - before}};
+  }
+
+ private:
+  Side side_;
+  TensorBatch batch_;
+  bool autocast_;
+};
+
+/// Steps on the GPU, one batch again and again: runs of quantized and float ones in turn.
+Json gpu_step_bench(Bench& bench, const StepBenchRequest& request) {
+  std::string reason;
+  QAT_CHECK_AS(ConfigError, count_gpus(&reason) > 0, "device: cuda cannot be used: {}", reason);
+  check_for_device(*bench.first, bench.stage);
+  const auto next = [&] { return bench.next(); };
   const Session session(bench.experiment);
-  const std::shared_ptr<Optimizer> optimizer =
-      prepare(session, bench.stage, request.frozen, [&] { return bench.next(); });
-  DeviceTraining device(session, *optimizer, bench.stage);
-  const auto milliseconds = [&](int64_t steps) {
+  const std::shared_ptr<Optimizer> optimizer = prepare(session, bench.stage, request.frozen, next);
+  DeviceTraining quantized(session, *optimizer, bench.stage);
+  bench.data_ms.clear();
+  const TensorBatch batch = bench.next();
+  std::vector<std::unique_ptr<FloatOnDevice>> floats;  // contiguous, channels last
+  std::string no_float;
+  if (load_libtorch_cuda(no_float)) {
+    for (const bool last : {false, true}) floats.push_back(std::make_unique<FloatOnDevice>(bench, batch, last));
+  }
+
+  const auto milliseconds = [&](int64_t steps, const auto& step, const auto& wait) {
+    wait();
     Stopwatch watch;
-    for (int64_t i = 0; i < steps; ++i) device.step(bench.batch, {}, 1.0, static_cast<uint64_t>(i));
-    QAT_CHECK(!device.totals().failed, "bench step: training diverged on the GPU");
+    for (int64_t i = 0; i < steps; ++i) step();
+    wait();
     return watch.milliseconds() / static_cast<double>(steps);
   };
-  milliseconds(kWarmUp);
-  std::vector<double> runs(5);
-  for (double& run : runs) run = milliseconds(request.steps);
-  return {{"ms", minimum(runs)},
-          {"median_ms", median(runs)},
-          {"activation_bytes", device.device().activation_bytes()},
-          {"state_bytes", device.device().state_bytes()}};
+  constexpr int kRuns = 7;
+  std::vector<double> quantized_ms, float_ms[2];
+  for (int run = -1; run < kRuns; ++run) {
+    const int64_t steps = run < 0 ? kWarmUp : request.steps;
+    uint64_t key = 0;
+    const double ms = milliseconds(
+        steps, [&] { quantized.step(bench.batch, {}, 1.0, key++); },
+        [&] { QAT_CHECK(!quantized.totals().failed, "bench step: training diverged on the GPU"); });
+    if (run >= 0) quantized_ms.push_back(ms);
+    for (size_t i = 0; i < floats.size(); ++i) {
+      const double float_run = milliseconds(
+          steps, [&] { floats[i]->step(); }, [] { at::accelerator::synchronizeDevice(0); });
+      if (run >= 0) float_ms[i].push_back(float_run);
+    }
+  }
+
+  const device::TrainingStep& device = quantized.device();
+  Json result = {{"device", "cuda"},
+                 {"quantized_ms", minimum(quantized_ms)},
+                 {"quantized_median_ms", median(quantized_ms)},
+                 {"quantized_saved_bytes", device.saved_bytes()},
+                 {"activation_bytes", device.activation_bytes()},
+                 {"state_bytes", device.state_bytes()},
+                 {"parameter_bytes", bench.first->parameter_bytes()},
+                 {"model", bench.experiment.model_name()},
+                 {"batch_size", batch.images.size(0)},
+                 {"memory", bench.experiment.quantization->memory},
+                 {"autocast", bench.stage.autocast.has_value()},
+                 {"phase", request.frozen ? "frozen" : "live"},
+                 {"steps", request.steps},
+                 {"data_ms", median(bench.data_ms)}};
+  if (floats.empty()) {
+    result["no_float"] = no_float;
+    return result;
+  }
+  const size_t fastest = minimum(float_ms[0]) < minimum(float_ms[1]) ? 0 : 1;
+  Json parts = floats[fastest]->memory();
+  parts["layout"] = fastest == 0 ? "contiguous" : "channels_last";
+  parts["contiguous_ms"] = minimum(float_ms[0]);
+  parts["channels_last_ms"] = minimum(float_ms[1]);
+  result["float_ms"] = minimum(float_ms[fastest]);
+  result["float_median_ms"] = median(float_ms[fastest]);
+  result["ratio"] = minimum(quantized_ms) / minimum(float_ms[fastest]);
+  result["median_ratio"] = median(quantized_ms) / median(float_ms[fastest]);
+  result["float_saved_bytes"] = parts["saved_bytes"];
+  result["saved_ratio"] = static_cast<double>(device.saved_bytes()) / parts["saved_bytes"].get<double>();
+  result["float"] = std::move(parts);
+  return result;
 }
 
 }  // namespace
 
 Json step_bench(const StepBenchRequest& request) {
   Bench bench(request);
-  const bool on_device = bench.experiment.device == "cuda";
-  std::string reason;
-  QAT_CHECK_AS(ConfigError, !on_device || count_gpus(&reason) > 0, "device: cuda cannot be used: {}", reason);
-  if (on_device) check_for_device(*bench.first, bench.stage);
+  if (bench.experiment.device == "cuda") return gpu_step_bench(bench, request);
   const auto next = [&] { return bench.next(); };
   // Three networks with the same initial weights.
   Side contiguous = float_side(bench.first, bench.stage, false);
@@ -312,7 +416,6 @@ Json step_bench(const StepBenchRequest& request) {
                  {"quantized", std::move(quantized_parts)},
                  {"data_ms", data},
                  {"data_share", data / (data + quantized_median)}};
-  if (on_device) result["device"] = device_parts(bench, request);
   return result;
 }
 

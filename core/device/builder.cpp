@@ -43,6 +43,7 @@ void Builder::build(const DeviceBatch& inputs) {
   backward.push_back(input(0, inputs.images));
   for (int i = 1; i < static_cast<int>(network_.layers.size()); ++i) backward.push_back(add_layer(i));
   loss(inputs);
+  program_.end_forward();
   for (int i = static_cast<int>(backward.size()) - 1; i >= 0; --i) {
     // Without a gradient nobody reads it, or nothing before it learns.
     if (backward[static_cast<size_t>(i)] && value(i).gradient) backward[static_cast<size_t>(i)]();

@@ -233,7 +233,7 @@ void Builder::backward(const Convolution& c) {
   }
   if (c.learns) scale_gradient(*l.output, scale_sum);
 
-  Buffer dy = g;
+  std::function<ProductGradient(const Run&)> dy;
   if (c.live) {
     const LiveSums sums{
         c.rows, c.channels, s1, s2, c.numbers.p, c.numbers.q, c.numbers.gain, l.batch_norm->running_statistics};
@@ -243,35 +243,37 @@ void Builder::backward(const Convolution& c) {
                                   dgamma,
                                   dbeta,
                                   dbias};
-    dy = program_.make<float>(c.rows * c.channels);
-    program_.add("batch norm's gradient", {g, c.inside, kept, dy}, [=](const Run& run) {
-      live_gradients(sums, gradients, run.stream);
-      batch_norm_gradient(run.at<float>(g), run.at<uint8_t>(c.inside), kept_of(run), c.rows, c.channels, gradients.a,
-                          gradients.b, gradients.c, run.at<float>(dy), run.stream);
-    });
+    program_.add("batch norm's gradients", {}, [=](const Run& run) { live_gradients(sums, gradients, run.stream); });
+    dy = [=](const Run& run) {
+      return ProductGradient{.g = run.at<float>(g),
+                             .inside = run.at<uint8_t>(c.inside),
+                             .slope = gradients.a,
+                             .inner = gradients.b,
+                             .constant = gradients.c,
+                             .kept = kept_of(run)};
+    };
   } else {
-    if (c.inside) {
-      dy = program_.make<float>(c.rows * c.channels);
-      program_.add("masked gradient", {g, c.inside, dy}, [=](const Run& run) {
-        mask_gradient(run.at<float>(g), run.at<uint8_t>(c.inside), c.rows * c.channels, run.at<float>(dy), run.stream);
-      });
-    }
     program_.add("gradients of biases", {}, [=, k = c.folded.k, channels = c.channels](const Run& run) {
       folded_gradients(channels, s1, k, dbeta, dbias, run.stream);
     });
+    dy = [=](const Run& run) {
+      return ProductGradient{.g = run.at<float>(g), .inside = run.at<uint8_t>(c.inside)};
+    };
   }
-  gradients_of_products(c, dy);
+  gradients_of_products(c, {g, c.inside, c.live ? kept : Buffer()}, dy);
 }
 
-void Builder::gradients_of_products(const Convolution& c, Buffer dy) {
+void Builder::gradients_of_products(const Convolution& c, std::vector<Buffer> buffers,
+                                    const std::function<ProductGradient(const Run&)>& dy) {
   const GradientPrecision precision = options_.bfloat16 ? GradientPrecision::kBfloat16 : GradientPrecision::kFloat;
   const ops::ConvGeometry g = c.geometry;
   const Buffer operand = program_.make_bytes(gradient_operand_bytes(g, precision));
+  buffers.push_back(operand);
   float* factor = arena_.make<float>(c.channels);
   const Value x = value(c.input);
-  program_.add("gradients as operands", {dy, operand}, [=](const Run& run) {
+  program_.add("gradients as operands", buffers, [=](const Run& run) {
     weight_gradient_factors(c.channels, x.scale, c.weight_factor, c.scale_ran, factor, run.stream);
-    gradient_operand(g, precision, run.at<float>(dy), c.scale_ran, run.at<void>(operand), run.stream);
+    gradient_operand(g, precision, dy(run), c.scale_ran, run.at<void>(operand), run.stream);
   });
   if (x.needs_gradient) {
     const Buffer scratch = program_.make_bytes(input_gradient_scratch(g, precision));

@@ -121,6 +121,12 @@ void Program::plan() {
   memory_ = std::make_unique<DeviceMemory>(size_);
 }
 
+int64_t Program::kept_size() const {
+  size_t sum = 0;
+  for (const Piece& piece : pieces_) sum += piece.first < forward_ && piece.last >= forward_ ? piece.bytes : 0;
+  return static_cast<int64_t>(sum);
+}
+
 void Program::run(cudaStream_t stream) const {
   for (size_t i = 0; i < operations_.size(); ++i) operations_[i].run(Run(*this, static_cast<int>(i), stream));
 }

@@ -120,10 +120,15 @@ class Program {
   /// buffers: all that the operation touches; absent ones are left out.
   void add(std::string name, const std::vector<Buffer>& buffers, std::function<void(const Run&)> run);
 
+  /// The forward pass ends with the last operation so far.
+  void end_forward() { forward_ = static_cast<int>(operations_.size()); }
+
   /// Gives every buffer its place. No operation is added afterwards.
   void plan();
   void run(cudaStream_t stream) const;
   int64_t size() const { return static_cast<int64_t>(size_); }
+  /// Bytes of the buffers that operations before and after the forward pass's end name.
+  int64_t kept_size() const;
 
  private:
   struct Piece {
@@ -139,6 +144,7 @@ class Program {
   std::vector<Operation> operations_;
   std::unique_ptr<DeviceMemory> memory_;
   size_t size_ = 0;
+  int forward_ = 0;  // operations
 };
 
 }  // namespace qat::device

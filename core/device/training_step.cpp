@@ -148,6 +148,11 @@ class Step final : public TrainingStep {
     for (const auto& [size, step] : steps_) most = std::max(most, step->program.size());
     return most;
   }
+  int64_t saved_bytes() const override {
+    int64_t most = 0;
+    for (const auto& [size, step] : steps_) most = std::max(most, step->program.kept_size());
+    return most;
+  }
   int64_t state_bytes() const override { return arena_.size(); }
 
  private:

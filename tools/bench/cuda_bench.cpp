@@ -126,8 +126,13 @@ void run_passes(int64_t rows, int64_t channels) {
   const ScaleGradient of_scale{a, multiplier, offset, zero, ds};
   run_pass("reduce gradient, with a scale's", 7.125 * d,
            [&] { reduce_gradient(g, mask, compacted, rows, channels, s1, s2, &of_scale, scratch, nullptr); });
-  run_pass("batch norm gradient (int16)", 10.125 * d,
-           [&] { batch_norm_gradient(g, mask, compacted, rows, channels, multiplier, offset, offset, dx, nullptr); });
+  const ConvGeometry linear{.batch = rows, .in_c = channels, .out_c = channels};
+  const ProductGradient dy{
+      .g = g, .inside = mask, .slope = multiplier, .inner = offset, .constant = offset, .kept = compacted};
+  run_pass("batch norm gradient (int16), operand", 10.125 * d,
+           [&] { gradient_operand(linear, GradientPrecision::kFloat, dy, multiplier, dx, nullptr); });
+  run_pass("the same in bfloat16", 8.125 * d,
+           [&] { gradient_operand(linear, GradientPrecision::kBfloat16, dy, multiplier, dx, nullptr); });
   run_pass("mask gradient", 8.125 * d, [&] { mask_gradient(g, mask, n, dx, nullptr); });
   run_pass("add + mask", 3.125 * d, [&] { add(a, b, n, params, codes, inside, true, nullptr); });
   run_pass("add scale gradient", 7.125 * d,
@@ -155,7 +160,7 @@ void run_gradients(const ConvGeometry& g, const uint8_t* x, const int8_t* w, con
     auto* operand = random_array<char>(static_cast<int64_t>(gradient_operand_bytes(g, precision)));
     auto* scratch = random_array<char>(static_cast<int64_t>(
         std::max(input_gradient_scratch(g, precision), weight_gradient_scratch(g, precision)) + 16));
-    const double split = milliseconds([&] { gradient_operand(g, precision, dy, scale, operand, nullptr); });
+    const double split = milliseconds([&] { gradient_operand(g, precision, {.g = dy}, scale, operand, nullptr); });
     const double input = milliseconds([&] { input_gradient(g, precision, operand, w, false, dx, scratch, nullptr); });
     const double weight =
         milliseconds([&] { weight_gradient(g, precision, x, zero, operand, scale, dw, scratch, nullptr); });

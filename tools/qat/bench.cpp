@@ -66,6 +66,29 @@ int64_t resident_growth(char** argv, const std::string& side) {
   return Json::parse(text).at("peak_rss_growth_bytes").get<int64_t>();
 }
 
+void print_gpu_step(const Json& r) {
+  const auto number = [&](const char* key) { return r[key].get<double>(); };
+  const auto bytes = [](const Json& value) { return format_bytes(value.get<uint64_t>()); };
+  fmt::print("{} batch {} on the GPU {} memory {}{}\n", r["model"].get<std::string>(), r["batch_size"].get<int64_t>(),
+             r["phase"].get<std::string>(), r["memory"].get<std::string>(),
+             r["autocast"].get<bool>() ? " bfloat16" : "");
+  if (r.contains("float")) {
+    const Json& f = r["float"];
+    fmt::print("step: float {:.3f} ms ({}), quantized {:.3f} ms, ratio {:.3f} (medians {:.3f}, {:.3f}, {:.3f})\n",
+               number("float_ms"), f["layout"].get<std::string>(), number("quantized_ms"), number("ratio"),
+               number("float_median_ms"), number("quantized_median_ms"), number("median_ratio"));
+    fmt::print("saved for backward: float {}, quantized {}, ratio {:.3f}\n", bytes(r["float_saved_bytes"]),
+               bytes(r["quantized_saved_bytes"]), number("saved_ratio"));
+    fmt::print("largest in a step: float {} with gradients\n", bytes(f["peak_bytes"]));
+  } else {
+    fmt::print("step: quantized {:.3f} ms (median {:.3f}); no float step: {}\n", number("quantized_ms"),
+               number("quantized_median_ms"), r["no_float"].get<std::string>());
+    fmt::print("saved for backward: quantized {}\n", bytes(r["quantized_saved_bytes"]));
+  }
+  fmt::print("quantized: maps and scratch memory {}, all else {} (parameters {})\n", bytes(r["activation_bytes"]),
+             bytes(r["state_bytes"]), bytes(r["parameter_bytes"]));
+}
+
 void print_step(const Json& r) {
   const auto number = [&](const char* key) { return r[key].get<double>(); };
   fmt::print("{} batch {} threads {} {} memory {} ({}, LibTorch {})\n", r["model"].get<std::string>(),
@@ -90,12 +113,6 @@ void print_step(const Json& r) {
   }
   for (const auto& [name, spent] : r["quantized"]["passes"].items()) {
     fmt::print("    {:<46}{:8.2f}\n", name, spent.get<double>());
-  }
-  if (r.contains("device")) {
-    const Json& device = r["device"];
-    fmt::print("on the GPU {:.3f} ms a step (median {:.3f}), activations {}, all else {}\n", device["ms"].get<double>(),
-               device["median_ms"].get<double>(), format_bytes(device["activation_bytes"].get<uint64_t>()),
-               format_bytes(device["state_bytes"].get<uint64_t>()));
   }
   fmt::print("wait for data {:.2f} ms, {:.1f}% of a quantized step\n", number("data_ms"), 100 * number("data_share"));
 }
@@ -197,6 +214,8 @@ Run add_bench(CLI::App& app, char** argv) {
     }
     if (o->json || !o->memory_of.empty()) {
       fmt::print("{}\n", r.dump(2));
+    } else if (r.contains("device")) {
+      print_gpu_step(r);
     } else {
       print_step(r);
     }

@@ -2,6 +2,7 @@
 #include "core/ops/cuda/convolve_gradient.h"
 #include "core/ops/cuda/convolve_gradient_kernels.h"
 #include "core/ops/cuda/eights.cuh"
+#include "core/ops/cuda/kept.cuh"
 
 namespace qat::ops::cuda {
 namespace {
@@ -16,16 +17,71 @@ void check(const char* kernel, const ConvGeometry& g) {
   require(g.batch < kLimit / (g.in_h * g.in_w), kernel, "the input has too many pixels for the GPU's kernels");
 }
 
-/// Eight channels of the padded operand: rows of them may start anywhere in dy.
-__device__ Eight<float> scaled(const float* dy, const float* scale, int64_t out_c, int64_t row, int64_t channel,
-                               bool vectors) {
-  const int64_t left = out_c - channel;
-  const Part part{0, left < kEight ? static_cast<int>(left) : kEight, vectors};
-  Eight<float> values = load(dy + row * out_c + channel, part);
-  const Eight<float> scales = load(scale + channel, part);
+/// dy * scale_w of elements that may begin anywhere.
+template <Keeping kKeeping, bool kAffine>
+struct ScaledGradient {
+  __device__ Eight<float> operator()(const Part& part, const PartChannels& channel) const {
+    Eight<float> result = load(dy.g, part);
+    const unsigned bits = mask(part);
+    if constexpr (kAffine) {
+      const Eight<float> a = load_kept<kKeeping>(dy.kept, part, channel), slope = channel.load(dy.slope);
+      const Eight<float> inner = channel.load(dy.inner), constant = channel.load(dy.constant);
 #pragma unroll
-  for (int k = 0; k < kEight; ++k) values.at[k] *= scales.at[k];  // zeros behind the last channel
-  return values;
+      for (int k = 0; k < kEight; ++k) {
+        const float masked = (bits >> k) & 1 ? slope.at[k] * result.at[k] : 0.0f;
+        result.at[k] = masked + (inner.at[k] * a.at[k] + constant.at[k]);
+      }
+    } else {
+#pragma unroll
+      for (int k = 0; k < kEight; ++k) result.at[k] = (bits >> k) & 1 ? result.at[k] : 0.0f;
+    }
+    const Eight<float> scale = channel.load(scale_w);
+#pragma unroll
+    for (int k = 0; k < kEight; ++k) result.at[k] *= scale.at[k];
+    return result;
+  }
+
+  __device__ unsigned mask(const Part& part) const {
+    if (dy.inside == nullptr || part.begin % kEight == 0) return load_mask(dy.inside, part);
+    unsigned bits = 0;
+    for (int k = 0; k < part.count; ++k) {
+      const int64_t i = part.begin + k;
+      bits |= static_cast<unsigned>(dy.inside[i / kEight] >> (i % kEight) & 1) << k;
+    }
+    return bits;
+  }
+
+  ProductGradient dy;
+  const float* scale_w;
+};
+
+template <class Gradient>
+void make_operand(const ConvGeometry& g, GradientPrecision precision, const Gradient& gradient, bool vectors,
+                  void* operand, cudaStream_t stream) {
+  const int64_t out_c = g.out_c;
+  if (!kernels::is_dense(g)) {
+    auto* to = static_cast<float*>(operand);
+    for_parts("gradient_operand", g.rows() * out_c, vectors, stream,
+              [=] __device__(const Part& part) { store(to, part, gradient(part, PartChannels(part, out_c))); });
+    return;
+  }
+  const int64_t padded = kernels::padded_channels(out_c), plane = g.rows() * padded;
+  const bool whole = vectors && padded == out_c, both = precision == GradientPrecision::kFloat;
+  auto* to = static_cast<Bfloat16*>(operand);
+  for_parts("gradient_operand", plane, true, stream, [=] __device__(const Part& part) {
+    const int64_t row = quotient(part.begin, padded), channel = part.begin - row * padded, left = out_c - channel;
+    const Part from{row * out_c + channel, left < kEight ? static_cast<int>(left) : kEight, whole};
+    const Eight<float> values = gradient(from, PartChannels(from, out_c));
+    Eight<Bfloat16> high, low;
+#pragma unroll
+    for (int k = 0; k < kEight; ++k) {
+      const float value = k < from.count ? values.at[k] : 0.0f;
+      high.at[k] = to_bfloat16(value);
+      low.at[k] = to_bfloat16(value - to_float(high.at[k]));
+    }
+    store(to, part, high);
+    if (both) store(to + plane, part, low);
+  });
 }
 
 }  // namespace
@@ -37,36 +93,20 @@ size_t gradient_operand_bytes(const ConvGeometry& g, GradientPrecision precision
   return rows * static_cast<size_t>(kernels::planes(precision) * kernels::padded_channels(g.out_c)) * sizeof(Bfloat16);
 }
 
-void gradient_operand(const ConvGeometry& g, GradientPrecision precision, const float* dy, const float* scale_w,
-                      void* operand, cudaStream_t stream) {
+void gradient_operand(const ConvGeometry& g, GradientPrecision precision, const ProductGradient& dy,
+                      const float* scale_w, void* operand, cudaStream_t stream) {
   check("gradient_operand", g);
-  const int64_t out_c = g.out_c;
-  if (!kernels::is_dense(g)) {
-    auto* to = static_cast<float*>(operand);
-    const bool vectors = aligned(dy, scale_w, to);
-    for_parts("gradient_operand", g.rows() * out_c, vectors, stream, [=] __device__(const Part& part) {
-      Eight<float> values = load(dy, part);
-      const Eight<float> scales = PartChannels(part, out_c).load(scale_w);
-#pragma unroll
-      for (int k = 0; k < kEight; ++k) values.at[k] *= scales.at[k];
-      store(to, part, values);
-    });
+  const bool affine = dy.slope != nullptr;
+  require(affine == (dy.inner != nullptr) && affine == (dy.constant != nullptr), "gradient_operand",
+          "slope, inner and constant come together");
+  const bool vectors = aligned(dy.g, scale_w, dy.slope, dy.inner, dy.constant) &&
+                       aligned(dy.kept.compact, dy.kept.exact, dy.kept.middle, dy.kept.step, operand);
+  if (!affine) {
+    make_operand(g, precision, ScaledGradient<Keeping::kNothing, false>{dy, scale_w}, vectors, operand, stream);
     return;
   }
-  const int64_t padded = kernels::padded_channels(out_c), plane = g.rows() * padded;
-  const bool vectors = aligned(dy, scale_w) && out_c % kEight == 0, both = precision == GradientPrecision::kFloat;
-  auto* to = static_cast<Bfloat16*>(operand);
-  for_parts("gradient_operand", plane, true, stream, [=] __device__(const Part& part) {
-    const int64_t row = quotient(part.begin, padded);
-    const Eight<float> values = scaled(dy, scale_w, out_c, row, part.begin - row * padded, vectors);
-    Eight<Bfloat16> high, low;
-#pragma unroll
-    for (int k = 0; k < kEight; ++k) {
-      high.at[k] = to_bfloat16(values.at[k]);
-      low.at[k] = to_bfloat16(values.at[k] - to_float(high.at[k]));
-    }
-    store(to, part, high);
-    if (both) store(to + plane, part, low);
+  with_keeping("gradient_operand", dy.kept, [&](auto keeping) {
+    make_operand(g, precision, ScaledGradient<keeping, true>{dy, scale_w}, vectors, operand, stream);
   });
 }
 

@@ -7,6 +7,7 @@
 // Sums are of float32 in an order that does not depend on timing: the same numbers every time on the same GPU.
 #pragma once
 
+#include "core/ops/cuda/requantize.h"
 #include "core/ops/cuda/types.h"
 
 namespace qat::ops::cuda {
@@ -16,11 +17,21 @@ enum class GradientPrecision {
   kBfloat16,  // dy as one: 2^-9
 };
 
-/// dy [rows][out_c] float, scaled by scale_w [out_c] and split, as both products read it. Bytes of the operand; aligned
-/// to 16.
+/// dy [rows][out_c], the gradient of the accumulators times their scale, in parts:
+///   dy = (inside ? slope[co] * g : 0) + (inner[co] * acc + constant[co]), or without these numbers
+///   dy = inside ? g : 0.
+/// That is what ops::batch_norm_gradient and ops::mask_gradient make.
+struct ProductGradient {
+  const float* g = nullptr;         // [rows][out_c]
+  const uint8_t* inside = nullptr;  // a bit an element; null: all
+  const float *slope = nullptr, *inner = nullptr, *constant = nullptr;  // [out_c], all or none
+  KeptAccumulators kept = {};                                           // with them; none: acc = 0
+};
+
+/// dy scaled by scale_w [out_c] and split, as both products read it. Bytes of the operand; aligned to 16.
 size_t gradient_operand_bytes(const ConvGeometry& g, GradientPrecision precision);
-void gradient_operand(const ConvGeometry& g, GradientPrecision precision, const float* dy, const float* scale_w,
-                      void* operand, cudaStream_t stream);
+void gradient_operand(const ConvGeometry& g, GradientPrecision precision, const ProductGradient& dy,
+                      const float* scale_w, void* operand, cudaStream_t stream);
 
 /// w [out_c][kernel_h][kernel_w][in_c / groups] codes; dx NHWC. add: dx += instead of dx =. scratch: bytes aligned
 /// to 16.

@@ -3,7 +3,7 @@
 
 #include <type_traits>
 
-#include "core/ops/cuda/launch.h"
+#include "core/ops/cuda/eights.cuh"
 #include "core/ops/cuda/requantize.h"
 
 namespace qat::ops::cuda {
@@ -31,6 +31,26 @@ void with_keeping(const char* kernel, const KeptAccumulators& kept, const Run& r
   } else {
     run(KeepingConstant<Keeping::kNothing>());
   }
+}
+
+/// The accumulators of a part; none were kept: zeros.
+template <Keeping kKeeping>
+__device__ Eight<float> load_kept(const KeptAccumulators& kept, const Part& part, const PartChannels& channel) {
+  Eight<float> a = {};
+  if constexpr (kKeeping == Keeping::kCompact) {
+    const Eight<int16_t> values = load(kept.compact, part);
+    const Eight<int32_t> middle = channel.load(kept.middle);
+    const Eight<float> step = channel.load(kept.step);
+#pragma unroll
+    for (int k = 0; k < kEight; ++k) {
+      a.at[k] = static_cast<float>(middle.at[k]) + static_cast<float>(values.at[k]) * step.at[k];
+    }
+  } else if constexpr (kKeeping == Keeping::kExact) {
+    const Eight<int32_t> values = load(kept.exact, part);
+#pragma unroll
+    for (int k = 0; k < kEight; ++k) a.at[k] = static_cast<float>(values.at[k]);
+  }
+  return a;
 }
 
 }  // namespace qat::ops::cuda

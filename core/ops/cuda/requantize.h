@@ -49,10 +49,6 @@ void reduce_gradient(const float* g, const uint8_t* inside, const KeptAccumulato
                      int64_t channels, double* s1, double* s2, const ScaleGradient* scale, void* scratch,
                      cudaStream_t stream);
 
-void batch_norm_gradient(const float* g, const uint8_t* inside, const KeptAccumulators& kept, int64_t rows,
-                         int64_t channels, const float* a_g, const float* b_a, const float* c0, float* dx,
-                         cudaStream_t stream);
-
 void mask_gradient(const float* g, const uint8_t* inside, int64_t n, float* dx, cudaStream_t stream);
 
 /// Bytes of scratch memory that encode_scale_gradient needs; aligned to 16.

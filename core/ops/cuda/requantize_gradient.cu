@@ -94,25 +94,6 @@ struct Gradients {
   const int32_t* zero_point;  // with kScale
 };
 
-template <Keeping kKeeping>
-__device__ Eight<float> load_kept(const KeptAccumulators& kept, const Part& part, const PartChannels& channel) {
-  Eight<float> a = {};
-  if constexpr (kKeeping == Keeping::kCompact) {
-    const Eight<int16_t> values = load(kept.compact, part);
-    const Eight<int32_t> middle = channel.load(kept.middle);
-    const Eight<float> step = channel.load(kept.step);
-#pragma unroll
-    for (int k = 0; k < kEight; ++k) {
-      a.at[k] = static_cast<float>(middle.at[k]) + static_cast<float>(values.at[k]) * step.at[k];
-    }
-  } else if constexpr (kKeeping == Keeping::kExact) {
-    const Eight<int32_t> values = load(kept.exact, part);
-#pragma unroll
-    for (int k = 0; k < kEight; ++k) a.at[k] = static_cast<float>(values.at[k]);
-  }
-  return a;
-}
-
 template <Keeping kKeeping, bool kScale>
 void reduce(const float* g, const uint8_t* inside, const KeptAccumulators& kept, int64_t rows, int64_t channels,
             double* s1, double* s2, const ScaleGradient& scale, void* scratch, cudaStream_t stream) {
@@ -139,36 +120,6 @@ void reduce(const float* g, const uint8_t* inside, const KeptAccumulators& kept,
   if constexpr (kScale) {
     launch_kernel("reduce_gradient", sum_chain, 1, kThreads, 0, stream, errors, channels, s.sum);
   }
-}
-
-/// dx = (inside ? slope * g : 0) + (inner * a + constant).
-struct AffineGradient {
-  const float* slope;
-  const float* inner;
-  const float* constant;
-};
-
-template <Keeping kKeeping>
-void affine(const float* g, const uint8_t* inside, const KeptAccumulators& kept, int64_t n, int64_t channels,
-            const AffineGradient& p, float* dx, cudaStream_t stream) {
-  const KeptAccumulators k = kept;
-  const AffineGradient constants = p;
-  const bool vectors = aligned(g, p.slope, p.inner, p.constant, dx) && aligned(kept.compact, kept.exact) &&
-                       aligned(kept.middle, kept.step);
-  for_parts("batch_norm_gradient", n, vectors, stream, [=] __device__(const Part& part) {
-    const PartChannels channel(part, channels);
-    const Eight<float> gradient = load(g, part), a = load_kept<kKeeping>(k, part, channel);
-    const Eight<float> slope = channel.load(constants.slope), inner = channel.load(constants.inner);
-    const Eight<float> constant = channel.load(constants.constant);
-    const unsigned bits = load_mask(inside, part);
-    Eight<float> result;
-#pragma unroll
-    for (int e = 0; e < kEight; ++e) {
-      const float masked = (bits >> e) & 1 ? slope.at[e] * gradient.at[e] : 0.0f;
-      result.at[e] = masked + (inner.at[e] * a.at[e] + constant.at[e]);
-    }
-    store(dx, part, result);
-  });
 }
 
 /// g (code - z - t) with t = x / scale where inside.
@@ -212,14 +163,6 @@ void reduce_gradient(const float* g, const uint8_t* inside, const KeptAccumulato
     } else if constexpr (keeping != Keeping::kNothing) {
       reduce<keeping, true>(g, inside, kept, rows, channels, s1, s2, *scale, scratch, stream);
     }
-  });
-}
-
-void batch_norm_gradient(const float* g, const uint8_t* inside, const KeptAccumulators& kept, int64_t rows,
-                         int64_t channels, const float* a_g, const float* b_a, const float* c0, float* dx,
-                         cudaStream_t stream) {
-  with_keeping("batch_norm_gradient", kept, [&](auto keeping) {
-    affine<keeping>(g, inside, kept, rows * channels, channels, {a_g, b_a, c0}, dx, stream);
   });
 }
 

@@ -103,7 +103,7 @@ std::tuple<std::vector<float>, std::vector<float>> gradients(const Case& c, Grad
   const Array<unsigned char> weight_scratch(bytes(weight_gradient_scratch(c.g, precision)));
   const Array<float> dx(before.empty() ? std::vector<float>(static_cast<size_t>(inputs(c.g)), NAN) : before, shift);
   const Array<float> dw(c.g.out_c * c.g.depth(), shift);
-  gradient_operand(c.g, precision, dy.data(), scale.data(), operand.data(), nullptr);
+  gradient_operand(c.g, precision, {.g = dy.data()}, scale.data(), operand.data(), nullptr);
   input_gradient(c.g, precision, operand.data(), w.data(), !before.empty(), dx.data(), input_scratch.data(), nullptr);
   weight_gradient(c.g, precision, x.data(), zero.data(), operand.data(), factor.data(), dw.data(),
                   weight_scratch.data(), nullptr);
@@ -265,7 +265,7 @@ TEST_F(CudaConvolveGradient, OperandIsTwoNearestBfloat16) {
     EXPECT_EQ(bytes % 16, 0u);
     const Array<uint16_t> operand(static_cast<int64_t>(bytes / 2));
     const Array<float> gradient(dy, 1), scales(std::vector<float>(static_cast<size_t>(out_c), scale));
-    gradient_operand(g, precision, gradient.data(), scales.data(), operand.data(), nullptr);
+    gradient_operand(g, precision, {.g = gradient.data()}, scales.data(), operand.data(), nullptr);
     return operand.host();
   };
   // By hand: 1 + 2^-8 is halfway and goes to the even neighbour, 1 + 3 * 2^-8 to the one above.
@@ -293,7 +293,7 @@ TEST_F(CudaConvolveGradient, EmptyBatch) {
   EXPECT_EQ(gradient_operand_bytes(g, kFloat), 0u);
   EXPECT_EQ(weight_gradient_scratch(g, kFloat), 0u);
   const Array<float> dx(4), dw(6);
-  gradient_operand(g, kFloat, nullptr, nullptr, nullptr, nullptr);
+  gradient_operand(g, kFloat, {}, nullptr, nullptr, nullptr);
   input_gradient(g, kFloat, nullptr, nullptr, false, dx.data(), nullptr, nullptr);
   weight_gradient(g, kFloat, nullptr, nullptr, nullptr, nullptr, dw.data(), nullptr, nullptr);
   expect_equal(dx.host(), std::vector<float>(4, std::bit_cast<float>(0xa5a5a5a5u)));
@@ -304,7 +304,7 @@ TEST(CudaConvolveGradientArguments, RefusesImpossibleGeometries) {
   const auto refuses = [](const ConvGeometry& g) {
     SCOPED_TRACE(describe(g));
     EXPECT_THROW(gradient_operand_bytes(g, kFloat), Error);
-    EXPECT_THROW(gradient_operand(g, kFloat, nullptr, nullptr, nullptr, nullptr), Error);
+    EXPECT_THROW(gradient_operand(g, kFloat, {}, nullptr, nullptr, nullptr), Error);
     EXPECT_THROW(input_gradient_scratch(g, kFloat), Error);
     EXPECT_THROW(input_gradient(g, kFloat, nullptr, nullptr, false, nullptr, nullptr, nullptr), Error);
     EXPECT_THROW(weight_gradient_scratch(g, kFloat), Error);

@@ -1,7 +1,11 @@
 #include "core/ops/cuda/requantize.h"
 
+#include <bit>
+#include <cstring>
+
 #include "core/base/error.h"
 #include "core/ops/convolve.h"
+#include "core/ops/cuda/convolve_gradient.h"
 #include "core/ops/cuda/statistics.h"
 #include "core/ops/requantize.h"
 #include "tests/ops/cuda/gpu.h"
@@ -152,19 +156,76 @@ TEST_F(CudaRequantize, DequantizesAccumulators) {
   });
 }
 
-TEST_F(CudaRequantize, BatchNormAndMaskGradients) {
+/// Bits of the nearest bfloat16, ties to even.
+uint16_t nearest_bfloat16(float value) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+float value_of(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+
+/// The operand of gradients dx [rows][channels] times the scales: floats, or two planes of bfloat16 with padded rows.
+std::vector<float> expected_operand(const Matrix& m, const std::vector<float>& dx, bool dense) {
+  const int64_t padded = (m.channels + 7) / 8 * 8;
+  if (dense) {
+    std::vector<float> planes(static_cast<size_t>(2 * m.rows * padded));
+    for (int64_t i = 0; i < m.n; ++i) {
+      const float value = dx[i] * m.step[i % m.channels], high = value_of(nearest_bfloat16(value));
+      const int64_t place = i / m.channels * padded + i % m.channels;
+      planes[place] = high, planes[m.rows * padded + place] = value_of(nearest_bfloat16(value - high));
+    }
+    return planes;
+  }
+  std::vector<float> values(dx);
+  for (int64_t i = 0; i < m.n; ++i) values[i] *= m.step[i % m.channels];
+  return values;
+}
+
+std::vector<float> gpu_operand(const Matrix& m, const DeviceMatrix& d, const ProductGradient& dy, bool dense) {
+  ConvGeometry g{.batch = m.rows, .in_c = m.channels, .out_c = m.channels};
+  if (!dense) g.groups = m.channels;
+  const size_t bytes = gradient_operand_bytes(g, GradientPrecision::kFloat);
+  const Array<uint16_t> operand(static_cast<int64_t>(bytes / sizeof(uint16_t)));
+  gradient_operand(g, GradientPrecision::kFloat, dy, d.step.data(), operand.data(), nullptr);
+  const std::vector<uint16_t> halves = operand.host();
+  std::vector<float> values;
+  if (dense) {
+    for (const uint16_t half : halves) values.push_back(value_of(half));
+  } else {
+    values.resize(halves.size() / 2);
+    std::memcpy(values.data(), halves.data(), bytes);
+  }
+  return values;
+}
+
+TEST_F(CudaRequantize, GradientsAsOperands) {
   for_matrices(43, [](const Matrix& m, const DeviceMatrix& d) {
-    for (const KeptCase& kept : kept_cases(m, d, true)) {
+    for (const bool dense : {false, true}) {
+      if (!dense && m.channels == 1) continue;  // one group
       for (const bool masked : {false, true}) {
+        const uint8_t* inside = masked ? m.inside.data() : nullptr;
+        const uint8_t* gpu_inside = masked ? d.inside.data() : nullptr;
         std::vector<float> dx(m.n);
-        ops::batch_norm_gradient(m.g.data(), masked ? m.inside.data() : nullptr, kept.cpu, m.rows, m.channels,
-                                 m.step.data(), m.offset.data(), m.offset.data(), dx.data());
-        const Array<float> gpu(m.n, m.shift);
-        batch_norm_gradient(d.g.data(), masked ? d.inside.data() : nullptr, kept.gpu, m.rows, m.channels, d.step.data(),
-                            d.offset.data(), d.offset.data(), gpu.data(), nullptr);
-        expect_equal(gpu.host(), dx);
+        for (const KeptCase& kept : kept_cases(m, d, true)) {
+          ops::batch_norm_gradient(m.g.data(), inside, kept.cpu, m.rows, m.channels, m.step.data(), m.offset.data(),
+                                   m.offset.data(), dx.data());
+          const ProductGradient dy{.g = d.g.data(),
+                                   .inside = gpu_inside,
+                                   .slope = d.step.data(),
+                                   .inner = d.offset.data(),
+                                   .constant = d.offset.data(),
+                                   .kept = kept.gpu};
+          expect_equal(gpu_operand(m, d, dy, dense), expected_operand(m, dx, dense));
+        }
+        dx = m.g;
+        if (masked) ops::mask_gradient(m.g.data(), inside, m.n, dx.data());
+        expect_equal(gpu_operand(m, d, {.g = d.g.data(), .inside = gpu_inside}, dense), expected_operand(m, dx, dense));
       }
     }
+  });
+}
+
+TEST_F(CudaRequantize, MaskGradients) {
+  for_matrices(43, [](const Matrix& m, const DeviceMatrix& d) {
     std::vector<float> dx(m.n);
     ops::mask_gradient(m.g.data(), m.inside.data(), m.n, dx.data());
     const Array<float> gpu(m.n, m.shift);
@@ -298,9 +359,13 @@ TEST(CudaRequantizeArguments, RefusesContradictions) {
   EXPECT_THROW(reduce_gradient(nullptr, nullptr, {.compact = &kept, .exact = &exact}, 1, 1, nullptr, nullptr, nullptr,
                                nullptr, nullptr),
                Error);
-  EXPECT_THROW(
-      batch_norm_gradient(nullptr, nullptr, {.compact = &kept}, 1, 1, nullptr, nullptr, nullptr, nullptr, nullptr),
-      Error);
+  const float number = 1;
+  const ConvGeometry g{.batch = 1, .in_c = 1, .out_c = 1};
+  const auto operand = [&](const ProductGradient& dy) {
+    gradient_operand(g, GradientPrecision::kFloat, dy, nullptr, nullptr, nullptr);
+  };
+  EXPECT_THROW(operand({.slope = &number, .inner = &number, .constant = &number, .kept = {.compact = &kept}}), Error);
+  EXPECT_THROW(operand({.slope = &number, .inner = &number}), Error);
   const ScaleGradient scale;
   double s2 = 0;
   EXPECT_THROW(reduce_gradient(nullptr, nullptr, {}, 1, 1, nullptr, &s2, &scale, nullptr, nullptr), Error);

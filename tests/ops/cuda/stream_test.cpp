@@ -110,8 +110,15 @@ struct Outputs {
     const ScaleGradient of_scale{live.data(), multiplier, multiplier, zero, scales.data()};
     reduce_gradient(g, mask.data(), compacted, kRows, kChannels, sums.data() + 2 * kChannels,
                     sums.data() + 3 * kChannels, &of_scale, scratch.data(), stream);
-    batch_norm_gradient(g, mask.data(), compacted, kRows, kChannels, multiplier, multiplier, multiplier, dx.data(),
-                        stream);
+    grouped.groups = kChannels;
+    gradient_operand(grouped, GradientPrecision::kFloat,
+                     {.g = g,
+                      .inside = mask.data(),
+                      .slope = multiplier,
+                      .inner = multiplier,
+                      .constant = multiplier,
+                      .kept = compacted},
+                     multiplier, dx.data(), stream);
     mask_gradient(g, mask.data(), kN, masked.data(), stream);
     encode_scale_gradient(g, codes.data(), mask.data(), g, scale, zero, kN, scales.data() + 1, scratch.data(), stream);
     add(codes.data(), in.other.data(), kN, params, added.data(), nullptr, false, stream);
@@ -325,7 +332,7 @@ struct TrainingOutputs {
       g.groups = groups;
       const int64_t place = groups == 1 ? 0 : 1;
       constexpr GradientPrecision kPrecision = GradientPrecision::kBfloat16;
-      gradient_operand(g, kPrecision, in.values.data(), in.scales.data(), operand.data(), stream);
+      gradient_operand(g, kPrecision, {.g = in.values.data()}, in.scales.data(), operand.data(), stream);
       input_gradient(g, kPrecision, operand.data(), in.weight_codes.data(), false, nth(dx, place, kN), scratch.data(),
                      stream);
       weight_gradient(g, kPrecision, in.codes.data(), in.zero.data(), operand.data(), in.scales.data(),
