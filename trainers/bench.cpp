@@ -201,7 +201,7 @@ Side quantized_side(const std::shared_ptr<Session>& session, const TrainStage& s
 
 /// Networks, batches and the loader behind them.
 struct Bench {
-  explicit Bench(const StepBenchRequest& request) : experiment(load_experiment(request.config, request.overrides)) {
+  Bench(const StepBenchRequest& request, Experiment parsed) : experiment(std::move(parsed)) {
     ops::limit_vector_target(request.isa);
     if (request.threads > 0) experiment.threads = request.threads;
     QAT_CHECK_AS(ConfigError, experiment.quantization.has_value(), "bench step: {} has no quantization section",
@@ -244,12 +244,14 @@ Json parts_of(const Side& side) {
           {"optimizer_ms", minimum(side.update_ms)}};
 }
 
-/// Whether LibTorch itself can use the GPU: its CUDA libraries lie beside its others, and they are those of a CUDA build.
-bool load_libtorch_cuda(std::string& reason) {
+/// Loads LibTorch's own CUDA libraries, which are optional: the reason says why there is no GPU for LibTorch.
+void load_libtorch_cuda(std::string& reason) {
   const bool loaded = dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) != nullptr;
-  if (!loaded) reason = dlerror();
-  if (loaded && !at::globalContext().hasCUDA()) reason = "it finds no GPU";
-  return reason.empty();
+  if (!loaded) {
+    reason = dlerror();
+  } else if (!at::globalContext().hasCUDA()) {
+    reason = "LibTorch finds no GPU";
+  }
 }
 
 /// The float network on the GPU, and a batch that is copied to it from page-locked memory at every step.
@@ -292,7 +294,7 @@ class FloatOnDevice {
 };
 
 /// Steps on the GPU, one batch again and again: runs of quantized and float ones in turn.
-Json gpu_step_bench(Bench& bench, const StepBenchRequest& request) {
+Json gpu_step_bench(Bench& bench, const StepBenchRequest& request, const std::string& no_float) {
   std::string reason;
   QAT_CHECK_AS(ConfigError, count_gpus(&reason) > 0, "device: cuda cannot be used: {}", reason);
   check_for_device(*bench.first, bench.stage);
@@ -303,8 +305,7 @@ Json gpu_step_bench(Bench& bench, const StepBenchRequest& request) {
   bench.data_ms.clear();
   const TensorBatch batch = bench.next();
   std::vector<std::unique_ptr<FloatOnDevice>> floats;  // contiguous, channels last
-  std::string no_float;
-  if (load_libtorch_cuda(no_float)) {
+  if (no_float.empty()) {
     for (const bool last : {false, true}) floats.push_back(std::make_unique<FloatOnDevice>(bench, batch, last));
   }
 
@@ -320,8 +321,9 @@ Json gpu_step_bench(Bench& bench, const StepBenchRequest& request) {
   for (int run = -1; run < kRuns; ++run) {
     const int64_t steps = run < 0 ? kWarmUp : request.steps;
     uint64_t key = 0;
+    // Rates of 0: an untrained network may diverge in hundreds of steps.
     const double ms = milliseconds(
-        steps, [&] { quantized.step(bench.batch, {}, 1.0, key++); },
+        steps, [&] { quantized.step(bench.batch, {}, 0.0, key++); },
         [&] { QAT_CHECK(!quantized.totals().failed, "bench step: training diverged on the GPU"); });
     if (run >= 0) quantized_ms.push_back(ms);
     for (size_t i = 0; i < floats.size(); ++i) {
@@ -368,8 +370,11 @@ Json gpu_step_bench(Bench& bench, const StepBenchRequest& request) {
 }  // namespace
 
 Json step_bench(const StepBenchRequest& request) {
-  Bench bench(request);
-  if (bench.experiment.device == "cuda") return gpu_step_bench(bench, request);
+  const Experiment experiment = load_experiment(request.config, request.overrides);
+  std::string no_float;
+  if (experiment.device == "cuda") load_libtorch_cuda(no_float);  // before LibTorch looks for a GPU
+  Bench bench(request, experiment);
+  if (experiment.device == "cuda") return gpu_step_bench(bench, request, no_float);
   const auto next = [&] { return bench.next(); };
   // Three networks with the same initial weights.
   Side contiguous = float_side(bench.first, bench.stage, false);
@@ -422,7 +427,7 @@ Json step_bench(const StepBenchRequest& request) {
 Json step_memory(const StepBenchRequest& request, const std::string& side) {
   QAT_CHECK_AS(UsageError, side == "float" || side == "quantized", "unknown side \"{}\"; expected float or quantized",
                side);
-  Bench bench(request);
+  Bench bench(request, load_experiment(request.config, request.overrides));
   Side measured = side == "float"
                       ? float_side(bench.first, bench.stage, true)
                       : quantized_side(bench.first, bench.stage, request.frozen, [&] { return bench.next(); });

@@ -256,9 +256,7 @@ void Builder::backward(const Convolution& c) {
     program_.add("gradients of biases", {}, [=, k = c.folded.k, channels = c.channels](const Run& run) {
       folded_gradients(channels, s1, k, dbeta, dbias, run.stream);
     });
-    dy = [=](const Run& run) {
-      return ProductGradient{.g = run.at<float>(g), .inside = run.at<uint8_t>(c.inside)};
-    };
+    dy = [=](const Run& run) { return ProductGradient{.g = run.at<float>(g), .inside = run.at<uint8_t>(c.inside)}; };
   }
   gradients_of_products(c, {g, c.inside, c.live ? kept : Buffer()}, dy);
 }

@@ -120,7 +120,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const Place<kChannels> place(index, map.channels);
   if (place.pixel >= map.batch * map.in_h * map.in_w) return;
-  const Pixel pixel(place.pixel, map.in_h, map.in_w);
+  const Pixel pixel = Pixel::of(place.pixel, map.in_h, map.in_w);
   const Windows rows(pixel.row, map.stride_h, map.pad_top, map.kernel_h, 1, map.out_h);
   const Windows columns(pixel.column, map.stride_w, map.pad_left, map.kernel_w, 1, map.out_w);
   const int64_t first_output = pixel.sample * map.out_h * map.out_w;

@@ -7,6 +7,7 @@
 
 #include "core/ops/cuda/bfloat16.cuh"
 #include "core/ops/cuda/instructions.cuh"
+#include "core/ops/cuda/launch.cuh"
 
 namespace qat::ops::cuda::kernels {
 
@@ -144,6 +145,16 @@ __device__ void multiply_slices(WarpProduct<T>& product, Copies& copies, int sli
     now = now + 1 == kStages ? 0 : now + 1;
     ahead = ahead + 1 == kStages ? 0 : ahead + 1;
   }
+}
+
+/// Starts a kernel that multiplies: it may need more shared memory than kernels get unasked.
+template <class Kernel, class... Arguments>
+void launch_product(const char* name, Kernel* kernel, dim3 grid, int threads, size_t memory, cudaStream_t stream,
+                    const Arguments&... arguments) {
+  if (memory > 48 * 1024) {
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(memory));
+  }
+  launch_kernel(name, kernel, grid, threads, memory, stream, arguments...);
 }
 
 }  // namespace qat::ops::cuda::kernels

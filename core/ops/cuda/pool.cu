@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "core/ops/cuda/block.cuh"
 #include "core/ops/cuda/eights.cuh"
 #include "core/ops/cuda/pool.h"
@@ -6,13 +8,41 @@
 namespace qat::ops::cuda {
 namespace {
 
+/// Some channels of a pixel for each thread of blocks that take a line of a map each, or a piece of one: what the line
+/// needs is divided once a block.
+struct Lines {
+  Lines(const char* kernel, int64_t count, int line_width, int64_t channels, int each)
+      : width(line_width), groups(static_cast<int>(channels / each)) {
+    const int64_t elements = int64_t{width} * groups, line_pieces = divide_up(elements, kThreads);
+    require(elements <= INT32_MAX && line_pieces <= INT32_MAX / std::max<int64_t>(count, 1), kernel,
+            "the map is too large");
+    pieces = static_cast<int>(line_pieces);
+    blocks = static_cast<unsigned>(count * line_pieces);
+  }
+  int width, groups, pieces;
+  unsigned blocks;
+};
+
+template <int kChannels>
+struct LinePlace {
+  __device__ LinePlace(const Lines& lines, int height) {
+    const int block = static_cast<int>(blockIdx.x), line = block / lines.pieces;
+    const int i = (block - line * lines.pieces) * kThreads + static_cast<int>(threadIdx.x);
+    sample = line / height;
+    row = line - static_cast<int>(sample) * height;
+    column = i / lines.groups;
+    c = (i - column * lines.groups) * kChannels;
+  }
+  int64_t sample;
+  int row, column, c;  // column may lie behind the line
+};
+
 template <int kChannels>
 __global__ void __launch_bounds__(kThreads)
-    max_pool_kernel(const Map map, const uint8_t* x, uint8_t* y, uint16_t* winner) {
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  const Place<kChannels> place(index, map.channels);
-  if (place.pixel >= map.batch * map.out_h * map.out_w) return;
-  const Window w(map, place.pixel);
+    max_pool_kernel(const Map map, const Lines lines, const uint8_t* x, uint8_t* y, uint16_t* winner) {
+  const LinePlace<kChannels> place(lines, map.out_h);
+  if (place.column >= map.out_w) return;
+  const Window w(map, Pixel{place.sample, place.row, place.column});
   Channels<uint8_t, kChannels> best = {};  // a window of padding alone gives the lowest code
   Channels<uint16_t, kChannels> won;
   const auto first =
@@ -32,27 +62,25 @@ __global__ void __launch_bounds__(kThreads)
       }
     }
   }
-  const int64_t at = place.pixel * map.channels + place.c;
+  const int64_t at = ((place.sample * map.out_h + place.row) * map.out_w + place.column) * map.channels + place.c;
   *reinterpret_cast<Channels<uint8_t, kChannels>*>(y + at) = best;
   if (winner != nullptr) *reinterpret_cast<Channels<uint16_t, kChannels>*>(winner + at) = won;
 }
 
 template <int kChannels>
 __global__ void __launch_bounds__(kThreads)
-    max_pool_gradient_kernel(const Map map, const float* dy, const uint16_t* winner, float* dx) {
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  const Place<kChannels> place(index, map.channels);
-  if (place.pixel >= map.batch * map.in_h * map.in_w) return;
-  const Pixel pixel(place.pixel, map.in_h, map.in_w);
-  const Windows rows(pixel.row, map.stride_h, map.pad_top, map.kernel_h, map.dilation_h, map.out_h);
-  const Windows columns(pixel.column, map.stride_w, map.pad_left, map.kernel_w, map.dilation_w, map.out_w);
-  const int64_t first_output = pixel.sample * map.out_h * map.out_w;
+    max_pool_gradient_kernel(const Map map, const Lines lines, const float* dy, const uint16_t* winner, float* dx) {
+  const LinePlace<kChannels> place(lines, map.in_h);
+  if (place.column >= map.in_w) return;
+  const Windows rows(place.row, map.stride_h, map.pad_top, map.kernel_h, map.dilation_h, map.out_h);
+  const Windows columns(place.column, map.stride_w, map.pad_left, map.kernel_w, map.dilation_w, map.out_w);
+  const int64_t first_output = place.sample * map.out_h * map.out_w;
   Channels<float, kChannels> sum = {};
   for (int oh = rows.begin; oh < rows.end; ++oh) {
-    const int kh = tap_of(pixel.row, oh, map.stride_h, map.pad_top, map.dilation_h);
+    const int kh = tap_of(place.row, oh, map.stride_h, map.pad_top, map.dilation_h);
     if (kh < 0) continue;
     for (int ow = columns.begin; ow < columns.end; ++ow) {
-      const int kw = tap_of(pixel.column, ow, map.stride_w, map.pad_left, map.dilation_w);
+      const int kw = tap_of(place.column, ow, map.stride_w, map.pad_left, map.dilation_w);
       if (kw < 0) continue;
       const int64_t at = (first_output + oh * map.out_w + ow) * map.channels + place.c;
       const auto won = *reinterpret_cast<const Channels<uint16_t, kChannels>*>(winner + at);
@@ -63,7 +91,8 @@ __global__ void __launch_bounds__(kThreads)
       }
     }
   }
-  *reinterpret_cast<Channels<float, kChannels>*>(dx + place.pixel * map.channels + place.c) = sum;
+  const int64_t at = ((place.sample * map.in_h + place.row) * map.in_w + place.column) * map.channels + place.c;
+  *reinterpret_cast<Channels<float, kChannels>*>(dx + at) = sum;
 }
 
 __global__ void __launch_bounds__(kThreads)
@@ -155,26 +184,31 @@ void max_pool(const PoolGeometry& g, const uint8_t* x, uint8_t* y, uint16_t* win
   require(winner == nullptr || g.kernel_h * g.kernel_w <= 65536, "max_pool",
           "a kernel has more pixels than a winner's index can name (65536)");
   const Map map(g);
-  const int64_t n = map.outputs();
-  if (n <= 0) return;
+  if (map.outputs() <= 0) return;
+  const int64_t count = map.batch * map.out_h;
+  const auto launch = [&](auto kernel, int each) {
+    const Lines lines("max_pool", count, map.out_w, map.channels, each);
+    launch_kernel("max_pool", kernel, lines.blocks, kThreads, 0, stream, map, lines, x, y, winner);
+  };
   if (g.channels % 8 == 0 && aligned(x, y, winner)) {
-    launch_kernel("max_pool", max_pool_kernel<8>, blocks_for("max_pool", n / 8), kThreads, 0, stream, map, x, y,
-                  winner);
+    launch(max_pool_kernel<8>, 8);
   } else {
-    launch_kernel("max_pool", max_pool_kernel<1>, blocks_for("max_pool", n), kThreads, 0, stream, map, x, y, winner);
+    launch(max_pool_kernel<1>, 1);
   }
 }
 
 void max_pool_gradient(const PoolGeometry& g, const float* dy, const uint16_t* winner, float* dx, cudaStream_t stream) {
-  constexpr const char* kName = "max_pool_gradient";
   const Map map(g);
-  const int64_t n = map.inputs();
-  if (n <= 0) return;
+  if (map.inputs() <= 0) return;
+  const int64_t count = map.batch * map.in_h;
+  const auto launch = [&](auto kernel, int each) {
+    const Lines lines("max_pool_gradient", count, map.in_w, map.channels, each);
+    launch_kernel("max_pool_gradient", kernel, lines.blocks, kThreads, 0, stream, map, lines, dy, winner, dx);
+  };
   if (g.channels % 4 == 0 && aligned(dy, winner, dx)) {
-    launch_kernel(kName, max_pool_gradient_kernel<4>, blocks_for(kName, n / 4), kThreads, 0, stream, map, dy, winner,
-                  dx);
+    launch(max_pool_gradient_kernel<4>, 4);
   } else {
-    launch_kernel(kName, max_pool_gradient_kernel<1>, blocks_for(kName, n), kThreads, 0, stream, map, dy, winner, dx);
+    launch(max_pool_gradient_kernel<1>, 1);
   }
 }
 

@@ -47,11 +47,9 @@ struct Taps {
 
 /// Row, column and sample of a pixel of maps [batch][height][width].
 struct Pixel {
-  __device__ Pixel(int64_t pixel, int height, int width) {
-    const int64_t line = quotient(pixel, width);
-    sample = quotient(line, height);
-    row = static_cast<int>(line - sample * height);
-    column = static_cast<int>(pixel - line * width);
+  static __device__ Pixel of(int64_t pixel, int height, int width) {
+    const int64_t line = quotient(pixel, width), sample = quotient(line, height);
+    return {sample, static_cast<int>(line - sample * height), static_cast<int>(pixel - line * width)};
   }
   int64_t sample;
   int row, column;
@@ -59,7 +57,7 @@ struct Pixel {
 
 /// The window of one output pixel.
 struct Window {
-  __device__ Window(const Map& map, int64_t pixel) : Window(map, Pixel(pixel, map.out_h, map.out_w)) {}
+  __device__ Window(const Map& map, int64_t pixel) : Window(map, Pixel::of(pixel, map.out_h, map.out_w)) {}
   __device__ Window(const Map& map, const Pixel& pixel)
       : first_pixel(pixel.sample * map.in_h * map.in_w),
         rows(pixel.row, map.stride_h, map.pad_top, map.kernel_h, map.dilation_h, map.in_h),

@@ -165,8 +165,10 @@ TEST_F(CudaConvolveGradient, AllTiles) {
   expect_exact(square(2, 12, 136, 136, 1, 1, 0), 2);  // 128x128 of weights
   // 128x128 of inputs, as many as keep the GPU busy
   expect_exact(square(kernels::processors(), 16, 129, 9, 1, 1, 0), 3);
-  expect_exact(square(3, 24, 20, 20, 1, 1, 0), 4);         // 32 columns of inputs, several blocks
-  expect_exact({.batch = 70, .in_c = 72, .out_c = 9}, 5);  // several rows of blocks
+  expect_exact(square(kernels::processors(), 16, 68, 5, 1, 1, 0), 3);  // 128x64; its weights have many parts
+  expect_exact(square(kernels::processors(), 16, 18, 5, 1, 1, 0), 3);  // 128x32
+  expect_exact(square(3, 24, 20, 20, 1, 1, 0), 4);                     // 64x32, several blocks
+  expect_exact({.batch = 70, .in_c = 72, .out_c = 9}, 5);              // several rows of blocks
 }
 
 TEST_F(CudaConvolveGradient, OddGeometries) {
