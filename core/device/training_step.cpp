@@ -27,30 +27,65 @@ struct Release {
   }
 };
 
-/// Memory of the host that the GPU copies from by itself, and when it has done so.
-class Staging {
+class Event {
  public:
-  explicit Staging(size_t bytes) {
-    void* data = nullptr;
-    check(cudaMallocHost(&data, bytes), "page-locked memory");
-    data_.reset(static_cast<std::byte*>(data));
+  Event() {
     cudaEvent_t event = nullptr;
     check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "an event");
-    copied_.reset(event);
+    event_.reset(event);
+  }
+  void record(cudaStream_t stream) const { check(cudaEventRecord(event_.get(), stream), "an event"); }
+  void hold(cudaStream_t stream) const { check(cudaStreamWaitEvent(stream, event_.get()), "an event"); }
+  void wait() const { check(cudaEventSynchronize(event_.get()), "an earlier step"); }
+
+ private:
+  std::unique_ptr<CUevent_st, Release<cudaEventDestroy>> event_;
+};
+
+/// A batch on its way: from memory of the host, which the GPU reads by itself, to memory beside the one that a step
+/// reads, while the step before still runs.
+class Staging {
+ public:
+  Staging(size_t bytes, Arena& arena) : bytes_(bytes), device_(arena.make<std::byte>(static_cast<int64_t>(bytes))) {
+    void* data = nullptr;
+    check(cudaMallocHost(&data, bytes), "page-locked memory");
+    host_.reset(static_cast<std::byte*>(data));
   }
 
   std::byte* wait() {
-    check(cudaEventSynchronize(copied_.get()), "an earlier step");
-    return data_.get();
+    uploaded_.wait();
+    return host_.get();
   }
-  void copy(std::byte* to, size_t bytes, cudaStream_t stream) {
-    check(cudaMemcpyAsync(to, data_.get(), bytes, cudaMemcpyHostToDevice, stream), "copying a batch to it");
-    check(cudaEventRecord(copied_.get(), stream), "an event");
+  void copy(std::byte* to, cudaStream_t uploads, cudaStream_t stream) {
+    taken_.hold(uploads);
+    check(cudaMemcpyAsync(device_, host_.get(), bytes_, cudaMemcpyHostToDevice, uploads), "copying a batch to it");
+    uploaded_.record(uploads);
+    uploaded_.hold(stream);
+    check(cudaMemcpyAsync(to, device_, bytes_, cudaMemcpyDeviceToDevice, stream), "copying a batch to it");
+    taken_.record(stream);
   }
 
  private:
-  std::unique_ptr<std::byte, Release<cudaFreeHost>> data_;
-  std::unique_ptr<CUevent_st, Release<cudaEventDestroy>> copied_;
+  size_t bytes_;
+  std::byte* device_;
+  std::unique_ptr<std::byte, Release<cudaFreeHost>> host_;
+  Event uploaded_, taken_;
+};
+
+class Stream {
+ public:
+  Stream() {
+    cudaStream_t stream = nullptr;
+    check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "a stream");
+    stream_.reset(stream);
+  }
+  ~Stream() { cudaStreamSynchronize(stream_.get()); }
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  operator cudaStream_t() const { return stream_.get(); }  // NOLINT(google-explicit-constructor): it is one
+
+ private:
+  std::unique_ptr<CUstream_st, Release<cudaStreamDestroy>> stream_;
 };
 
 /// Where the parts of a batch lie behind each other.
@@ -87,16 +122,10 @@ class Step final : public TrainingStep {
     QAT_CHECK(network.output >= 0 && network.output < std::ssize(network.layers),
               "a network for the GPU has an output");
     for (const int64_t size : network.layers[0].sizes) image_ *= size;
-    cudaStream_t stream = nullptr;
-    check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "a stream");
-    owned_stream_.reset(stream);
-    stream_ = stream;
     shared_.failed = arena_.make<int32_t>(1);
     shared_.totals = arena_.make<ops::cuda::LossTotals>(1);
     list_parameters(parameters);
   }
-  ~Step() override { cudaStreamSynchronize(stream_); }
-
   void upload() override {
     wait();
     state_.upload();
@@ -183,7 +212,7 @@ class Step final : public TrainingStep {
     auto made = std::make_unique<SizedStep>(batch, image_, network_.layers.size());
     const BatchLayout& layout = made->layout;
     made->input = arena_.make<std::byte>(static_cast<int64_t>(layout.bytes));
-    for (int i = 0; i < kStaged; ++i) made->staging.push_back(std::make_unique<Staging>(layout.bytes));
+    for (int i = 0; i < kStaged; ++i) made->staging.push_back(std::make_unique<Staging>(layout.bytes, arena_));
     shared_.numbers = reinterpret_cast<StepNumbers*>(made->input + layout.numbers);
     shared_.keys = reinterpret_cast<uint64_t*>(made->input + layout.keys);
     Builder(shared_, network_, options_, batch, made->program)
@@ -237,20 +266,19 @@ class Step final : public TrainingStep {
     std::memcpy(to + layout.labels, batch.labels, labels);
     std::memcpy(to + layout.others, batch.others == nullptr ? batch.labels : batch.others, labels);
     std::memcpy(to + layout.images, batch.images, static_cast<size_t>(batch.size * image_) * sizeof(float));
-    staging.copy(step.input, layout.bytes, stream_);
+    staging.copy(step.input, uploads_, stream_);
   }
 
   const Network network_;
   const Options options_;
   int64_t image_ = 1;
-  std::unique_ptr<CUstream_st, Release<cudaStreamDestroy>> owned_stream_;
-  cudaStream_t stream_ = nullptr;
   Arena arena_;
   State state_;
   Shared shared_;
   ops::cuda::UpdateList list_;
   double *norm_ = nullptr, *norm_scratch_ = nullptr;
   std::map<int64_t, std::unique_ptr<SizedStep>> steps_;
+  Stream uploads_, stream_;  // at an end before what they use
 };
 
 }  // namespace

@@ -1,22 +1,48 @@
-// The emulation's streams, events and graphs: work is done when it is put into a stream, or recorded while that stream
-// is captured; whatever would break a capture is refused.
+// The emulation's streams, events and graphs. A stream does its work as late as it may: when somebody waits for it, or
+// for an event behind it, so that results show where a wait is missing. The default stream does it at once. While a
+// stream is captured its work is recorded; whatever would break a capture is refused.
 #include <cstdlib>
+#include <deque>
+#include <memory>
+#include <set>
 #include <stdexcept>
 #include <utility>
 #include <vector>
 
 #include "tests/ops/cuda/emulated/emulation.h"
 
+using Work = std::vector<std::function<void()>>;
+
+/// Shared by a stream and the events in it, which may outlive it.
+struct Queue {
+  /// Until `count` pieces of work have been done since the beginning.
+  void finish(size_t count) {
+    while (done < count) {
+      const auto work = std::move(waiting.front());
+      waiting.pop_front();
+      ++done;
+      work();
+    }
+  }
+  void finish() { finish(done + waiting.size()); }
+  std::deque<std::function<void()>> waiting;
+  size_t done = 0;
+};
+
 struct CUgraph_st {
-  std::vector<std::function<void()>> work;
+  Work work;
 };
 struct CUgraphExec_st {
-  std::vector<std::function<void()>> work;
+  std::shared_ptr<const Work> work;
 };
 struct CUstream_st {
+  std::shared_ptr<Queue> queue = std::make_shared<Queue>();
   cudaGraph_t captured = nullptr;
 };
-struct CUevent_st {};
+struct CUevent_st {
+  std::shared_ptr<Queue> queue;  // none: it was never recorded
+  size_t count = 0;
+};
 
 namespace qat::ops::cuda::emulation {
 namespace {
@@ -29,7 +55,11 @@ cudaStream_t capturing_stream = nullptr;
 bool capturing() { return capturing_stream != nullptr; }
 
 void submit(cudaStream_t stream, std::function<void()> work) {
-  if (!capturing()) return work();
+  if (!capturing()) {
+    if (stream == nullptr) return work();
+    stream->queue->waiting.push_back(std::move(work));
+    return;
+  }
   if (stream != capturing_stream) throw std::logic_error("work outside of the stream that is captured");
   stream->captured->work.push_back(std::move(work));
 }
@@ -40,6 +70,14 @@ namespace {
 
 cudaError_t unless_capturing() {
   return qat::ops::cuda::emulation::capturing() ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
+}
+
+std::set<cudaStream_t> streams;
+
+cudaError_t finish(const std::shared_ptr<Queue>& queue, size_t count) {
+  if (const cudaError_t status = unless_capturing(); status != cudaSuccess) return status;
+  if (queue) queue->finish(count);
+  return cudaSuccess;
 }
 
 }  // namespace
@@ -65,16 +103,30 @@ cudaError_t cudaFreeHost(void* memory) {
 }
 
 cudaError_t cudaStreamCreate(cudaStream_t* stream) {
-  *stream = new CUstream_st;
+  *stream = *streams.insert(new CUstream_st).first;
   return cudaSuccess;
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) { return cudaStreamCreate(stream); }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  stream->queue->finish();
+  streams.erase(stream);
   delete stream;
   return cudaSuccess;
 }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return unless_capturing(); }
-cudaError_t cudaDeviceSynchronize() { return unless_capturing(); }
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  if (stream == nullptr) return unless_capturing();
+  return finish(stream->queue, stream->queue->done + stream->queue->waiting.size());
+}
+cudaError_t cudaDeviceSynchronize() {
+  if (const cudaError_t status = unless_capturing(); status != cudaSuccess) return status;
+  for (const cudaStream_t stream : streams) stream->queue->finish();
+  return cudaSuccess;
+}
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  if (event->queue == nullptr) return cudaSuccess;
+  qat::ops::cuda::emulation::submit(stream, [queue = event->queue, count = event->count] { queue->finish(count); });
+  return cudaSuccess;
+}
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   *event = new CUevent_st;
@@ -84,8 +136,12 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
   delete event;
   return cudaSuccess;
 }
-cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return unless_capturing(); }
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  event->queue = stream->queue;
+  event->count = stream->queue->done + stream->queue->waiting.size();
+  return cudaSuccess;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t event) { return finish(event->queue, event->count); }
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   if (stream == nullptr) return cudaErrorStreamCaptureUnsupported;
@@ -103,12 +159,12 @@ cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t*, size_t* count
   return cudaSuccess;
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
-  *executable = new CUgraphExec_st{graph->work};
+  *executable = new CUgraphExec_st{std::make_shared<const Work>(graph->work)};
   return cudaSuccess;
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
-  qat::ops::cuda::emulation::submit(stream, [executable] {
-    for (const auto& work : executable->work) work();
+  qat::ops::cuda::emulation::submit(stream, [work = executable->work] {
+    for (const auto& piece : *work) piece();
   });
   return cudaSuccess;
 }
