@@ -273,6 +273,9 @@ void Builder::gradients_of_products(const Convolution& c, std::vector<Buffer> bu
     weight_gradient_factors(c.channels, x.scale, c.weight_factor, c.scale_ran, factor, run.stream);
     gradient_operand(g, precision, dy(run), c.scale_ran, run.at<void>(operand), run.stream);
   });
+  if (shared_.gradient_of(c.layer->weight) != nullptr || c.layer->weight_quantizer.learns) {
+    weight_gradient(c, operand, factor);
+  }
   if (x.needs_gradient) {
     const Buffer scratch = program_.make_bytes(input_gradient_scratch(g, precision));
     const bool adds = static_cast<bool>(x.gradient);
@@ -282,9 +285,6 @@ void Builder::gradients_of_products(const Convolution& c, std::vector<Buffer> bu
       input_gradient(g, precision, run.at<void>(operand), run.at<int8_t>(codes), adds, run.at<float>(dx),
                      run.at<void>(scratch), run.stream);
     });
-  }
-  if (shared_.gradient_of(c.layer->weight) != nullptr || c.layer->weight_quantizer.learns) {
-    weight_gradient(c, operand, factor);
   }
 }
 
@@ -297,27 +297,25 @@ void Builder::weight_gradient(const Convolution& c, Buffer operand, const float*
   // The parameter's gradient, or one that nobody reads: the scale's may be wanted alone.
   float* dw = shared_.gradient_of(c.layer->weight);
   if (dw == nullptr) dw = arena_.make<float>(w.channels * w.depth);
+  const int64_t scales = q.scales, depth = w.depth * (w.channels / scales);
+  float* dscale = q.learns ? shared_.gradient_of(q.scale) : nullptr;
+  double* sums = dscale == nullptr ? nullptr : arena_.make<double>(scales);
   const Buffer scratch = program_.make_bytes(weight_gradient_scratch(g, precision));
-  program_.add("gradients of weights", {x.codes, operand, scratch}, [=](const Run& run) {
-    ops::cuda::weight_gradient(g, precision, run.at<uint8_t>(x.codes), x.zero_point, run.at<void>(operand), factor, dw,
-                               run.at<void>(scratch), run.stream);
-  });
-  // Every weight is inside the range of the largest one.
-  if (!q.follows) {
-    const int64_t scales = q.scales, depth = w.depth * (w.channels / scales);
-    float* dscale = q.learns ? shared_.gradient_of(q.scale) : nullptr;
-    double* sums = dscale == nullptr ? nullptr : arena_.make<double>(scales);
-    program_.add(
-        "gradients of weights' quantizers", {w.values},
-        [=, scale = state_.at<float>(q.scale), lo = q.lo, hi = q.hi, factor = q.gradient_scale](const Run& run) {
-          encode_weights_gradient(w.quantized(run), dw, scales, depth, scale, lo, hi, false, dw, sums, run.stream);
-          if (dscale != nullptr) ops::cuda::scale_gradient(sums, factor, dscale, scales, run.stream);
-        });
-  }
-  if (w.gain != nullptr) {
-    program_.add("gradients of weights", {},
-                 [=](const Run& run) { scale_rows(dw, w.channels, w.depth, w.gain, dw, run.stream); });
-  }
+  // Nobody waits for them but the optimizer.
+  program_.add_aside("gradients of weights", {x.codes, operand, scratch, w.values},
+                     [=, scale = state_.at<float>(q.scale)](const Run& run) {
+                       ops::cuda::weight_gradient(g, precision, run.at<uint8_t>(x.codes), x.zero_point,
+                                                  run.at<void>(operand), factor, dw, run.at<void>(scratch), run.stream);
+                       // Every weight is inside the range of the largest one.
+                       if (!q.follows) {
+                         encode_weights_gradient(w.quantized(run), dw, scales, depth, scale, q.lo, q.hi, false, dw,
+                                                 sums, run.stream);
+                       }
+                       if (dscale != nullptr) {
+                         ops::cuda::scale_gradient(sums, q.gradient_scale, dscale, scales, run.stream);
+                       }
+                       if (w.gain != nullptr) scale_rows(dw, w.channels, w.depth, w.gain, dw, run.stream);
+                     });
 }
 
 }  // namespace qat::device

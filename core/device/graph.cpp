@@ -1,6 +1,6 @@
 #include "core/device/graph.h"
 
-#include "core/device/memory.h"
+#include "core/device/stream.h"
 
 namespace qat::device {
 

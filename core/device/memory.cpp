@@ -16,11 +16,6 @@ size_t aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kA
 
 }  // namespace
 
-void check(cudaError_t status, const char* what) {
-  if (status != cudaSuccess) static_cast<void>(cudaGetLastError());  // it is told here, and is none of later calls
-  QAT_CHECK(status == cudaSuccess, "the GPU: {}: {}", what, cudaGetErrorString(status));
-}
-
 DeviceMemory::DeviceMemory(size_t bytes) {
   void* data = nullptr;
   const cudaError_t status = cudaMalloc(&data, std::max<size_t>(bytes, 1));
@@ -96,7 +91,28 @@ void Program::add(std::string name, const std::vector<Buffer>& buffers, std::fun
   operations_.push_back(std::move(operation));
 }
 
+void Program::add_aside(std::string name, const std::vector<Buffer>& buffers, std::function<void(const Run&)> run) {
+  add(std::move(name), buffers, std::move(run));
+  operations_.back().aside = true;
+}
+
+void Program::join() {
+  add("join", {}, [](const Run&) {});
+  operations_.back().joins = true;
+}
+
 void Program::plan() {
+  // What is used aside is in use until it is joined.
+  for (int i = static_cast<int>(operations_.size()) - 1, end = i; i >= 0; --i) {
+    const Operation& operation = operations_[static_cast<size_t>(i)];
+    if (operation.joins) end = i;
+    if (!operation.aside) continue;
+    for (const int index : operation.buffers) {
+      int& last = pieces_[static_cast<size_t>(index)].last;
+      last = std::max(last, end);
+    }
+    end = i;
+  }
   std::vector<size_t> order(pieces_.size());
   std::iota(order.begin(), order.end(), size_t{0});
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return pieces_[a].bytes > pieces_[b].bytes; });
@@ -127,8 +143,24 @@ int64_t Program::kept_size() const {
   return static_cast<int64_t>(sum);
 }
 
-void Program::run(cudaStream_t stream) const {
-  for (size_t i = 0; i < operations_.size(); ++i) operations_[i].run(Run(*this, static_cast<int>(i), stream));
+void Program::run(const Lanes& lanes) const {
+  bool beside = false;
+  const auto join = [&] {
+    if (std::exchange(beside, false)) behind_aside_.hold(lanes.stream);
+  };
+  for (size_t i = 0; i < operations_.size(); ++i) {
+    const bool aside = operations_[i].aside;
+    if (aside || operations_[i].joins) join();
+    if (aside) {
+      before_aside_.record(lanes.stream);
+      before_aside_.hold(lanes.aside);
+    }
+    operations_[i].run(Run(*this, static_cast<int>(i), aside ? lanes.aside : lanes.stream));
+    if (!aside) continue;
+    behind_aside_.record(lanes.aside);
+    beside = true;
+  }
+  join();
 }
 
 std::byte* Program::Run::find(Buffer buffer) const {

@@ -11,12 +11,10 @@
 #include <string>
 #include <vector>
 
+#include "core/device/stream.h"
 #include "core/device/training_step.h"
 
 namespace qat::device {
-
-/// Throws qat::Error with CUDA's words and `what` was tried.
-void check(cudaError_t status, const char* what);
 
 inline constexpr size_t kAlignment = 256;
 
@@ -90,6 +88,11 @@ struct Buffer {
   explicit operator bool() const { return index >= 0; }
 };
 
+/// Where a program's operations run.
+struct Lanes {
+  cudaStream_t stream = nullptr, aside = nullptr;
+};
+
 /// Operations in order, and the buffers that they read and write; buffers that are never alive together share memory.
 class Program {
  public:
@@ -119,13 +122,18 @@ class Program {
 
   /// buffers: all that the operation touches; absent ones are left out.
   void add(std::string name, const std::vector<Buffer>& buffers, std::function<void(const Run&)> run);
+  /// The same for one that may run beside the operations after it, until the next one aside, join() or the end.
+  void add_aside(std::string name, const std::vector<Buffer>& buffers, std::function<void(const Run&)> run);
 
+  /// What is added afterwards comes after all operations aside.
+  void join();
   /// The forward pass ends with the last operation so far.
   void end_forward() { forward_ = static_cast<int>(operations_.size()); }
 
   /// Gives every buffer its place. No operation is added afterwards.
   void plan();
-  void run(cudaStream_t stream) const;
+  /// All of it comes before what is put into lanes.stream afterwards.
+  void run(const Lanes& lanes) const;
   int64_t size() const { return static_cast<int64_t>(size_); }
   /// Bytes of the buffers that operations before and after the forward pass's end name.
   int64_t kept_size() const;
@@ -139,10 +147,12 @@ class Program {
     std::string name;
     std::vector<int> buffers;
     std::function<void(const Run&)> run;
+    bool aside = false, joins = false;
   };
   std::vector<Piece> pieces_;
   std::vector<Operation> operations_;
   std::unique_ptr<DeviceMemory> memory_;
+  Event before_aside_, behind_aside_;
   size_t size_ = 0;
   int forward_ = 0;  // operations
 };

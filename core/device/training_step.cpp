@@ -19,29 +19,6 @@ namespace {
 /// Batches that the CPU may be ahead of the GPU.
 constexpr int kStaged = 2;
 
-template <auto kRelease>
-struct Release {
-  template <class T>
-  void operator()(T* resource) const {
-    kRelease(resource);
-  }
-};
-
-class Event {
- public:
-  Event() {
-    cudaEvent_t event = nullptr;
-    check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "an event");
-    event_.reset(event);
-  }
-  void record(cudaStream_t stream) const { check(cudaEventRecord(event_.get(), stream), "an event"); }
-  void hold(cudaStream_t stream) const { check(cudaStreamWaitEvent(stream, event_.get()), "an event"); }
-  void wait() const { check(cudaEventSynchronize(event_.get()), "an earlier step"); }
-
- private:
-  std::unique_ptr<CUevent_st, Release<cudaEventDestroy>> event_;
-};
-
 /// A batch on its way: from memory of the host, which the GPU reads by itself, to memory beside the one that a step
 /// reads, while the step before still runs.
 class Staging {
@@ -70,22 +47,6 @@ class Staging {
   std::byte* device_;
   std::unique_ptr<std::byte, Release<cudaFreeHost>> host_;
   Event uploaded_, taken_;
-};
-
-class Stream {
- public:
-  Stream() {
-    cudaStream_t stream = nullptr;
-    check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "a stream");
-    stream_.reset(stream);
-  }
-  ~Stream() { cudaStreamSynchronize(stream_.get()); }
-  Stream(const Stream&) = delete;
-  Stream& operator=(const Stream&) = delete;
-  operator cudaStream_t() const { return stream_.get(); }  // NOLINT(google-explicit-constructor): it is one
-
- private:
-  std::unique_ptr<CUstream_st, Release<cudaStreamDestroy>> stream_;
 };
 
 /// Where the parts of a batch lie behind each other.
@@ -141,10 +102,10 @@ class Step final : public TrainingStep {
     SizedStep& step = sized(batch.size);
     stage(step, batch, rates);
     if (!std::exchange(step.has_run, true)) {  // kernel by kernel: their errors have a place, and CUDA loads them
-      step.program.run(stream_);
+      step.program.run(lanes_);
       return;
     }
-    if (!step.graph) step.graph = std::make_unique<Graph>(stream_, [&] { step.program.run(stream_); });
+    if (!step.graph) step.graph = std::make_unique<Graph>(stream_, [&] { step.program.run(lanes_); });
     step.graph->launch(stream_);
   }
 
@@ -228,6 +189,7 @@ class Step final : public TrainingStep {
 
   void add_update(Program& program) {
     using namespace ops::cuda;  // NOLINT: the kernels
+    program.join();
     program.add(
         "optimizer", {}, [=, this, numbers = shared_.numbers, failed = shared_.failed](const Program::Run& run) {
           const auto clip = static_cast<float>(options_.clip_value);
@@ -278,7 +240,8 @@ class Step final : public TrainingStep {
   ops::cuda::UpdateList list_;
   double *norm_ = nullptr, *norm_scratch_ = nullptr;
   std::map<int64_t, std::unique_ptr<SizedStep>> steps_;
-  Stream uploads_, stream_;  // at an end before what they use
+  Stream uploads_, stream_, aside_;  // at an end before what they use
+  const Lanes lanes_{stream_, aside_};
 };
 
 }  // namespace

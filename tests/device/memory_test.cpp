@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <vector>
@@ -28,12 +29,59 @@ TEST_F(DeviceMemoryTest, BuffersShareMemoryWhereTheyAreNeverAliveTogether) {
   program.add("c", {b, c}, note(c, 2));
   program.add("d", {c, d, Buffer()}, note(d, 3));
   program.plan();
-  program.run(nullptr);
+  program.run({});
   EXPECT_EQ(places[0], places[2]);
   EXPECT_NE(places[0], places[1]);
   // Two of the large ones at a time, and the small one all the time, in multiples of 256 bytes.
   EXPECT_EQ(program.size(), 2 * 4096 + 256);
   for (const void* place : places) EXPECT_EQ(reinterpret_cast<uintptr_t>(place) % kAlignment, 0U);
+}
+
+/// Bytes of a stream, set after what was set before has been copied aside.
+TEST_F(DeviceMemoryTest, WhatIsUsedAsideIsNobodyElsesUntilItIsJoined) {
+  const Stream stream, aside;
+  const ops::cuda::Array<uint8_t> copies(std::vector<uint8_t>(3 * 256, 0));
+  Program program;
+  const auto set = [&](const char* name, Buffer buffer, uint8_t value) {
+    program.add(name, {buffer}, [=](const Program::Run& run) {
+      check(cudaMemsetAsync(run.at<uint8_t>(buffer), value, 256, run.stream), "setting");
+    });
+  };
+  const auto copy_aside = [&](const char* name, Buffer buffer, int64_t place) {
+    program.add_aside(name, {buffer}, [=, to = copies.data() + place * 256](const Program::Run& run) {
+      check(cudaMemcpyAsync(to, run.at<uint8_t>(buffer), 256, cudaMemcpyDeviceToDevice, run.stream), "copying");
+    });
+  };
+  const auto one = [&] { return program.make<uint8_t>(256); };
+  const Buffer a = one(), b = one(), c = one(), d = one(), e = one();
+  set("a", a, 1);
+  copy_aside("copy a", a, 0);
+  set("b", b, 2);  // beside the copy of a
+  copy_aside("copy b", b, 1);
+  set("c", c, 3);  // a has been joined, b has not
+  set("d", d, 4);
+  copy_aside("copy d", d, 2);
+  set("e", e, 5);
+  program.join();
+  program.add("last", {}, [=, at = copies.data()](const Program::Run& run) {
+    check(cudaMemcpyAsync(at, at + 2 * 256, 128, cudaMemcpyDeviceToDevice, run.stream), "copying");
+  });
+  program.plan();
+  EXPECT_EQ(program.size(), 2 * 256);
+  std::vector<uint8_t> expected(3 * 256, 4);
+  std::fill_n(expected.begin() + 128, 128, 1);
+  std::fill_n(expected.begin() + 256, 256, 2);
+  for (const bool recorded : {false, true}) {
+    check(cudaMemsetAsync(copies.data(), 0, 3 * 256, stream), "setting");
+    const auto work = [&] { program.run({stream, aside}); };
+    if (recorded) {
+      Graph(stream, work).launch(stream);
+    } else {
+      work();
+    }
+    check(cudaStreamSynchronize(stream), "waiting");
+    EXPECT_EQ(copies.host(), expected) << recorded;
+  }
 }
 
 TEST_F(DeviceMemoryTest, AnOperationMustNameWhatItTouches) {
@@ -43,7 +91,7 @@ TEST_F(DeviceMemoryTest, AnOperationMustNameWhatItTouches) {
   program.add("second", {b}, [](const Program::Run&) {});
   program.plan();
   try {
-    program.run(nullptr);
+    program.run({});
     FAIL() << "nothing was thrown";
   } catch (const Error& error) {
     EXPECT_STREQ(error.what(), "first: touches memory that it did not name");
@@ -74,8 +122,7 @@ TEST_F(DeviceMemoryTest, HostMemoryHasOneCopy) {
 }
 
 TEST_F(DeviceMemoryTest, AGraphRepeatsItsWorkAndNothingRunsWhileItIsRecorded) {
-  cudaStream_t stream = nullptr;
-  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "a stream");
+  const Stream stream;
   const ops::cuda::Array<uint8_t> bytes(std::vector<uint8_t>(16, 1));
   {
     const Graph graph(stream, [&] { check(cudaMemsetAsync(bytes.data(), 7, 16, stream), "setting"); });
@@ -87,7 +134,6 @@ TEST_F(DeviceMemoryTest, AGraphRepeatsItsWorkAndNothingRunsWhileItIsRecorded) {
   }
   EXPECT_THROW(Graph(stream, [] { throw Error("no"); }), Error);
   const Graph after(stream, [] {});  // the stream is free again
-  check(cudaStreamDestroy(stream), "a stream");
 }
 
 }  // namespace

@@ -38,10 +38,12 @@ struct CUgraphExec_st {
 struct CUstream_st {
   std::shared_ptr<Queue> queue = std::make_shared<Queue>();
   cudaGraph_t captured = nullptr;
+  std::shared_ptr<Queue> beside;  // of a stream that the captured one has forked: what it has not joined yet
 };
 struct CUevent_st {
   std::shared_ptr<Queue> queue;  // none: it was never recorded
   size_t count = 0;
+  cudaStream_t captured = nullptr;  // the stream, if it was recorded while that was captured
 };
 
 namespace qat::ops::cuda::emulation {
@@ -60,8 +62,13 @@ void submit(cudaStream_t stream, std::function<void()> work) {
     stream->queue->waiting.push_back(std::move(work));
     return;
   }
-  if (stream != capturing_stream) throw std::logic_error("work outside of the stream that is captured");
-  stream->captured->work.push_back(std::move(work));
+  if (stream == capturing_stream) {
+    stream->captured->work.push_back(std::move(work));
+  } else if (stream != nullptr && stream->beside) {
+    stream->beside->waiting.push_back(std::move(work));
+  } else {
+    throw std::logic_error("work outside of the stream that is captured");
+  }
 }
 
 }  // namespace qat::ops::cuda::emulation
@@ -73,6 +80,24 @@ cudaError_t unless_capturing() {
 }
 
 std::set<cudaStream_t> streams;
+
+/// A fork, or the join of what was forked: as late as it may, it becomes a part of the captured stream's work.
+cudaError_t wait_in_capture(cudaStream_t stream, cudaEvent_t event) {
+  const cudaStream_t captured = qat::ops::cuda::emulation::capturing_stream;
+  if (event->captured == nullptr) return cudaErrorStreamCaptureIsolation;
+  if (event->captured == captured && stream != captured) {
+    if (!stream->beside) stream->beside = std::make_shared<Queue>();
+  } else if (stream == captured) {
+    Queue& queue = *event->queue;
+    for (; queue.done < event->count; ++queue.done) {
+      captured->captured->work.push_back(std::move(queue.waiting.front()));
+      queue.waiting.pop_front();
+    }
+  } else {
+    return cudaErrorStreamCaptureIsolation;
+  }
+  return cudaSuccess;
+}
 
 cudaError_t finish(const std::shared_ptr<Queue>& queue, size_t count) {
   if (const cudaError_t status = unless_capturing(); status != cudaSuccess) return status;
@@ -123,6 +148,7 @@ cudaError_t cudaDeviceSynchronize() {
   return cudaSuccess;
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  if (qat::ops::cuda::emulation::capturing()) return wait_in_capture(stream, event);
   if (event->queue == nullptr) return cudaSuccess;
   qat::ops::cuda::emulation::submit(stream, [queue = event->queue, count = event->count] { queue->finish(count); });
   return cudaSuccess;
@@ -137,8 +163,10 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
   return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
-  event->queue = stream->queue;
-  event->count = stream->queue->done + stream->queue->waiting.size();
+  const bool beside = qat::ops::cuda::emulation::capturing() && stream->beside;
+  event->queue = beside ? stream->beside : stream->queue;
+  event->count = event->queue->done + event->queue->waiting.size();
+  event->captured = qat::ops::cuda::emulation::capturing() ? stream : nullptr;
   return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) { return finish(event->queue, event->count); }
@@ -152,7 +180,12 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   *graph = std::exchange(stream->captured, nullptr);
   qat::ops::cuda::emulation::capturing_stream = nullptr;
-  return cudaSuccess;
+  bool joined = true;
+  for (const cudaStream_t other : streams) {
+    joined = joined && (!other->beside || other->beside->waiting.empty());
+    other->beside = nullptr;
+  }
+  return joined ? cudaSuccess : cudaErrorStreamCaptureUnjoined;
 }
 cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t*, size_t* count) {
   *count = graph->work.size();
