@@ -31,6 +31,7 @@ Builder::Builder(Shared& shared, const Network& network, const Options& options,
       arena_(shared.arena),
       state_(shared.state),
       values_(network.layers.size()),
+      weights_(network.layers.size()),
       readers_(network.layers.size()) {
   for (size_t i = 0; i < network.layers.size(); ++i) {
     for (const int input : network.layers[i].inputs)
@@ -39,6 +40,7 @@ Builder::Builder(Shared& shared, const Network& network, const Options& options,
 }
 
 void Builder::build(const DeviceBatch& inputs) {
+  encode_weights();
   std::vector<Backward> backward;
   backward.push_back(input(0, inputs.images));
   for (int i = 1; i < static_cast<int>(network_.layers.size()); ++i) backward.push_back(add_layer(i));

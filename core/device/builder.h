@@ -70,15 +70,13 @@ class Builder {
     ops::cuda::DeviceRange range() const { return {lo, hi, zero_point}; }
   };
 
-  /// A layer's weight as codes, in the step that runs.
+  /// A layer's weight as codes, made at the beginning of a step.
   struct Weight {
     int64_t channels = 0, depth = 0;
-    Buffer values;  // float: what was quantized, where it is not the parameter
-    const float* parameter = nullptr;
-    Buffer codes;                  // int8
+    const float* values = nullptr;  // what was quantized
+    int8_t* codes = nullptr;
     const float* scale = nullptr;  // [channels]
     double* gain = nullptr;        // multiplied into the parameter before it was quantized; or null
-    const float* quantized(const Run& run) const { return values ? run.at<float>(values) : parameter; }
   };
 
   /// What a convolution's backward needs of its forward.
@@ -89,7 +87,7 @@ class Builder {
     int64_t rows = 0, channels = 0;
     bool live = false, learns = false, keeps = false;
     Weight weight;
-    Buffer codes;                      // of the weight that ran
+    Buffer folded_codes;               // of the weight that ran, where they are not its own
     const float* scale_ran = nullptr;  // [channels]
     const double* weight_factor = nullptr;
     Buffer acc, kept, inside;
@@ -98,6 +96,8 @@ class Builder {
     ops::cuda::LiveNumbers numbers;   // live
     ops::cuda::FoldedNumbers folded;  // otherwise, but for the codes
     float *multiplier = nullptr, *offset = nullptr;
+
+    const int8_t* codes(const Run& run) const { return folded_codes ? run.at<int8_t>(folded_codes) : weight.codes; }
   };
 
   Backward add_layer(int index);
@@ -115,8 +115,10 @@ class Builder {
   Backward dropout(int index);
   void loss(const DeviceBatch& inputs);
 
+  /// Of all layers.
+  void encode_weights();
+
   // A convolution's parts, in order.
-  Weight encode_weight(const Layer& layer);
   void live_forward(Convolution& c);
   void folded_forward(Convolution& c);
   void convolve(const Convolution& c);
@@ -155,6 +157,7 @@ class Builder {
   Arena& arena_;
   State& state_;
   std::vector<Value> values_;
+  std::vector<Weight> weights_;
   std::vector<std::vector<int>> readers_;
 };
 

@@ -1,10 +1,10 @@
 // Convolutions and linear layers with all that is fused to them: the forms of core/autograd/conv.cpp.
 #include <utility>
+#include <vector>
 
 #include "core/base/error.h"
 #include "core/device/builder.h"
 #include "core/ops/cuda/convolve.h"
-#include "core/ops/cuda/encode.h"
 #include "core/ops/cuda/weight_codes.h"
 
 namespace qat::device {
@@ -26,42 +26,54 @@ ops::cuda::BatchNorm batch_norm_of(const Layer& layer, State& state) {
 
 }  // namespace
 
-Builder::Weight Builder::encode_weight(const Layer& layer) {
-  const WeightQuantizer& q = layer.weight_quantizer;
-  Weight w;
-  w.channels = layer.geometry.out_c, w.depth = layer.geometry.depth();
-  w.parameter = state_.at<float>(layer.weight);
-  w.codes = program_.make<int8_t>(w.channels * w.depth);
-  if (layer.gain_in_codes) {
-    w.gain = arena_.make<double>(w.channels);
-    w.values = program_.make<float>(w.channels * w.depth);
-    program_.add(layer.name, {w.values}, [w, norm = batch_norm_of(layer, state_)](const Run& run) {
-      running_gain(norm, w.channels, w.gain, run.stream);
-      scale_rows(w.parameter, w.channels, w.depth, w.gain, run.at<float>(w.values), run.stream);
-    });
+void Builder::encode_weights() {
+  std::vector<EncodedWeight> list;
+  int32_t channels = 0;
+  for (size_t i = 0; i < network_.layers.size(); ++i) {
+    const Layer& l = network_.layers[i];
+    if (l.kind != LayerKind::kConvolution) continue;
+    const WeightQuantizer& q = l.weight_quantizer;
+    Weight& w = weights_[i];
+    w.channels = l.geometry.out_c, w.depth = l.geometry.depth();
+    const int64_t n = w.channels * w.depth, scales = q.scales;
+    QAT_CHECK(w.channels % scales == 0, "{}: {} scales do not divide {} channels", l.name, scales, w.channels);
+    const float* x = state_.at<float>(l.weight);
+    if (l.gain_in_codes) {
+      w.gain = arena_.make<double>(w.channels);
+      float* values = arena_.make<float>(n);
+      program_.add(l.name, {}, [=, parameter = x, norm = batch_norm_of(l, state_)](const Run& run) {
+        running_gain(norm, w.channels, w.gain, run.stream);
+        scale_rows(parameter, w.channels, w.depth, w.gain, values, run.stream);
+      });
+      x = values;
+    }
+    w.values = x;
+    w.codes = arena_.make<int8_t>(n);
+    float* scale = state_.at<float>(q.scale);
+    float* repeated = scales == w.channels ? nullptr : arena_.make<float>(w.channels);
+    w.scale = repeated == nullptr ? scale : repeated;
+    const bool together = q.follows && repeated == nullptr;
+    if (q.follows && !together) {
+      program_.add(l.name, {}, [=, hi = q.hi, failed = shared_.failed](const Run& run) {
+        largest_scales(x, scales, n / scales, hi, scale, failed, run.stream);
+      });
+    }
+    list.push_back({x, w.codes, scale, repeated, w.depth, static_cast<int32_t>(w.channels),
+                    static_cast<int32_t>(scales), q.lo, q.hi, together, channels});
+    channels += static_cast<int32_t>(w.channels);
   }
-  float* scale = state_.at<float>(q.scale);
-  w.scale = scale;
-  const int64_t scales = q.scales, depth = w.depth * (w.channels / scales);
-  QAT_CHECK(w.channels % scales == 0, "{}: {} scales do not divide {} channels", layer.name, scales, w.channels);
-  float* repeated = scales == w.channels ? nullptr : arena_.make<float>(w.channels);
-  if (repeated != nullptr) w.scale = repeated;
-  program_.add(layer.name, {w.values, w.codes}, [=, failed = shared_.failed](const Run& run) {
-    const float* x = w.quantized(run);
-    if (q.follows) largest_scales(x, scales, depth, q.hi, scale, failed, run.stream);
-    encode_per_channel(x, scales, depth, scale, q.lo, q.hi, run.at<int8_t>(w.codes), run.stream);
-    if (repeated != nullptr) repeat(scale, scales, w.channels / scales, repeated, run.stream);
+  const EncodedWeight* on_device = arena_.make(list);
+  program_.add("weights", {}, [=, count = std::ssize(list), failed = shared_.failed](const Run& run) {
+    ops::cuda::encode_weights(on_device, count, channels, failed, run.stream);
   });
-  return w;
 }
 
 void Builder::convolve(const Convolution& c) {
   const Value x = value(c.input);
-  program_.add(c.layer->name, {x.codes, c.codes, c.acc},
-               [x, g = c.geometry, codes = c.codes, acc = c.acc](const Run& run) {
-                 ops::cuda::convolve(g, run.at<uint8_t>(x.codes), x.zero_point, run.at<int8_t>(codes),
-                                     run.at<int32_t>(acc), run.stream);
-               });
+  program_.add(c.layer->name, {x.codes, c.folded_codes, c.acc}, [=, acc = c.acc](const Run& run) {
+    ops::cuda::convolve(c.geometry, run.at<uint8_t>(x.codes), x.zero_point, c.codes(run), run.at<int32_t>(acc),
+                        run.stream);
+  });
 }
 
 void Builder::statistics(const Convolution& c) {
@@ -95,7 +107,7 @@ Builder::Backward Builder::convolution(int index) {
     y.needs_gradient = true;
     QAT_CHECK(!c.live, "{}: batch norm without an output quantizer does not train on a GPU", l.name);
   }
-  c.weight = encode_weight(l);
+  c.weight = weights_[static_cast<size_t>(index)];
   c.acc = program_.make<int32_t>(c.rows * c.channels);
   c.statistics = {arena_.make<double>(c.channels), arena_.make<double>(c.channels), arena_.make<int32_t>(c.channels),
                   arena_.make<int32_t>(c.channels)};
@@ -115,7 +127,6 @@ Builder::Backward Builder::convolution(int index) {
 void Builder::live_forward(Convolution& c) {
   const Layer& l = *c.layer;
   const Value x = value(c.input), y = value(c.output);
-  c.codes = c.weight.codes;
   c.numbers.p = arena_.make<double>(c.channels), c.numbers.q = arena_.make<double>(c.channels);
   c.numbers.gain = arena_.make<double>(c.channels), c.numbers.weight_factor = arena_.make<double>(c.channels);
   c.numbers.multiplier = c.multiplier, c.numbers.offset = c.offset;
@@ -147,27 +158,18 @@ void Builder::live_forward(Convolution& c) {
 void Builder::folded_forward(Convolution& c) {
   const Layer& l = *c.layer;
   const Value x = value(c.input), y = value(c.output);
-  c.codes = program_.make<int8_t>(c.weight.channels * c.weight.depth);
+  c.folded_codes = program_.make<int8_t>(c.weight.channels * c.weight.depth);
   c.folded = {nullptr, arena_.make<float>(c.channels), arena_.make<int32_t>(c.channels),
               arena_.make<double>(c.channels)};
   c.scale_ran = c.folded.scale;
   if (l.batch_norm && !l.gain_in_codes) c.weight_factor = c.folded.k;
-  FoldedLayer layer{c.channels,
-                    c.weight.depth,
-                    nullptr,
-                    x.scale,
-                    c.weight.scale,
-                    l.gain_in_codes,
-                    state_.at<float>(l.bias),
-                    batch_norm_of(l, state_)};
-  program_.add(l.name, {c.weight.codes, c.codes},
-               [=, raw = c.weight.codes, codes = c.codes, folded = c.folded, failed = shared_.failed](const Run& run) {
-                 FoldedLayer in = layer;
-                 in.codes = run.at<int8_t>(raw);
-                 FoldedNumbers out = folded;
-                 out.codes = run.at<int8_t>(codes);
-                 fold(in, out, failed, run.stream);
-               });
+  FoldedLayer layer{c.channels,     c.weight.depth,  c.weight.codes,           x.scale,
+                    c.weight.scale, l.gain_in_codes, state_.at<float>(l.bias), batch_norm_of(l, state_)};
+  program_.add(l.name, {c.folded_codes}, [=, folded = c.folded, failed = shared_.failed](const Run& run) {
+    FoldedNumbers out = folded;
+    out.codes = run.at<int8_t>(c.folded_codes);
+    fold(layer, out, failed, run.stream);
+  });
   convolve(c);
   const std::optional<FollowedRange> range = followed(l);
   const bool measured = range || c.compact.middle != nullptr;
@@ -281,9 +283,9 @@ void Builder::gradients_of_products(const Convolution& c, std::vector<Buffer> bu
     const bool adds = static_cast<bool>(x.gradient);
     const Buffer dx = adds ? x.gradient : program_.make<float>(x.elements);
     value(c.input).gradient = dx;
-    program_.add("gradients of inputs", {operand, c.codes, dx, scratch}, [=, codes = c.codes](const Run& run) {
-      input_gradient(g, precision, run.at<void>(operand), run.at<int8_t>(codes), adds, run.at<float>(dx),
-                     run.at<void>(scratch), run.stream);
+    program_.add("gradients of inputs", {operand, c.folded_codes, dx, scratch}, [=](const Run& run) {
+      input_gradient(g, precision, run.at<void>(operand), c.codes(run), adds, run.at<float>(dx), run.at<void>(scratch),
+                     run.stream);
     });
   }
 }
@@ -302,20 +304,19 @@ void Builder::weight_gradient(const Convolution& c, Buffer operand, const float*
   double* sums = dscale == nullptr ? nullptr : arena_.make<double>(scales);
   const Buffer scratch = program_.make_bytes(weight_gradient_scratch(g, precision));
   // Nobody waits for them but the optimizer.
-  program_.add_aside("gradients of weights", {x.codes, operand, scratch, w.values},
-                     [=, scale = state_.at<float>(q.scale)](const Run& run) {
-                       ops::cuda::weight_gradient(g, precision, run.at<uint8_t>(x.codes), x.zero_point,
-                                                  run.at<void>(operand), factor, dw, run.at<void>(scratch), run.stream);
-                       // Every weight is inside the range of the largest one.
-                       if (!q.follows) {
-                         encode_weights_gradient(w.quantized(run), dw, scales, depth, scale, q.lo, q.hi, false, dw,
-                                                 sums, run.stream);
-                       }
-                       if (dscale != nullptr) {
-                         ops::cuda::scale_gradient(sums, q.gradient_scale, dscale, scales, run.stream);
-                       }
-                       if (w.gain != nullptr) scale_rows(dw, w.channels, w.depth, w.gain, dw, run.stream);
-                     });
+  program_.add_aside(
+      "gradients of weights", {x.codes, operand, scratch}, [=, scale = state_.at<float>(q.scale)](const Run& run) {
+        ops::cuda::weight_gradient(g, precision, run.at<uint8_t>(x.codes), x.zero_point, run.at<void>(operand), factor,
+                                   dw, run.at<void>(scratch), run.stream);
+        // Every weight is inside the range of the largest one.
+        if (!q.follows) {
+          encode_weights_gradient(w.values, dw, scales, depth, scale, q.lo, q.hi, false, dw, sums, run.stream);
+        }
+        if (dscale != nullptr) {
+          ops::cuda::scale_gradient(sums, q.gradient_scale, dscale, scales, run.stream);
+        }
+        if (w.gain != nullptr) scale_rows(dw, w.channels, w.depth, w.gain, dw, run.stream);
+      });
 }
 
 }  // namespace qat::device

@@ -9,10 +9,6 @@ namespace qat::ops::cuda {
 void encode(const float* x, int64_t n, const float* scale, DeviceRange range, uint8_t* codes, uint8_t* inside,
             cudaStream_t stream);
 
-/// x [channels][depth], scale [channels], zero point 0.
-void encode_per_channel(const float* x, int64_t channels, int64_t depth, const float* scale, int32_t lo, int32_t hi,
-                        int8_t* codes, cudaStream_t stream);
-
 /// scale [1], zero_point [1].
 void dequantize(const uint8_t* codes, int64_t n, const float* scale, const int32_t* zero_point, float* x,
                 cudaStream_t stream);

@@ -1,5 +1,6 @@
 #include <cstring>
 
+#include "core/ops/cuda/block.cuh"
 #include "core/ops/cuda/sums.cuh"
 #include "core/ops/cuda/weight_codes.h"
 
@@ -28,6 +29,12 @@ __device__ Eight<T> load_rows(const T* values, const Part& part, int64_t depth) 
   return result;
 }
 
+__device__ int32_t magnitude_bits(float x) {
+  int32_t bits;
+  memcpy(&bits, &x, sizeof(bits));
+  return bits & 0x7fffffff;
+}
+
 /// largest [channels]: bits of the largest magnitude, 0 before. They compare as magnitudes do, NaN above infinity.
 __global__ void __launch_bounds__(kThreads)
     largest_bits(const float* x, int64_t channels, int64_t depth, int64_t segments, bool vectors, int32_t* largest) {
@@ -44,9 +51,7 @@ __global__ void __launch_bounds__(kThreads)
     const Eight<float> values = load(x, {at, end - at < kEight ? static_cast<int>(end - at) : kEight, vectors});
 #pragma unroll
     for (int e = 0; e < kEight; ++e) {
-      int32_t magnitude;
-      memcpy(&magnitude, &values.at[e], sizeof(magnitude));
-      bits = max(bits, magnitude & 0x7fffffff);
+      bits = max(bits, magnitude_bits(values.at[e]));
     }
   }
 #pragma unroll
@@ -54,19 +59,64 @@ __global__ void __launch_bounds__(kThreads)
   if (lane == 0) atomicMax(largest + c, bits);  // integers: the order does not matter
 }
 
-/// quantizers::largest_scale() from the bits that `scale` holds.
-__global__ void __launch_bounds__(kThreads) finish_scales(int64_t channels, float most, float* scale, int32_t* failed) {
+/// quantizers::largest_scale() of a magnitude.
+__device__ float largest_scale(int32_t bits, float most, int32_t* failed) {
   constexpr float kSmallestScale = 0x1p-23f;  // core/quant
-  const int64_t c = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (c >= channels) return;
   float s;
-  memcpy(&s, scale + c, sizeof(s));
+  memcpy(&s, &bits, sizeof(s));
   if (!(s < INFINITY)) *failed = 1;
   s = s / most;
   s = s < kSmallestScale ? kSmallestScale : s;
   // The scale that the quantized values have in turn. The smallest one stays: a power of two.
   for (int pass = 0; pass < 2; ++pass) s = s * most / most;
-  scale[c] = s;
+  return s;
+}
+
+/// In place: of the bits that `scale` holds.
+__global__ void __launch_bounds__(kThreads) finish_scales(int64_t channels, float most, float* scale, int32_t* failed) {
+  const int64_t c = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (c >= channels) return;
+  int32_t bits;
+  memcpy(&bits, scale + c, sizeof(bits));
+  scale[c] = largest_scale(bits, most, failed);
+}
+
+struct Largest {
+  __device__ void join(const Largest& other) { bits = max(bits, other.bits); }
+  int32_t bits;
+};
+
+constexpr int kChannelThreads = 128;
+
+/// A block for each channel of all weights.
+__global__ void __launch_bounds__(kChannelThreads)
+    encode_channels(const EncodedWeight* list, int count, int32_t* failed) {
+  const int block = static_cast<int>(blockIdx.x), thread = static_cast<int>(threadIdx.x);
+  int index = 0;
+  for (int end = count; end - index > 1;) {
+    const int middle = (index + end) / 2;
+    (list[middle].first <= block ? index : end) = middle;
+  }
+  const EncodedWeight w = list[index];
+  const int c = block - w.first;
+  const float* x = w.x + c * w.depth;
+  int8_t* codes = w.codes + c * w.depth;
+  float scale;
+  if (w.follows) {
+    Largest mine{0};
+#pragma unroll 4
+    for (int64_t i = thread; i < w.depth; i += kChannelThreads) mine.join({magnitude_bits(x[i])});
+    scale = largest_scale(joined<kChannelThreads>(mine).bits, static_cast<float>(w.hi), failed);
+    if (thread == 0) w.scale[c] = scale;
+  } else {
+    scale = w.scale[c / (w.channels / w.scales)];
+  }
+  if (thread == 0 && w.repeated != nullptr) w.repeated[c] = scale;
+  const auto lo = static_cast<float>(w.lo), hi = static_cast<float>(w.hi);
+#pragma unroll 4
+  for (int64_t i = thread; i < w.depth; i += kChannelThreads) {
+    codes[i] = static_cast<int8_t>(__float2int_rn(clip(x[i] / scale, lo, hi)));
+  }
 }
 
 /// Weights on the grid of their channel's scale.
@@ -129,6 +179,14 @@ void largest_scales(const float* x, int64_t channels, int64_t depth, double leve
                 channels, static_cast<float>(levels), scale, failed);
 }
 
+void encode_weights(const EncodedWeight* list, int64_t count, int64_t channels, int32_t* failed, cudaStream_t stream) {
+  require(count >= 0 && channels >= 0 && channels <= INT32_MAX, "encode_weights",
+          "the weights must have fewer than 2^31 channels");
+  if (channels == 0) return;
+  launch_kernel("encode_weights", encode_channels, static_cast<unsigned>(channels), kChannelThreads, 0, stream, list,
+                static_cast<int>(count), failed);
+}
+
 void encode_weights_gradient(const float* x, const float* g, int64_t channels, int64_t depth, const float* scale,
                              int32_t lo, int32_t hi, bool by_code, float* dx, double* dscale, cudaStream_t stream) {
   constexpr const char* kName = "encode_weights_gradient";
@@ -149,12 +207,6 @@ void encode_weights_gradient(const float* x, const float* g, int64_t channels, i
     for (int k = 0; k < kEight; ++k) gradient.at[k] = grid.inside(values.at[k] / s.at[k]) ? gradient.at[k] : 0.0f;
     store(dx, part, gradient);
   });
-}
-
-void repeat(const float* values, int64_t count, int64_t repeats, float* out, cudaStream_t stream) {
-  require(count >= 0 && repeats >= 0, "repeat", "no negative counts");
-  for_parts("repeat", count * repeats, aligned(out), stream,
-            [=] __device__(const Part& part) { store(out, part, load_rows(values, part, repeats)); });
 }
 
 void scale_rows(const float* x, int64_t channels, int64_t depth, const double* factor, float* out,

@@ -61,26 +61,6 @@ TEST_F(CudaEncode, EverySizeAndAlignment) {
   }
 }
 
-TEST_F(CudaEncode, ScalesOfChannels) {
-  for (const int64_t depth : {1, 3, 7, 8, 9, 27, 64, 147}) {
-    for (const int64_t channels : {1, 2, 5, 64}) {
-      for (const int64_t shift : {0, 1}) {
-        const int64_t n = channels * depth;
-        auto x = drawn<float>(n, depth + channels, std::normal_distribution<float>());
-        x[0] = NAN;
-        x.back() = -INFINITY;
-        const auto scale = drawn<float>(channels, channels, std::uniform_real_distribution<float>(0.001f, 0.1f));
-        std::vector<int8_t> codes(n);
-        ops::encode_per_channel(x.data(), channels, depth, scale.data(), -127, 127, codes.data());
-        const Array<float> values(x, shift), scales(scale);
-        const Array<int8_t> gpu(n, shift);
-        encode_per_channel(values.data(), channels, depth, scales.data(), -127, 127, gpu.data(), nullptr);
-        expect_equal(gpu.host(), codes);
-      }
-    }
-  }
-}
-
 TEST_F(CudaEncode, DequantizesEveryCode) {
   std::vector<uint8_t> codes(256 * 3 + 5);
   for (size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<uint8_t>(i);
@@ -103,7 +83,6 @@ TEST_F(CudaEncode, DequantizesEveryCode) {
 TEST(CudaEncodeArguments, RefusesCodesOutsideTheStorageType) {
   EXPECT_THROW(encode(nullptr, 0, nullptr, {0, 256, nullptr}, nullptr, nullptr, nullptr), Error);
   EXPECT_THROW(encode(nullptr, 0, nullptr, {9, 8, nullptr}, nullptr, nullptr, nullptr), Error);
-  EXPECT_THROW(encode_per_channel(nullptr, 0, 1, nullptr, -129, 127, nullptr, nullptr), Error);
 }
 
 }  // namespace

@@ -37,7 +37,7 @@ void compare(const std::tuple<Arrays...>& a, const std::tuple<Arrays...>& b) {
 
 struct Inputs {
   Array<float> values{drawn<float>(kN, 1, std::normal_distribution<float>())};
-  Array<float> weights{drawn<float>(kChannels * kChannels, 2, std::normal_distribution<float>())};
+  Array<int8_t> weights{drawn_codes<int8_t>(kChannels * kChannels, 2)};
   Array<float> multiplier{drawn<float>(kChannels, 3, std::uniform_real_distribution<float>(1e-3f, 1e-2f))};
   Array<float> scale{0.02f};
   Array<int32_t> middle{drawn<int32_t>(kChannels, 4, std::uniform_int_distribution<int32_t>(-100, 100))};
@@ -47,7 +47,7 @@ struct Inputs {
 };
 
 struct Outputs {
-  Outputs()
+  explicit Outputs(const Inputs&)
       : codes(kN),
         mask(kN / 8),
         live(kN),
@@ -61,7 +61,6 @@ struct Outputs {
         pooled(kN / 4),
         averaged(kN / 4),
         global(kBatch * kChannels),
-        weights(kChannels * kChannels),
         kept(kN),
         kept_alone(kN),
         winner(kN / 4),
@@ -89,17 +88,16 @@ struct Outputs {
     const int32_t *middle = in.middle.data(), *zero = in.zero.data();
     const KeptAccumulators compacted{.compact = kept.data(), .middle = middle, .step = multiplier};
     encode(g, kN, scale, range, codes.data(), mask.data(), stream);
-    encode_per_channel(in.weights.data(), kChannels, kChannels, multiplier, -127, 127, weights.data(), stream);
     dequantize(codes.data(), kN, scale, zero, real.data(), stream);
     const ConvGeometry dense{.batch = kBatch, .in_h = kSize, .in_w = kSize, .in_c = kChannels, .out_c = kChannels};
-    convolve(dense, codes.data(), zero, weights.data(), acc.data(), stream);
+    convolve(dense, codes.data(), zero, in.weights.data(), acc.data(), stream);
     const ConvGeometry deep{.batch = kBatch, .in_c = kPixels * kChannels, .out_c = 1};  // its depth in several parts
     convolve(deep, codes.data(), zero, reinterpret_cast<const int8_t*>(in.other.data()), deep_acc.data(), stream);
     ConvGeometry grouped = dense;
     grouped.groups = kChannels;
-    convolve(grouped, codes.data(), zero, weights.data(), depthwise.data(), stream);
+    convolve(grouped, codes.data(), zero, in.weights.data(), depthwise.data(), stream);
     grouped.groups = 2;
-    convolve(grouped, codes.data(), zero, weights.data(), grouped_acc.data(), stream);
+    convolve(grouped, codes.data(), zero, in.weights.data(), grouped_acc.data(), stream);
     channel_statistics(acc.data(), kRows, kChannels, {sums.data(), sums.data() + kChannels, min.data(), max.data()},
                        scratch.data(), stream);
     requantize_affine(acc.data(), kRows, kChannels, multiplier, multiplier, range, live.data(), mask.data(), true,
@@ -139,14 +137,14 @@ struct Outputs {
     global_average_codes(global_acc.data(), kBatch, kPixels, kChannels, scale, scale, range, global.data(), nullptr,
                          stream);
   }
-  static constexpr size_t kFunctions = 29;
+  static constexpr size_t kFunctions = 28;
 
   void expect_equal_to(const Outputs& other) const {
     const auto all = [](const Outputs& o) {
-      return std::tie(o.codes, o.mask, o.weights, o.real, o.acc, o.deep_acc, o.depthwise, o.grouped_acc, o.sums, o.min,
-                      o.max, o.live, o.frozen, o.kept, o.kept_alone, o.logits, o.dx, o.masked, o.scales, o.added,
-                      o.spread, o.product, o.scaled, o.positive, o.mapped, o.pooled, o.winner, o.pooled_dx, o.averaged,
-                      o.global, o.global_acc);
+      return std::tie(o.codes, o.mask, o.real, o.acc, o.deep_acc, o.depthwise, o.grouped_acc, o.sums, o.min, o.max,
+                      o.live, o.frozen, o.kept, o.kept_alone, o.logits, o.dx, o.masked, o.scales, o.added, o.spread,
+                      o.product, o.scaled, o.positive, o.mapped, o.pooled, o.winner, o.pooled_dx, o.averaged, o.global,
+                      o.global_acc);
     };
     compare(all(*this), all(other));
   }
@@ -154,7 +152,6 @@ struct Outputs {
   Array<uint8_t> codes, mask, live, frozen, added, spread;
   Array<uint8_t> product, scaled, positive, mapped;
   Array<uint8_t> pooled, averaged, global;
-  Array<int8_t> weights;
   Array<int16_t> kept, kept_alone;
   Array<uint16_t> winner;
   Array<int32_t> acc, deep_acc, depthwise, grouped_acc, min;
@@ -167,7 +164,7 @@ struct Outputs {
 /// Runs all functions of Outputs directly, and captured twice: each time they start from the same state.
 template <class Outputs, class Inputs>
 void expect_captured(const Inputs& inputs) {
-  const Outputs direct, captured;
+  const Outputs direct(inputs), captured(inputs);
   direct.run(inputs, nullptr);
   check(cudaDeviceSynchronize());
 
@@ -221,7 +218,7 @@ T* nth(const Array<T>& all, int64_t n, int64_t size = kChannels) {
 }
 
 struct TrainingOutputs {
-  TrainingOutputs()
+  explicit TrainingOutputs(const TrainingInputs& in)
       : dx(2 * kN),
         dw(4 * kWeights),
         parameters(kWeights),
@@ -260,7 +257,15 @@ struct TrainingOutputs {
              .first = nth(moments, 1, kHalf),
              .second = nth(moments, 2, kHalf),
              .n = kHalf}}),
-        pieces(std::vector<UpdatePiece>{{0, 0}}) {}
+        pieces(std::vector<UpdatePiece>{{0, 0}}),
+        encoded(kWeights),
+        listed({EncodedWeight{.x = in.weights.data(),
+                              .codes = encoded.data(),
+                              .scale = nth(numbers, 18),
+                              .depth = kDepth,
+                              .channels = kChannels,
+                              .scales = kChannels,
+                              .follows = true}}) {}
 
   /// Runs every function once, from the same state each time.
   void run(const TrainingInputs& in, cudaStream_t stream) const {
@@ -290,7 +295,7 @@ struct TrainingOutputs {
     const auto all = [](const TrainingOutputs& o) {
       return std::tie(o.dx, o.dw, o.parameters, o.moments, o.running, o.numbers, o.real, o.slopes, o.scale, o.sums,
                       o.live, o.folded, o.range, o.ends, o.of_scales, o.norm, o.min, o.max, o.bias, o.middle, o.acc,
-                      o.zero_point, o.batches, o.codes, o.table, o.kept, o.weights, o.totals);
+                      o.zero_point, o.batches, o.codes, o.table, o.kept, o.weights, o.encoded, o.totals);
     };
     compare(all(*this), all(other));
     for (const TrainingOutputs* outputs : {this, &other}) EXPECT_EQ(outputs->failed.host()[0], 0);
@@ -351,7 +356,7 @@ struct TrainingOutputs {
     largest_scales(w, kChannels, kDepth, 127, nth(numbers, 17), failed.data(), stream);
     encode_weights_gradient(w, w, kChannels, kDepth, in.scales.data(), -127, 127, false, nth(dw, 2, kWeights),
                             nth(sums, 3), stream);
-    repeat(rates, 1, kChannels, nth(numbers, 18), stream);
+    encode_weights(listed.data(), 1, kChannels, failed.data(), stream);
     scale_rows(w, kChannels, kDepth, in.gains.data(), nth(dw, 3, kWeights), stream);
     cross_entropy(in.values.data(), kRows, kClasses, {in.labels.data(), in.labels.data(), in.share.data(), 0.1},
                   nth(real, 0, kN), reinterpret_cast<LossTotals*>(totals.data()), failed.data(), scratch.data(),
@@ -413,6 +418,8 @@ struct TrainingOutputs {
   Array<char> totals, scratch, operand;
   Array<ParameterUpdate> updates;
   Array<UpdatePiece> pieces;
+  Array<int8_t> encoded;
+  Array<EncodedWeight> listed;
 };
 
 TEST_F(CudaStream, AGraphCapturesEveryFunctionOfTraining) { expect_captured<TrainingOutputs>(TrainingInputs()); }

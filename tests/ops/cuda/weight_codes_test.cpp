@@ -1,8 +1,10 @@
 #include "core/ops/cuda/weight_codes.h"
 
 #include <algorithm>
+#include <deque>
 
 #include "core/base/error.h"
+#include "core/ops/encode.h"
 #include "core/ops/weight_codes.h"
 #include "tests/ops/cuda/gpu.h"
 
@@ -88,6 +90,64 @@ TEST_F(CudaWeightCodes, WeightsThatAreNotFiniteFail) {
   EXPECT_EQ(failed, 1);
 }
 
+/// A list of one weight a shape: scales that follow, scales that stay, and one for several channels.
+TEST_F(CudaWeightCodes, EncodesAList) {
+  struct Listed {
+    Listed(const Shape& shape, int64_t shift, const std::vector<float>& values, const std::vector<float>& scales)
+        : x(values, shift), scale(scales), repeated(shape.channels), codes(shape.channels * shape.depth, shift) {}
+    Array<float> x, scale, repeated;
+    Array<int8_t> codes;
+  };
+  std::deque<Listed> arrays;
+  std::vector<EncodedWeight> list;
+  std::vector<std::vector<float>> scales;
+  std::vector<std::vector<int8_t>> codes;
+  int32_t channels = 0;
+  for (const Shape& s : kShapes) {
+    const auto i = static_cast<int64_t>(list.size());
+    auto x = drawn<float>(s.channels * s.depth, s.depth, std::normal_distribution<float>(0.0f, 0.1f));
+    const int32_t hi = i % 4 == 0 ? 7 : 127, lo = i % 2 == 0 ? -hi : -hi - 1;
+    const bool follows = i % 3 == 0, one = i % 3 == 1;
+    if (!follows) x[0] = NAN, x.back() = -INFINITY;
+    const int64_t count = one ? 1 : s.channels;
+    std::vector<float> given(count), expected;
+    for (int64_t c = 0; c < count; ++c) given[c] = 0.01f * static_cast<float>(1 + c % 7);
+    std::vector<float> largest(s.channels);
+    if (follows) ops::largest_magnitudes(x.data(), s.channels, s.depth, largest.data());
+    for (int64_t c = 0; c < s.channels; ++c) {
+      expected.push_back(follows ? largest_scale(largest[c], static_cast<float>(hi)) : given[one ? 0 : c]);
+    }
+    codes.emplace_back(x.size());
+    ops::encode_per_channel(x.data(), s.channels, s.depth, expected.data(), lo, hi, codes.back().data());
+    scales.push_back(expected);
+    Listed& made = arrays.emplace_back(s, i % 2, x, given);
+    list.push_back({made.x.data(), made.codes.data(), made.scale.data(), one ? made.repeated.data() : nullptr, s.depth,
+                    static_cast<int32_t>(s.channels), static_cast<int32_t>(count), lo, hi, follows, channels});
+    channels += static_cast<int32_t>(s.channels);
+  }
+  const Array<EncodedWeight> on_device(list);
+  const Array<int32_t> failed({0});
+  encode_weights(on_device.data(), std::ssize(list), channels, failed.data(), nullptr);
+  for (size_t i = 0; i < list.size(); ++i) {
+    SCOPED_TRACE(i);
+    expect_equal(arrays[i].codes.host(), codes[i]);
+    expect_equal(list[i].repeated == nullptr ? arrays[i].scale.host() : arrays[i].repeated.host(), scales[i]);
+  }
+  expect_equal(failed.host(), {0});
+  for (const float wrong : {std::nanf(""), kInfinity}) {
+    std::vector<float> values(500, 0.5f);
+    values[377] = wrong;
+    const Array<float> x(values), scale(2);
+    const Array<int8_t> to(500);
+    const Array<EncodedWeight> two(std::vector<EncodedWeight>{
+        {x.data(), to.data(), scale.data(), nullptr, 250, 2, 2, -127, 127, /*follows=*/true, 0}});
+    encode_weights(two.data(), 1, 2, failed.data(), nullptr);
+    expect_equal(failed.host(), {1});
+    EXPECT_EQ(scale.host()[0], largest_scale(0.5f, 127.0f));
+    check(cudaMemset(failed.data(), 0, sizeof(int32_t)));
+  }
+}
+
 /// Weights on and off the grid, on its ties and edges, and gradients of very different sizes: their sums show an order.
 struct Weights {
   Weights(Shape s, int lo, int hi) : shape(s) {
@@ -161,23 +221,17 @@ TEST_F(CudaWeightCodes, GradientByHand) {
   EXPECT_NEAR(dscale.host()[0], 0.2 + 0 + 4 * (0 - 0.5) + 8 * (1 - 1.4) + 16 - 64, 1e-5);
 }
 
-TEST_F(CudaWeightCodes, RepeatsAndScalesRows) {
+TEST_F(CudaWeightCodes, ScalesRows) {
   for (const Shape& s : kShapes) {
     for (const int64_t shift : {0, 1}) {
       SCOPED_TRACE(fmt::format("{} x {}, shift {}", s.channels, s.depth, shift));
       const int64_t n = s.channels * s.depth;
       const auto x = drawn<float>(n, 1, std::normal_distribution<float>());
-      const auto values = drawn<float>(s.channels, 2, std::normal_distribution<float>());
       const auto factor = drawn<double>(s.channels, 3, std::normal_distribution<double>());
-      std::vector<float> repeated(n), scaled(n);
-      for (int64_t i = 0; i < n; ++i) {
-        repeated[i] = values[i / s.depth];
-        scaled[i] = x[i] * static_cast<float>(factor[i / s.depth]);
-      }
-      const Array<float> gpu_x(x, shift), gpu_values(values, shift), out(n, shift), other(n, shift);
+      std::vector<float> scaled(n);
+      for (int64_t i = 0; i < n; ++i) scaled[i] = x[i] * static_cast<float>(factor[i / s.depth]);
+      const Array<float> gpu_x(x, shift), other(n, shift);
       const Array<double> gpu_factor(factor, shift);
-      repeat(gpu_values.data(), s.channels, s.depth, out.data(), nullptr);
-      expect_equal(out.host(), repeated);
       scale_rows(gpu_x.data(), s.channels, s.depth, gpu_factor.data(), other.data(), nullptr);
       expect_equal(other.host(), scaled);
       scale_rows(gpu_x.data(), s.channels, s.depth, gpu_factor.data(), gpu_x.data(), nullptr);
@@ -197,8 +251,7 @@ TEST_F(CudaWeightCodes, EmptyWeights) {
   // No channels: nothing is written.
   encode_weights_gradient(nullptr, nullptr, 0, 4, nullptr, -8, 7, false, nullptr, nullptr, nullptr);
   largest_scales(nullptr, 0, 5, 127.0, nullptr, nullptr, nullptr);
-  repeat(nullptr, 0, 4, nullptr, nullptr);
-  repeat(values.data(), 2, 0, nullptr, nullptr);
+  encode_weights(nullptr, 0, 0, nullptr, nullptr);
   scale_rows(nullptr, 0, 4, nullptr, nullptr, nullptr);
   scale_rows(nullptr, 4, 0, nullptr, nullptr, nullptr);
   expect_equal(values.host(), {1.0f, 2.0f});
@@ -215,7 +268,8 @@ TEST(CudaWeightCodesArguments, RefusesImpossibleOnes) {
   EXPECT_THROW(gradient(1, -129, 7), Error);
   EXPECT_THROW(gradient(1, -8, 128), Error);
   EXPECT_THROW(gradient(-1, -8, 7), Error);
-  EXPECT_THROW(repeat(nullptr, -1, 1, nullptr, nullptr), Error);
+  EXPECT_THROW(encode_weights(nullptr, 1, -1, nullptr, nullptr), Error);
+  EXPECT_THROW(encode_weights(nullptr, 1, int64_t{1} << 31, nullptr, nullptr), Error);
   EXPECT_THROW(scale_rows(nullptr, 1, -1, nullptr, nullptr, nullptr), Error);
 }
 
