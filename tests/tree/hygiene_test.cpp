@@ -90,5 +90,23 @@ TEST(Hygiene, HeadersAreIncludedOnce) {
   }
 }
 
+/// A kernel that does not wait reads what the one before it has not written yet.
+TEST(Hygiene, KernelsOfTheGpuBeginByWaiting) {
+  int seen = 0;
+  for (const std::string& file : files_below("core/ops/cuda", {".cu", ".cuh"})) {
+    if (file.ends_with("/device.cu")) continue;  // only asks whether a kernel can be loaded
+    const std::vector<std::string> lines = read_lines(kRoot / file);
+    for (size_t i = 0; i < lines.size(); ++i) {
+      if (lines[i].find("__global__") == std::string::npos) continue;
+      size_t head = i;
+      while (head + 1 < lines.size() && !lines[head].ends_with('{')) ++head;
+      ASSERT_LT(head + 1, lines.size()) << file << ":" << i + 1;
+      EXPECT_EQ(lines[head + 1], "  await_previous();") << file << ":" << i + 1;
+      ++seen;
+    }
+  }
+  EXPECT_GT(seen, 30);
+}
+
 }  // namespace
 }  // namespace qat::tree

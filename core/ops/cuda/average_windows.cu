@@ -70,6 +70,7 @@ struct Averaged {
 
 template <int kChannels>
 __global__ void __launch_bounds__(kThreads) range_of_windows(const Averaged p, Ends<float>* partial) {
+  await_previous();
   Ends<float> ends = no_ends<float>();
   p.for_means<kChannels>([&](int64_t, const Eight<float>& means) {
 #pragma unroll
@@ -95,6 +96,7 @@ __device__ unsigned bits_at(const uint8_t* mask, int64_t i) {
 template <int kChannels>
 __global__ void __launch_bounds__(kThreads)
     sum_window_terms(const Averaged p, const WindowScaleTerms of, double* partial) {
+  await_previous();
   const float scale = *of.scale;
   const int32_t zero_point = *of.zero_point;
   double sum = 0.0;
@@ -116,6 +118,7 @@ __global__ void __launch_bounds__(kThreads)
 template <int kChannels>
 __global__ void __launch_bounds__(kThreads)
     spread_means(const Averaged p, const float* dy, const uint8_t* inside, float* dx) {
+  await_previous();
   const Map& map = p.map;
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const Place<kChannels> place(index, map.channels);

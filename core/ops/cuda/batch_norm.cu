@@ -36,6 +36,7 @@ template <class Layer>
 __global__ void __launch_bounds__(kMostThreads)
     run_layer(int64_t channels, Layer layer, const int32_t* min, const int32_t* max, Output output,
               CompactNumbers compact, int32_t* failed) {
+  await_previous();
   // Neighbours, so that the ends are joined in the order of the channels.
   const int64_t each = (channels + blockDim.x - 1) / blockDim.x, begin = threadIdx.x * each;
   const int64_t end = begin + each < channels ? begin + each : channels;
@@ -194,6 +195,7 @@ struct alignas(16) Sixteen {
 /// A block for each channel.
 __global__ void __launch_bounds__(kThreads)
     fold_channels(FoldedLayer layer, FoldedNumbers numbers, bool aligned, int32_t* failed) {
+  await_previous();
   const int64_t c = blockIdx.x;
   const Folding f = folding_of(layer, c);
   if (!f.ok) {
@@ -228,6 +230,7 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class Body>
 __global__ void __launch_bounds__(kThreads) run_channels(int64_t channels, Body body) {
+  await_previous();
   const int64_t c = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (c < channels) body(c);
 }

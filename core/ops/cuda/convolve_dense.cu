@@ -266,6 +266,7 @@ template <class T>
 __global__ void __launch_bounds__(T::kThreads, T::kMinBlocks)
     multiply(const __grid_constant__ ConvShape s, const uint8_t* __restrict__ x, const int32_t* zero_point,
              const int8_t* __restrict__ w, int32_t* __restrict__ acc, int column_blocks, int part_slices) {
+  await_previous();
   auto* stages = reinterpret_cast<Stage<T>*>(dynamic_shared());
   const int block_row = static_cast<int>(blockIdx.x) / column_blocks;
   const int row = block_row * T::kRows;

@@ -103,6 +103,7 @@ struct Walk {
 template <int kChannels, int kKernel, int kStride>
 __global__ void __launch_bounds__(kThreads)
     depthwise_input(const ConvShape s, const float* operand, const int8_t* w, bool add, float* dx) {
+  await_previous();
   auto* weights = reinterpret_cast<Channels<float, kChannels>*>(dynamic_shared());
   const int lanes = static_cast<int>(blockDim.x), lane = static_cast<int>(threadIdx.x);
   const int kernel_h = kKernel > 0 ? kKernel : s.kernel_h, kernel_w = kKernel > 0 ? kKernel : s.kernel_w;
@@ -146,6 +147,7 @@ __global__ void __launch_bounds__(kThreads)
 template <int kChannels>
 __global__ void __launch_bounds__(kThreads)
     grouped_input(const ConvShape s, const float* operand, const int8_t* w, bool add, float* dx) {
+  await_previous();
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const int64_t at = quotient(index, s.in_c / kChannels);
   const int c = static_cast<int>(index - at * (s.in_c / kChannels)) * kChannels;
@@ -185,6 +187,7 @@ template <int kChannels>
 __global__ void __launch_bounds__(kThreads)
     depthwise_weights(const ConvShape s, int rows, const uint8_t* x, const int32_t* zero_point, const float* operand,
                       float* partial) {
+  await_previous();
   __shared__ Channels<float, kChannels> sums[kTaps][kThreads];
   __shared__ Tap tap[kTaps];
   const int lanes = static_cast<int>(blockDim.x), lines = static_cast<int>(blockDim.y);
@@ -237,6 +240,7 @@ template <int kChannels>
 __global__ void __launch_bounds__(kThreads)
     grouped_weights(const ConvShape s, int rows, const uint8_t* x, const int32_t* zero_point, const float* operand,
                     float* partial) {
+  await_previous();
   const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   const int64_t depth = s.depth / kChannels, outputs = quotient(index, depth);
   if (outputs >= s.out_c / kChannels) return;
@@ -270,6 +274,7 @@ __global__ void __launch_bounds__(kThreads)
 /// by_tap: outputs are [taps][out_c], not [out_c][depth].
 __global__ void __launch_bounds__(kThreads)
     join_parts(const ConvShape s, int64_t parts, bool by_tap, const float* partial, const float* factor, float* dw) {
+  await_previous();
   __shared__ double runs[kLines][kOutputs];
   const int lane = static_cast<int>(threadIdx.x) % kOutputs, line = static_cast<int>(threadIdx.x) / kOutputs;
   const int64_t outputs = static_cast<int64_t>(s.out_c) * s.depth;

@@ -56,6 +56,7 @@ __device__ void transpose(uint32_t (&r)[4]) {
 /// four taps and four channels are exchanged so that one instruction adds four taps. A padded pixel is the code z.
 __global__ void __launch_bounds__(kThreads)
     depthwise(const ConvShape s, const uint8_t* x, const int32_t* zero_point, const int8_t* w, int32_t* acc) {
+  await_previous();
   auto* weights = reinterpret_cast<uint4*>(dynamic_shared());
   const int taps = s.kernel_h * s.kernel_w, lanes = static_cast<int>(blockDim.x);
   const int group = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x), c = group * kChannels;
@@ -110,6 +111,7 @@ __global__ void __launch_bounds__(kThreads)
 template <bool kWords>
 __global__ void __launch_bounds__(kThreads)
     grouped(const ConvShape s, const uint8_t* x, const int32_t* zero_point, const int8_t* w, int32_t* acc) {
+  await_previous();
   constexpr int kRows = kRowsOfThread;
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const int64_t strip = quotient(index, s.out_c);

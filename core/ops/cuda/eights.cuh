@@ -95,6 +95,7 @@ bool aligned(const T*... arrays) {
 
 template <class Body>
 __global__ void __launch_bounds__(kThreads) run_parts(int64_t n, bool aligned, Body body) {
+  await_previous();
   const int64_t begin = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kEight;
   if (begin >= n) return;
   body(Part{begin, n - begin < kEight ? static_cast<int>(n - begin) : kEight, aligned});

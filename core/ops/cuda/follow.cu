@@ -15,11 +15,13 @@ int64_t blocks_of(int64_t n) {
 }
 
 __global__ void follow_ends(const double* ends, bool relu, FollowedRange range, int32_t* failed) {
+  await_previous();
   follow({ends[0], ends[1]}, relu, range, failed);
 }
 
 /// ends [blocks]: each of the values that its threads take.
 __global__ void __launch_bounds__(kThreads) block_range(const float* x, int64_t n, bool aligned, RangeEnds* ends) {
+  await_previous();
   float least = static_cast<float>(kInfinity), most = -least;
   bool is_nan = false;
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads * kEight;
@@ -40,6 +42,7 @@ __global__ void __launch_bounds__(kThreads) block_range(const float* x, int64_t 
 }
 
 __global__ void __launch_bounds__(kThreads) join_ranges(const RangeEnds* parts, int64_t count, RangeEnds* ends) {
+  await_previous();
   RangeEnds joined = RangeEnds::none();
   for (int64_t i = threadIdx.x; i < count; i += kThreads) joined.join(parts[i]);
   joined = block_ends(joined);

@@ -169,6 +169,7 @@ __global__ void __launch_bounds__(T::kThreads, T::kMinBlocks)
     multiply_inputs(const __grid_constant__ ConvShape s, const Bfloat16* __restrict__ operand,
                     const Bfloat16* __restrict__ w, int channels, bool add, float* __restrict__ dx, int column_blocks,
                     int residue_blocks) {
+  await_previous();
   const int block = static_cast<int>(blockIdx.x), residue_index = block / residue_blocks;
   const int block_row = (block - residue_index * residue_blocks) / column_blocks;
   const int row = block_row * T::kRows, column = block % column_blocks * T::kColumns;
@@ -204,6 +205,7 @@ __global__ void __launch_bounds__(T::kThreads, T::kMinBlocks)
 __global__ void __launch_bounds__(kThreads)
     transpose_weights(const __grid_constant__ ConvShape s, const int8_t* __restrict__ w, int channels,
                       Bfloat16* __restrict__ to) {
+  await_previous();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const int64_t chunk = quotient(i, s.depth);
   if (chunk * kChunk >= channels) return;

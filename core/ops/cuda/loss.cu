@@ -53,6 +53,7 @@ struct LabelShare {
 /// A block takes a sample.
 __global__ void __launch_bounds__(kSampleThreads)
     sample_losses(const float* logits, int64_t classes, Targets targets, float* gradient, SampleLoss* losses) {
+  await_previous();
   const int64_t sample = blockIdx.x;
   logits += sample * classes;
   const int thread = static_cast<int>(threadIdx.x);
@@ -91,6 +92,7 @@ __global__ void __launch_bounds__(kSampleThreads)
 
 __global__ void __launch_bounds__(kJoining)
     join_losses(const SampleLoss* losses, int64_t batch, LossTotals* totals, int32_t* failed) {
+  await_previous();
   SampleLoss mine{0.0, 0};
   for (int64_t i = threadIdx.x; i < batch; i += kJoining) mine.join(losses[i]);
   const SampleLoss all = joined<kJoining>(mine);

@@ -49,6 +49,7 @@ struct MulArrays {
 
 /// partial_ds [blocks], unless y is null.
 __global__ void __launch_bounds__(kThreads) mul_gradient_kernel(const MulArrays p, int64_t n, double* partial_ds) {
+  await_previous();
   const MulTerms terms(p.params);
   double ds = 0.0;
   for_share(n, p.aligned, [&](const Part& part) {
@@ -93,6 +94,7 @@ struct Layout {
 template <int kVector>
 __global__ void __launch_bounds__(kThreads)
     mul_gradient_broadcast(const MulArrays p, const Layout layout, double* partial_db, double* partial_ds) {
+  await_previous();
   __shared__ double sums[kThreads * kVector];
   const MulTerms terms(p.params);
   const int thread = static_cast<int>(threadIdx.x), row = thread / layout.columns;
@@ -138,6 +140,7 @@ __global__ void __launch_bounds__(kThreads)
 /// db [batch][channels] from the chunks' sums.
 __global__ void __launch_bounds__(kThreads)
     join_chunks(const double* partial, int64_t n, int64_t chunks, int64_t channels, float* db) {
+  await_previous();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= n) return;
   const int64_t sample = quotient(i, channels);

@@ -50,6 +50,7 @@ __device__ double block_sum(double value) {
 /// squares [pieces]
 __global__ void __launch_bounds__(kThreads)
     sum_squares(UpdateList list, float clip_value, double* squares, int32_t* failed) {
+  await_previous();
   const ParameterUpdate u = piece_of(list);
   double sum = 0.0;
   bool finite = true;
@@ -68,6 +69,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 __global__ void __launch_bounds__(kThreads) finish_norm(const double* squares, int64_t pieces, double* norm) {
+  await_previous();
   double sum = 0.0;
   for (int64_t i = threadIdx.x; i < pieces; i += kThreads) sum += squares[i];
   const double total = block_sum(sum);
@@ -94,6 +96,7 @@ struct Clip {
 template <class Method>
 __global__ void __launch_bounds__(kThreads)
     update_piece(UpdateList list, Method method, GradientClipping clipping, const float* rates, const int32_t* failed) {
+  await_previous();
   if (*failed != 0) return;
   const ParameterUpdate u = piece_of(list);
   const Clip clip(clipping);

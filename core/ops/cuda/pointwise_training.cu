@@ -20,6 +20,7 @@ template <class Join>
 __global__ void __launch_bounds__(kThreads)
     range_of_pairs(const uint8_t* a, const uint8_t* b, int64_t n, bool aligned, bool broadcast, Broadcast small,
                    BinaryParams p, Ends<float>* partial) {
+  await_previous();
   const float scale_a = *p.scale_a, scale_b = *p.scale_b;
   const int32_t zero_a = *p.zero_a, zero_b = *p.zero_b;
   Ends<float> ends = no_ends<float>();
@@ -82,6 +83,7 @@ constexpr int kTransposed = 32;  // rows and columns of a tile
 /// y [batch][columns][rows] from x [batch][rows][columns]; a block takes a tile.
 template <class T>
 __global__ void __launch_bounds__(kThreads) transpose_maps(const T* x, int64_t rows, int64_t columns, T* y) {
+  await_previous();
   __shared__ T tile[kTransposed][kTransposed + 4 / sizeof(T)];  // a word more: columns lie in different banks
   const int64_t across = (columns + kTransposed - 1) / kTransposed, down = (rows + kTransposed - 1) / kTransposed;
   const int64_t line = quotient(blockIdx.x, across), sample = quotient(line, down);

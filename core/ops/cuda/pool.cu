@@ -40,6 +40,7 @@ struct LinePlace {
 template <int kChannels>
 __global__ void __launch_bounds__(kThreads)
     max_pool_kernel(const Map map, const Lines lines, const uint8_t* x, uint8_t* y, uint16_t* winner) {
+  await_previous();
   const LinePlace<kChannels> place(lines, map.out_h);
   if (place.column >= map.out_w) return;
   const Window w(map, Pixel{place.sample, place.row, place.column});
@@ -70,6 +71,7 @@ __global__ void __launch_bounds__(kThreads)
 template <int kChannels>
 __global__ void __launch_bounds__(kThreads)
     max_pool_gradient_kernel(const Map map, const Lines lines, const float* dy, const uint16_t* winner, float* dx) {
+  await_previous();
   const LinePlace<kChannels> place(lines, map.in_h);
   if (place.column >= map.in_w) return;
   const Windows rows(place.row, map.stride_h, map.pad_top, map.kernel_h, map.dilation_h, map.out_h);
@@ -97,6 +99,7 @@ __global__ void __launch_bounds__(kThreads)
 
 __global__ void __launch_bounds__(kThreads)
     sum_pixels(const uint8_t* x, int64_t pixels, int64_t channels, const int32_t* zero_x, int32_t* acc) {
+  await_previous();
   __shared__ int32_t sums[kThreads];
   const int64_t c = static_cast<int64_t>(blockIdx.y) * 32 + threadIdx.x % 32;
   const int64_t n = blockIdx.x;
@@ -126,6 +129,7 @@ __device__ void for_parts_of_block(int64_t n, bool aligned, const Body& body) {
 /// The real values grow with the sums.
 __global__ void __launch_bounds__(kJoining)
     range_of_means(const int32_t* acc, int64_t n, bool aligned, int64_t pixels, const float* scale_x, double* ends) {
+  await_previous();
   Ends<int32_t> mine{INT32_MAX, INT32_MIN};
   for_parts_of_block(n, aligned, [&](const Part& part) {
     const Eight<int32_t> sums = load(acc, part);
@@ -159,6 +163,7 @@ struct MeanScaleTerms {
 };
 
 __global__ void __launch_bounds__(kJoining) sum_scale_terms(MeanScaleTerms p, int64_t n, bool aligned, double* ds) {
+  await_previous();
   const float multiplier = mean_multiplier(p.scale_x, p.scale_y, p.pixels);
   const int32_t zero_point = *p.zero_point;
   Sum mine{0.0};

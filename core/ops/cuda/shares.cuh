@@ -40,6 +40,7 @@ __device__ void keep_ends(const Ends<T>& mine, Ends<T>* partial) {
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) join_ends_kernel(const Ends<T>* partial, int64_t count, double* ends) {
+  await_previous();
   Ends<T> mine = no_ends<T>();
   for (int64_t i = threadIdx.x; i < count; i += kThreads) mine.join(partial[i]);
   const Ends<T> all = joined<kThreads>(mine);
@@ -62,6 +63,7 @@ __device__ inline void keep_sum(double mine, double* partial, int64_t index) {
 
 static __global__ void __launch_bounds__(kThreads)
     join_sums_kernel(const double* partial, int64_t count, bool joins, double* total) {
+  await_previous();
   Sum mine{0.0};
   for (int64_t i = threadIdx.x; i < count; i += kThreads) mine.value += partial[i];
   const Sum all = joined<kThreads>(mine);

@@ -29,6 +29,7 @@ struct Columns {
 /// else partial [chunks][width] the columns.
 template <int kColumns, bool kJoin, class Sums, class Read>
 __global__ void __launch_bounds__(kThreads) sum_columns(Columns columns, Read read, typename Sums::Result* partial) {
+  await_previous();
   using Result = typename Sums::Result;
   using Item = typename Read::Item;
   constexpr int kLines = kThreads / kColumns, kRows = kLines * kFetched;  // rows fetched side by side, rows of a tile
@@ -100,6 +101,7 @@ __global__ void __launch_bounds__(kThreads) sum_columns(Columns columns, Read re
 template <class Result, class Write>
 __global__ void __launch_bounds__(kThreads)
     join_channels(int64_t parts, int64_t channels, const Result* partial, Write write) {
+  await_previous();
   constexpr int kStaged = 4 * kThreads;
   __shared__ Result staged[kStaged];
   const int64_t c = blockIdx.x;
@@ -180,6 +182,7 @@ struct GroupedTotal {
 
 /// total = values[0] + values[1] + ..., one chain: a block stages the values for one thread.
 static __global__ void __launch_bounds__(kThreads) sum_chain(const Total* values, int64_t count, double* total) {
+  await_previous();
   constexpr int kStaged = kTile;
   __shared__ double staged[2][kStaged];
   const auto stage = [&](int64_t tile, int first, int threads) {

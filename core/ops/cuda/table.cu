@@ -53,6 +53,7 @@ struct CodeFunction {
 };
 
 __global__ void __launch_bounds__(kCodes) fill_table(const TableParams p, uint8_t* table, Slopes* slopes) {
+  await_previous();
   const CodeFunction f(p);
   const Bounds bounds(p.range);
   const float scale_y = *p.scale_y;
@@ -69,6 +70,7 @@ __global__ void __launch_bounds__(kCodes) fill_table(const TableParams p, uint8_
 
 /// seen [256], zeroed, gets 1 where a code occurs.
 __global__ void __launch_bounds__(kThreads) mark_codes(const uint8_t* x, int64_t n, bool aligned, int32_t* seen) {
+  await_previous();
   __shared__ int32_t mine[kCodes];
   mine[threadIdx.x] = 0;
   __syncthreads();
@@ -86,6 +88,7 @@ __global__ void __launch_bounds__(kThreads) mark_codes(const uint8_t* x, int64_t
 /// Joins in the order of the codes, as the CPU does: of zeros with different signs the first one counts.
 __global__ void __launch_bounds__(kCodes)
     range_of_codes(const TableParams p, const int32_t* seen, double* ends, bool joins) {
+  await_previous();
   __shared__ Ends<float> values[kCodes];
   const CodeFunction f(p);
   const int q = static_cast<int>(threadIdx.x);
@@ -167,6 +170,7 @@ void require_slice(int64_t channels, int64_t stride, int64_t begin, const char* 
 __global__ void __launch_bounds__(kThreads)
     table_gradient_kernel(const float* g, const uint8_t* x, int64_t n, bool aligned, const Slice slice,
                           const Slopes* slopes, float* dx, double* partial) {
+  await_previous();
   __shared__ Slopes of;
   of.to_input[threadIdx.x] = slopes->to_input[threadIdx.x];
   of.to_scale[threadIdx.x] = slopes->to_scale[threadIdx.x];

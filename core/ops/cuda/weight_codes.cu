@@ -38,6 +38,7 @@ __device__ int32_t magnitude_bits(float x) {
 /// largest [channels]: bits of the largest magnitude, 0 before. They compare as magnitudes do, NaN above infinity.
 __global__ void __launch_bounds__(kThreads)
     largest_bits(const float* x, int64_t channels, int64_t depth, int64_t segments, bool vectors, int32_t* largest) {
+  await_previous();
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int64_t segment = static_cast<int64_t>(blockIdx.x) * (kThreads / kWarp) + threadIdx.x / kWarp;
   const int64_t c = quotient(segment, segments);
@@ -74,6 +75,7 @@ __device__ float largest_scale(int32_t bits, float most, int32_t* failed) {
 
 /// In place: of the bits that `scale` holds.
 __global__ void __launch_bounds__(kThreads) finish_scales(int64_t channels, float most, float* scale, int32_t* failed) {
+  await_previous();
   const int64_t c = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (c >= channels) return;
   int32_t bits;
@@ -91,6 +93,7 @@ constexpr int kChannelThreads = 128;
 /// A block for each channel of all weights.
 __global__ void __launch_bounds__(kChannelThreads)
     encode_channels(const EncodedWeight* list, int count, int32_t* failed) {
+  await_previous();
   const int block = static_cast<int>(blockIdx.x), thread = static_cast<int>(threadIdx.x);
   int index = 0;
   for (int end = count; end - index > 1;) {

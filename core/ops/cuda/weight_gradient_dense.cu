@@ -112,6 +112,7 @@ __global__ void __launch_bounds__(T::kThreads, T::kMinBlocks)
     multiply_weights(const __grid_constant__ ConvShape s, const Bfloat16* __restrict__ operand,
                      const Bfloat16* __restrict__ x, float* __restrict__ partial, int columns, int column_blocks,
                      int part_rows) {
+  await_previous();
   const int block_row = static_cast<int>(blockIdx.x) / column_blocks;
   const int row = block_row * T::kRows;
   const int column = (static_cast<int>(blockIdx.x) - block_row * column_blocks) * T::kColumns;
@@ -142,6 +143,7 @@ template <int kEach, int kLines>
 __global__ void __launch_bounds__(kThreads)
     join_parts(const __grid_constant__ ConvShape s, const float* __restrict__ partial, int parts, int channels,
                int columns, const float* __restrict__ factor, float* __restrict__ dw) {
+  await_previous();
   constexpr int kLanes = kThreads / kLines;
   __shared__ double sums[kLines][kLanes][kEach];
   const int lane = static_cast<int>(threadIdx.x) % kLanes, line = static_cast<int>(threadIdx.x) / kLanes;

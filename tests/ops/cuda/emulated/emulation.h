@@ -125,6 +125,8 @@ cudaError_t cudaFuncSetAttribute(void (*)(Parameters...), cudaFuncAttribute, int
 
 namespace qat::ops::cuda {
 
+inline void await_previous() {}
+
 template <class... Parameters, class... Arguments>
 void launch_kernel(const char*, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
                    cudaStream_t stream, const Arguments&... arguments) {
