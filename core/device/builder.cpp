@@ -181,16 +181,17 @@ Builder::Backward Builder::input(int index, const float* images) {
   if (!learns(l)) return nullptr;
   return [=, this] {
     const Value made = value(index);
-    double* sum = arena_.make<double>(1);
+    const OutputQuantizer& quantizer = *layer(index).output;
     const Buffer scratch = program_.make_bytes(encode_scale_gradient_scratch(n));
     const Buffer codes = program_.make<uint8_t>(n), inside = program_.make<uint8_t>(mask_bytes(n));
     // Codes and mask are made again: nobody else needs the mask.
-    program_.add("gradients of scales", {made.gradient, codes, inside, scratch}, [=](const Run& run) {
-      encode(images, n, made.scale, made.range(), run.at<uint8_t>(codes), run.at<uint8_t>(inside), run.stream);
-      encode_scale_gradient(run.at<float>(made.gradient), run.at<uint8_t>(codes), run.at<uint8_t>(inside), images,
-                            made.scale, made.zero_point, n, sum, run.at<void>(scratch), run.stream);
-    });
-    scale_gradient(*layer(index).output, sum);
+    program_.add(
+        "gradients of scales", {made.gradient, codes, inside, scratch},
+        [=, factor = quantizer.gradient_scale, into = shared_.gradient_of(quantizer.scale)](const Run& run) {
+          encode(images, n, made.scale, made.range(), run.at<uint8_t>(codes), run.at<uint8_t>(inside), run.stream);
+          encode_scale_gradient(run.at<float>(made.gradient), run.at<uint8_t>(codes), run.at<uint8_t>(inside), images,
+                                made.scale, made.zero_point, n, factor, into, run.at<void>(scratch), run.stream);
+        });
   };
 }
 

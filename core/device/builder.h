@@ -124,9 +124,9 @@ class Builder {
   void convolve(const Convolution& c);
   void statistics(const Convolution& c);
   void backward(const Convolution& c);
-  /// dy reads the buffers.
+  /// dy reads the buffers; factor is weight_gradient()'s.
   void gradients_of_products(const Convolution& c, std::vector<Buffer> buffers,
-                             const std::function<ops::cuda::ProductGradient(const Run&)>& dy);
+                             const std::function<ops::cuda::ProductGradient(const Run&)>& dy, const float* factor);
   void weight_gradient(const Convolution& c, Buffer operand, const float* factor);
 
   std::optional<ops::cuda::FollowedRange> followed(const Layer& layer);

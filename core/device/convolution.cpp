@@ -5,6 +5,7 @@
 #include "core/base/error.h"
 #include "core/device/builder.h"
 #include "core/ops/cuda/convolve.h"
+#include "core/ops/cuda/reduce_gradient.h"
 #include "core/ops/cuda/weight_codes.h"
 
 namespace qat::device {
@@ -222,57 +223,51 @@ void Builder::backward(const Convolution& c) {
     return result;
   };
 
-  double *s1 = arena_.make<double>(c.channels), *s2 = c.keeps ? arena_.make<double>(c.channels) : nullptr;
-  double* scale_sum = c.learns ? arena_.make<double>(1) : nullptr;
-  const Buffer scratch = program_.make_bytes(reduce_gradient_scratch(c.rows, c.channels));
-  if (c.keeps || dbias != nullptr || dbeta != nullptr) {
-    program_.add("sums of gradients", {g, c.inside, kept, scratch, c.learns ? y.codes : Buffer()}, [=](const Run& run) {
-      const ScaleGradient scale{c.learns ? run.at<uint8_t>(y.codes) : nullptr, c.multiplier, c.offset, y.zero_point,
-                                scale_sum};
-      reduce_gradient(run.at<float>(g), run.at<uint8_t>(c.inside), kept_of(run), c.rows, c.channels, s1, s2,
-                      c.learns ? &scale : nullptr, run.at<void>(scratch), run.stream);
-    });
-  }
-  if (c.learns) scale_gradient(*l.output, scale_sum);
-
-  std::function<ProductGradient(const Run&)> dy;
+  LayerFactors factors{
+      .k = c.folded.k, .scale_x = value(c.input).scale, .weight_factor = c.weight_factor, .scale_ran = c.scale_ran};
+  LayerGradients gradients{.dbeta = dbeta, .dbias = dbias, .weight_factor = arena_.make<float>(c.channels)};
   if (c.live) {
-    const LiveSums sums{
-        c.rows, c.channels, s1, s2, c.numbers.p, c.numbers.q, c.numbers.gain, l.batch_norm->running_statistics};
-    const LiveGradients gradients{arena_.make<float>(c.channels),
-                                  arena_.make<float>(c.channels),
-                                  arena_.make<float>(c.channels),
-                                  dgamma,
-                                  dbeta,
-                                  dbias};
-    program_.add("batch norm's gradients", {}, [=](const Run& run) { live_gradients(sums, gradients, run.stream); });
-    dy = [=](const Run& run) {
-      return ProductGradient{.g = run.at<float>(g),
-                             .inside = run.at<uint8_t>(c.inside),
-                             .slope = gradients.a,
-                             .inner = gradients.b,
-                             .constant = gradients.c,
-                             .kept = kept_of(run)};
-    };
-  } else {
-    program_.add("gradients of biases", {}, [=, k = c.folded.k, channels = c.channels](const Run& run) {
-      folded_gradients(channels, s1, k, dbeta, dbias, run.stream);
-    });
-    dy = [=](const Run& run) { return ProductGradient{.g = run.at<float>(g), .inside = run.at<uint8_t>(c.inside)}; };
+    factors.p = c.numbers.p, factors.q = c.numbers.q, factors.gain = c.numbers.gain;
+    factors.running_statistics = l.batch_norm->running_statistics;
+    gradients.a = arena_.make<float>(c.channels), gradients.b = arena_.make<float>(c.channels);
+    gradients.c = arena_.make<float>(c.channels), gradients.dgamma = dgamma;
   }
-  gradients_of_products(c, {g, c.inside, c.live ? kept : Buffer()}, dy);
+  ScaleGradient scale;
+  if (c.learns) {
+    scale = {.multiplier = c.multiplier,
+             .offset = c.offset,
+             .zero_point = y.zero_point,
+             .factor = l.output->gradient_scale,
+             .gradient = shared_.gradient_of(l.output->scale)};
+  }
+  const Buffer codes = c.learns ? y.codes : Buffer();
+  const Buffer scratch = program_.make_bytes(reduce_gradient_scratch(c.rows, c.channels));
+  int32_t* arrived = arena_.make<int32_t>(reduce_gradient_counters(c.channels));
+  program_.add("sums of gradients", {g, c.inside, kept, codes, scratch}, [=](const Run& run) {
+    ScaleGradient of_codes = scale;
+    of_codes.codes = run.at<uint8_t>(codes);
+    reduce_gradient({c.rows, c.channels, run.at<float>(g), run.at<uint8_t>(c.inside), kept_of(run)}, factors, gradients,
+                    of_codes, {run.at<void>(scratch), arrived}, run.stream);
+  });
+
+  const auto dy = [=, live = c.live](const Run& run) {
+    ProductGradient result{.g = run.at<float>(g), .inside = run.at<uint8_t>(c.inside)};
+    if (!live) return result;
+    result.slope = gradients.a, result.inner = gradients.b, result.constant = gradients.c;
+    result.kept = kept_of(run);
+    return result;
+  };
+  gradients_of_products(c, {g, c.inside, c.live ? kept : Buffer()}, dy, gradients.weight_factor);
 }
 
 void Builder::gradients_of_products(const Convolution& c, std::vector<Buffer> buffers,
-                                    const std::function<ProductGradient(const Run&)>& dy) {
+                                    const std::function<ProductGradient(const Run&)>& dy, const float* factor) {
   const GradientPrecision precision = options_.bfloat16 ? GradientPrecision::kBfloat16 : GradientPrecision::kFloat;
   const ops::ConvGeometry g = c.geometry;
   const Buffer operand = program_.make_bytes(gradient_operand_bytes(g, precision));
   buffers.push_back(operand);
-  float* factor = arena_.make<float>(c.channels);
   const Value x = value(c.input);
   program_.add("gradients as operands", buffers, [=](const Run& run) {
-    weight_gradient_factors(c.channels, x.scale, c.weight_factor, c.scale_ran, factor, run.stream);
     gradient_operand(g, precision, dy(run), c.scale_ran, run.at<void>(operand), run.stream);
   });
   if (shared_.gradient_of(c.layer->weight) != nullptr || c.layer->weight_quantizer.learns) {

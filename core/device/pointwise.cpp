@@ -40,15 +40,14 @@ Builder::Backward Builder::addition(int index) {
     const Value made = value(index);
     const Layer& adds = layer(index);
     if (learns(adds)) {
-      double* sum = arena_.make<double>(1);
       const Buffer scratch = program_.make_bytes(add_scale_gradient_scratch(n));
-      program_.add("gradients of scales", {made.gradient, a.codes, b.codes, made.codes, inside, scratch},
-                   [=](const Run& run) {
-                     add_scale_gradient(run.at<float>(made.gradient), run.at<uint8_t>(a.codes),
-                                        run.at<uint8_t>(b.codes), run.at<uint8_t>(made.codes), run.at<uint8_t>(inside),
-                                        n, params, sum, run.at<void>(scratch), run.stream);
-                   });
-      scale_gradient(*adds.output, sum);
+      program_.add(
+          "gradients of scales", {made.gradient, a.codes, b.codes, made.codes, inside, scratch},
+          [=, factor = adds.output->gradient_scale, into = shared_.gradient_of(adds.output->scale)](const Run& run) {
+            add_scale_gradient(run.at<float>(made.gradient), run.at<uint8_t>(a.codes), run.at<uint8_t>(b.codes),
+                               run.at<uint8_t>(made.codes), run.at<uint8_t>(inside), n, params, factor, into,
+                               run.at<void>(scratch), run.stream);
+          });
     }
     const auto mask = [=](const Run& run, float* into) {
       mask_gradient(run.at<float>(made.gradient), run.at<uint8_t>(inside), n, into, run.stream);

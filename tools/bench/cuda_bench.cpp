@@ -16,6 +16,7 @@
 #include "core/ops/cuda/encode.h"
 #include "core/ops/cuda/pointwise.h"
 #include "core/ops/cuda/pool.h"
+#include "core/ops/cuda/reduce_gradient.h"
 #include "core/ops/cuda/requantize.h"
 #include "core/ops/cuda/statistics.h"
 
@@ -99,12 +100,15 @@ void run_passes(int64_t rows, int64_t channels) {
   auto *codes = random_array<uint8_t>(n), *inside = random_array<uint8_t>(n / 8);
   auto* kept = random_array<int16_t>(n);
   auto* dx = random_array<float>(n);
-  auto *s1 = random_array<double>(channels), *s2 = random_array<double>(channels), *ds = random_array<double>(1);
+  auto *s1 = random_array<double>(channels), *s2 = random_array<double>(channels);
+  auto* ds = filled<float>(1, 0.0f);
+  auto* arrived = filled<int32_t>(reduce_gradient_counters(channels), 0);
   auto *min = random_array<int32_t>(channels), *max = random_array<int32_t>(channels);
   void* scratch = random_array<char>(
       static_cast<int64_t>(std::max({channel_statistics_scratch(rows, channels),
                                      reduce_gradient_scratch(rows, channels), add_scale_gradient_scratch(n)})));
   const KeptAccumulators compacted{.compact = kept, .middle = middle, .step = ones};
+  const LayerGradient layer{rows, channels, g, mask, compacted};
   const DeviceRange range{0, 255, zero};
   const BinaryParams params{ones, ones, ones, zero, zero, range};
 
@@ -121,11 +125,13 @@ void run_passes(int64_t rows, int64_t channels) {
   });
   run_pass("requantize (codes, mask)", 5.125 * d,
            [&] { requantize(acc, rows, channels, middle, multiplier, range, codes, inside, true, nullptr); });
-  run_pass("reduce gradient (int16)", 6.125 * d,
-           [&] { reduce_gradient(g, mask, compacted, rows, channels, s1, s2, nullptr, scratch, nullptr); });
-  const ScaleGradient of_scale{a, multiplier, offset, zero, ds};
-  run_pass("reduce gradient, with a scale's", 7.125 * d,
-           [&] { reduce_gradient(g, mask, compacted, rows, channels, s1, s2, &of_scale, scratch, nullptr); });
+  run_pass("reduce gradient (int16)", 6.125 * d, [&] {
+    reduce_gradient(layer, {}, {.s1 = s1, .s2 = s2}, {}, {scratch, arrived}, nullptr);
+  });
+  const ScaleGradient of_scale{a, multiplier, offset, zero, 1.0, ds};
+  run_pass("reduce gradient, with a scale's", 7.125 * d, [&] {
+    reduce_gradient(layer, {}, {.s1 = s1, .s2 = s2}, of_scale, {scratch, arrived}, nullptr);
+  });
   const ConvGeometry linear{.batch = rows, .in_c = channels, .out_c = channels};
   const ProductGradient dy{
       .g = g, .inside = mask, .slope = multiplier, .inner = offset, .constant = offset, .kept = compacted};
@@ -136,7 +142,7 @@ void run_passes(int64_t rows, int64_t channels) {
   run_pass("mask gradient", 8.125 * d, [&] { mask_gradient(g, mask, n, dx, nullptr); });
   run_pass("add + mask", 3.125 * d, [&] { add(a, b, n, params, codes, inside, true, nullptr); });
   run_pass("add scale gradient", 7.125 * d,
-           [&] { add_scale_gradient(g, a, b, codes, mask, n, params, s1, scratch, nullptr); });
+           [&] { add_scale_gradient(g, a, b, codes, mask, n, params, 1.0, ds, scratch, nullptr); });
   PoolGeometry pool;
   pool.batch = rows / (56 * 56), pool.in_h = pool.in_w = 56, pool.channels = channels;
   pool.kernel_h = pool.kernel_w = 3, pool.stride_h = pool.stride_w = 2;

@@ -282,44 +282,9 @@ void folded_multipliers(int64_t channels, const ChannelStatistics& statistics, c
                compact, failed, stream);
 }
 
-void live_gradients(const LiveSums& sums, const LiveGradients& gradients, cudaStream_t stream) {
-  require(sums.rows > 0, "live_gradients", "no rows have no gradient");
-  const double per_row = 1.0 / static_cast<double>(sums.rows), through = sums.running_statistics ? 1.0 : 0.0;
-  for_channels("live_gradients", sums.channels, stream, [=] __device__(int64_t c) {
-    const double s1 = sums.s1[c], p = sums.p[c], q = sums.q[c], gain = sums.gain[c];
-    const double dgamma = p * sums.s2[c] + q * s1;
-    const bool constant = sums.running_statistics;
-    if (gradients.a != nullptr) gradients.a[c] = static_cast<float>(gain);
-    if (gradients.b != nullptr) gradients.b[c] = constant ? 0.0f : static_cast<float>(-gain * p * dgamma * per_row);
-    if (gradients.c != nullptr) {
-      gradients.c[c] = constant ? 0.0f : static_cast<float>(-gain * (s1 + q * dgamma) * per_row);
-    }
-    if (gradients.dgamma != nullptr) gradients.dgamma[c] = static_cast<float>(dgamma);
-    if (gradients.dbeta != nullptr) gradients.dbeta[c] = static_cast<float>(s1);
-    // The batch mean takes the bias away again.
-    if (gradients.dbias != nullptr) gradients.dbias[c] = static_cast<float>(s1 * (through * gain));
-  });
-}
-
-void folded_gradients(int64_t channels, const double* s1, const double* k, float* dbeta, float* dbias,
-                      cudaStream_t stream) {
-  for_channels("folded_gradients", channels, stream, [=] __device__(int64_t c) {
-    if (dbeta != nullptr) dbeta[c] = static_cast<float>(s1[c]);
-    if (dbias != nullptr) dbias[c] = static_cast<float>(s1[c] * k[c]);
-  });
-}
-
 void scale_gradient(const double* sum, double factor, float* out, int64_t n, cudaStream_t stream) {
   for_channels("scale_gradient", n, stream,
                [=] __device__(int64_t i) { out[i] = static_cast<float>(sum[i] * factor); });
-}
-
-void weight_gradient_factors(int64_t channels, const float* scale_x, const double* weight_factor,
-                             const float* scale_ran, float* factor, cudaStream_t stream) {
-  for_channels("weight_gradient_factors", channels, stream, [=] __device__(int64_t c) {
-    const double through = weight_factor == nullptr ? 1.0 : weight_factor[c];
-    factor[c] = static_cast<float>(*scale_x * through) / scale_ran[c];
-  });
 }
 
 void running_gain(const BatchNorm& norm, int64_t channels, double* gain, cudaStream_t stream) {

@@ -1,6 +1,6 @@
 // The few numbers a channel that stand between the passes of a step: those that the CPU makes on the host in
-// core/autograd/conv.cpp, conv_backward.cpp and core/ops/fold.cpp, bit for bit. Arrays are [channels] but where said;
-// "or null" marks what may be absent.
+// core/autograd/conv.cpp and core/ops/fold.cpp, bit for bit. Arrays are [channels] but where said; "or null" marks what
+// may be absent.
 #pragma once
 
 #include "core/ops/cuda/follow.h"
@@ -85,31 +85,8 @@ void folded_multipliers(int64_t channels, const ChannelStatistics& statistics, c
                         const FoldedNumbers& folded, const OutputScale& output, float* multiplier, float* offset,
                         const CompactNumbers& compact, int32_t* failed, cudaStream_t stream);
 
-/// What backward makes of the sums s1, s2 of reduce_gradient() under a live batch norm: a, b, c of
-/// batch_norm_gradient() and the parameters' gradients, each of which may be null. dbias is 0 unless
-/// running_statistics.
-struct LiveSums {
-  int64_t rows = 0, channels = 0;
-  const double *s1 = nullptr, *s2 = nullptr, *p = nullptr, *q = nullptr, *gain = nullptr;
-  bool running_statistics = false;
-};
-struct LiveGradients {
-  float *a = nullptr, *b = nullptr, *c = nullptr;
-  float *dgamma = nullptr, *dbeta = nullptr, *dbias = nullptr;
-};
-void live_gradients(const LiveSums& sums, const LiveGradients& gradients, cudaStream_t stream);
-
-/// Of a folded layer: dbeta = float(s1), dbias = float(s1 * k); each may be null.
-void folded_gradients(int64_t channels, const double* s1, const double* k, float* dbeta, float* dbias,
-                      cudaStream_t stream);
-
 /// out [n] = float(sum [n] * factor), the gradients of n scales: the gradient scale is a constant.
 void scale_gradient(const double* sum, double factor, float* out, int64_t n, cudaStream_t stream);
-
-/// factor[c] = float(scale_x * weight_factor[c]) / scale_ran[c], for weight_gradient() (convolve_gradient.h).
-/// weight_factor or null: 1.
-void weight_gradient_factors(int64_t channels, const float* scale_x, const double* weight_factor,
-                             const float* scale_ran, float* factor, cudaStream_t stream);
 
 /// autograd::BatchNorm::running_gain().
 void running_gain(const BatchNorm& norm, int64_t channels, double* gain, cudaStream_t stream);

@@ -57,6 +57,27 @@ __device__ inline void store_mask(uint8_t* mask, const Part& part, unsigned bits
   if (mask != nullptr) mask[part.begin / kEight] = static_cast<uint8_t>(bits & (0xff >> (kEight - part.count)));
 }
 
+/// Bits of a mask, all set where there is none. Without a branch, so that the loads of several elements overlap: no
+/// mask reads some other memory, one byte of it. __ldg, since nvcc 13.0 takes the chosen pointer for one to local
+/// memory.
+struct MaskBits {
+  __device__ MaskBits(const uint8_t* mask, const void* readable)
+      : bytes(mask == nullptr ? static_cast<const uint8_t*>(readable) : mask),
+        places(mask == nullptr ? 0 : -1),
+        always(mask == nullptr) {}
+  __device__ bool operator()(int64_t i) const {
+    return (((__ldg(bytes + ((i / 8) & places)) >> (i % 8)) & 1) | always) != 0;
+  }
+  /// Of elements i, i + 1, ..., last, eight at most; bits behind them are anything.
+  __device__ unsigned eight(int64_t i, int64_t last) const {
+    const unsigned low = __ldg(bytes + ((i / 8) & places)), high = __ldg(bytes + ((last / 8) & places));
+    return ((low | high << 8) >> (i % 8)) | (0u - always);
+  }
+  const uint8_t* bytes;
+  int64_t places;
+  unsigned always;
+};
+
 /// a / b and a % b without 64-bit division where the numbers are small.
 __device__ inline int64_t quotient(int64_t a, int64_t b) {
   return ((a | b) >> 32) == 0 ? static_cast<uint32_t>(a) / static_cast<uint32_t>(b) : a / b;

@@ -163,8 +163,9 @@ void lookup(const uint8_t* x, int64_t n, const int16_t* table, uint8_t* y, cudaS
 size_t add_scale_gradient_scratch(int64_t n) { return products_scratch(n); }
 
 void add_scale_gradient(const float* g, const uint8_t* a, const uint8_t* b, const uint8_t* y, const uint8_t* inside,
-                        int64_t n, const BinaryParams& params, double* ds, void* scratch, cudaStream_t stream) {
-  sum_products("add_scale_gradient", n, AddScaleTerms{g, a, b, y, inside, params}, scratch, ds, stream);
+                        int64_t n, const BinaryParams& params, double factor, float* gradient, void* scratch,
+                        cudaStream_t stream) {
+  sum_products("add_scale_gradient", n, AddScaleTerms{g, a, b, y, inside, params}, scratch, factor, gradient, stream);
 }
 
 }  // namespace qat::ops::cuda

@@ -38,9 +38,10 @@ void lookup(const uint8_t* x, int64_t n, const int16_t* table, uint8_t* y, cudaS
 /// Bytes of scratch memory that add_scale_gradient needs; aligned to 16.
 size_t add_scale_gradient_scratch(int64_t n);
 
-/// ds [1].
+/// gradient [1] = float(factor * ops::add_scale_gradient()).
 void add_scale_gradient(const float* g, const uint8_t* a, const uint8_t* b, const uint8_t* y, const uint8_t* inside,
-                        int64_t n, const BinaryParams& p, double* ds, void* scratch, cudaStream_t stream);
+                        int64_t n, const BinaryParams& p, double factor, float* gradient, void* scratch,
+                        cudaStream_t stream);
 
 /// Bytes of scratch memory that add_range needs; aligned to 16.
 size_t add_range_scratch(int64_t n);

@@ -31,32 +31,14 @@ void dequantize_accumulators(const int32_t* acc, int64_t rows, int64_t channels,
 
 void compact(const int32_t* acc, int64_t rows, int64_t channels, const Compact& keep, cudaStream_t stream);
 
-/// Bytes of scratch memory that reduce_gradient needs; aligned to 16.
-size_t reduce_gradient_scratch(int64_t rows, int64_t channels);
-
-/// ops::ScaleGradient on the device.
-struct ScaleGradient {
-  const uint8_t* codes = nullptr;
-  const float* multiplier = nullptr;
-  const float* offset = nullptr;        // may be null
-  const int32_t* zero_point = nullptr;  // [1]
-  double* sum = nullptr;                // [1]
-};
-
-/// s1, s2 [channels]; s2 null or kept with no pointer set: s2 is not computed. scale: optional, with kept accumulators and
-/// s2.
-void reduce_gradient(const float* g, const uint8_t* inside, const KeptAccumulators& kept, int64_t rows,
-                     int64_t channels, double* s1, double* s2, const ScaleGradient* scale, void* scratch,
-                     cudaStream_t stream);
-
 void mask_gradient(const float* g, const uint8_t* inside, int64_t n, float* dx, cudaStream_t stream);
 
 /// Bytes of scratch memory that encode_scale_gradient needs; aligned to 16.
 size_t encode_scale_gradient_scratch(int64_t n);
 
-/// ds [1], scale [1].
+/// gradient [1] = float(factor * ops::encode_scale_gradient()); scale [1].
 void encode_scale_gradient(const float* g, const uint8_t* codes, const uint8_t* inside, const float* x,
-                           const float* scale, const int32_t* zero_point, int64_t n, double* ds, void* scratch,
-                           cudaStream_t stream);
+                           const float* scale, const int32_t* zero_point, int64_t n, double factor, float* gradient,
+                           void* scratch, cudaStream_t stream);
 
 }  // namespace qat::ops::cuda

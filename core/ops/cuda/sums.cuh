@@ -180,8 +180,9 @@ struct GroupedTotal {
   float group;
 };
 
-/// total = values[0] + values[1] + ..., one chain: a block stages the values for one thread.
-static __global__ void __launch_bounds__(kThreads) sum_chain(const Total* values, int64_t count, double* total) {
+/// out = factor * (values[0] + values[1] + ...), one chain: a block stages the values for one thread.
+static __global__ void __launch_bounds__(kThreads)
+    sum_chain(const Total* values, int64_t count, double factor, float* out) {
   await_previous();
   constexpr int kStaged = kTile;
   __shared__ double staged[2][kStaged];
@@ -204,15 +205,16 @@ static __global__ void __launch_bounds__(kThreads) sum_chain(const Total* values
     }
     __syncthreads();
   }
-  if (thread == 0) *total = sum;
+  if (thread == 0) *out = static_cast<float>(sum * factor);
 }
 
 /// Bytes of partial sums of n products.
 inline size_t products_scratch(int64_t n) { return static_cast<size_t>(divide_up(n, kPiece)) * sizeof(Total); }
 
-/// Sums n products, pieces of them in kStep columns, into total [1].
+/// out [1] = factor * the sum of n products, pieces of them in kStep columns.
 template <class Read>
-void sum_products(const char* kernel, int64_t n, const Read& read, void* scratch, double* total, cudaStream_t stream) {
+void sum_products(const char* kernel, int64_t n, const Read& read, void* scratch, double factor, float* out,
+                  cudaStream_t stream) {
   const Columns columns{n, kPiece, kStep};
   const int64_t pieces = columns.chunks();
   require(pieces <= INT32_MAX, kernel, "too many elements");
@@ -221,23 +223,7 @@ void sum_products(const char* kernel, int64_t n, const Read& read, void* scratch
     launch_kernel(kernel, sum_columns<kStep, true, GroupedTotal, Read>, static_cast<unsigned>(pieces), kThreads, 0,
                   stream, columns, read, partial);
   }
-  launch_kernel(kernel, sum_chain, 1, kThreads, 0, stream, partial, pieces, total);
+  launch_kernel(kernel, sum_chain, 1, kThreads, 0, stream, partial, pieces, factor, out);
 }
-
-/// Bits of a mask, all set where there is none. Without a branch, so that the loads of several elements overlap: no
-/// mask reads some other memory, one byte of it. __ldg, since nvcc 13.0 takes the chosen pointer for one to local
-/// memory.
-struct MaskBits {
-  __device__ MaskBits(const uint8_t* mask, const void* readable)
-      : bytes(mask == nullptr ? static_cast<const uint8_t*>(readable) : mask),
-        places(mask == nullptr ? 0 : -1),
-        always(mask == nullptr) {}
-  __device__ bool operator()(int64_t i) const {
-    return (((__ldg(bytes + ((i / 8) & places)) >> (i % 8)) & 1) | always) != 0;
-  }
-  const uint8_t* bytes;
-  int64_t places;
-  unsigned always;
-};
 
 }  // namespace qat::ops::cuda

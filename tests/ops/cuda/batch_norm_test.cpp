@@ -350,75 +350,22 @@ TEST_F(CudaBatchNorm, FoldedMultipliers) {
   }
 }
 
-TEST_F(CudaBatchNorm, LiveGradients) {
-  for (const int64_t channels : {1, 255, 256, 257, 1000}) {
-    for (const int64_t rows : {1, 2, 12544}) {
-      for (const bool running : {false, true}) {
-        const auto values = [&](uint64_t seed) {
-          return drawn<double>(channels, seed + rows, std::normal_distribution<double>(0.0, 9.0));
-        };
-        const std::vector<double> s1 = values(1), s2 = values(2), p = values(3), q = values(4), gain = values(5);
-        std::vector<float> expected[6];
-        for (int64_t i = 0; i < channels; ++i) {
-          const double dgamma = p[i] * s2[i] + q[i] * s1[i], per_row = 1.0 / static_cast<double>(rows);
-          expected[0].push_back(static_cast<float>(gain[i]));
-          expected[1].push_back(running ? 0.0f : static_cast<float>(-gain[i] * p[i] * dgamma * per_row));
-          expected[2].push_back(running ? 0.0f : static_cast<float>(-gain[i] * (s1[i] + q[i] * dgamma) * per_row));
-          expected[3].push_back(static_cast<float>(dgamma));
-          expected[4].push_back(static_cast<float>(s1[i]));
-          double through = s1[i];
-          through *= (running ? 1.0 : 0.0) * gain[i];
-          expected[5].push_back(static_cast<float>(through));
-        }
-        const Array<double> d1(s1), d2(s2), dp(p), dq(q), dgain(gain);
-        const LiveSums sums{rows, channels, d1.data(), d2.data(), dp.data(), dq.data(), dgain.data(), running};
-        for (int only = -1; only < 6; ++only) {  // all together, and each alone
-          const Array<float> out[] = {Array<float>(channels), Array<float>(channels), Array<float>(channels),
-                                      Array<float>(channels), Array<float>(channels), Array<float>(channels)};
-          const auto wanted = [&](int i) { return only < 0 || only == i ? out[i].data() : nullptr; };
-          live_gradients(sums, {wanted(0), wanted(1), wanted(2), wanted(3), wanted(4), wanted(5)}, nullptr);
-          for (int i = 0; i < 6; ++i) {
-            if (wanted(i) != nullptr) expect_equal(out[i].host(), expected[i]);
-          }
-        }
-      }
-    }
-  }
-}
-
 TEST_F(CudaBatchNorm, OtherNumbersOfChannels) {
   for (const int64_t channels : {1, 255, 256, 257, 1000}) {
     const auto s1 = drawn<double>(channels, 1, std::normal_distribution<double>());
-    const auto k = drawn<double>(channels, 2, std::normal_distribution<double>());
     Layer l(channels, 3);
-    std::vector<float> dbeta, dbias, dscale, factors, plain;
+    std::vector<float> dscale;
     std::vector<double> gain;
     for (int64_t c = 0; c < channels; ++c) {
-      dbeta.push_back(static_cast<float>(s1[c]));
-      dbias.push_back(static_cast<float>(s1[c] * k[c]));
       dscale.push_back(static_cast<float>(s1[c] * 0.037));
-      factors.push_back(static_cast<float>(l.scale_x * k[c]) / l.scale_w[c]);
-      plain.push_back(l.scale_x / l.scale_w[c]);
       gain.push_back(l.gamma[c] / std::sqrt(static_cast<double>(l.var[c]) + l.eps));
       gain[c] += std::copysign(1e-30, gain[c]);
     }
     const DeviceLayer d(l, 1);
-    const Array<double> sums(s1, 1), ks(k, 1), gains(channels, 1);
-    const Array<float> out(channels, 1), other(channels, 1);
-    folded_gradients(channels, sums.data(), ks.data(), out.data(), other.data(), nullptr);
-    expect_equal(out.host(), dbeta);
-    expect_equal(other.host(), dbias);
-    const Array<float> beta_alone(channels), bias_alone(channels);
-    folded_gradients(channels, sums.data(), nullptr, beta_alone.data(), nullptr, nullptr);
-    folded_gradients(channels, sums.data(), ks.data(), nullptr, bias_alone.data(), nullptr);
-    expect_equal(beta_alone.host(), dbeta);
-    expect_equal(bias_alone.host(), dbias);
+    const Array<double> sums(s1, 1), gains(channels, 1);
+    const Array<float> out(channels, 1);
     scale_gradient(sums.data(), 0.037, out.data(), channels, nullptr);
     expect_equal(out.host(), dscale);
-    weight_gradient_factors(channels, d.scale_x.data(), ks.data(), d.scale_w.data(), out.data(), nullptr);
-    expect_equal(out.host(), factors);
-    weight_gradient_factors(channels, d.scale_x.data(), nullptr, d.scale_w.data(), out.data(), nullptr);
-    expect_equal(out.host(), plain);
     running_gain(d.norm, channels, gains.data(), nullptr);
     expect_equal(gains.host(), gain);
     if (channels > 8) {
@@ -434,10 +381,7 @@ TEST_F(CudaBatchNorm, NoChannels) {
   live_layer({.rows = 2, .norm = norm}, {}, {}, {}, failed.data(), nullptr);
   fold({.depth = 5, .norm = norm}, {}, failed.data(), nullptr);
   folded_multipliers(0, {}, nullptr, {}, {}, nullptr, nullptr, {}, failed.data(), nullptr);
-  live_gradients({.rows = 1}, {}, nullptr);
-  folded_gradients(0, nullptr, nullptr, nullptr, nullptr, nullptr);
   scale_gradient(nullptr, 1.0, nullptr, 0, nullptr);
-  weight_gradient_factors(0, nullptr, nullptr, nullptr, nullptr, nullptr);
   running_gain({}, 0, nullptr, nullptr);
   EXPECT_EQ(failed.host()[0], 0);
 }
@@ -482,7 +426,6 @@ TEST(CudaBatchNormArguments, RefusesContradictions) {
   EXPECT_THROW(fold(layer, {}, &number, nullptr), Error);
   layer.norm = norm, layer.depth = -1;
   EXPECT_THROW(fold(layer, {}, &number, nullptr), Error);
-  EXPECT_THROW(live_gradients({.rows = 0, .channels = 1}, {}, nullptr), Error);
   EXPECT_THROW(running_gain(norm, -1, range, nullptr), Error);
 }
 

@@ -131,14 +131,14 @@ TEST_F(CudaPointwise, ScaleGradientOfAnAddInTheCpusOrder) {
     ops::add(a.data(), b.data(), n, p.cpu, y.data(), inside.data());
     const Array<uint8_t> gpu_a(a), gpu_b(b), gpu_y(y), gpu_inside(inside);
     const Array<float> gpu_g(g);
-    const Array<double> ds(1);
+    const Array<float> gradient(1);
     const Array<char> scratch(static_cast<int64_t>(add_scale_gradient_scratch(n)));
     for (const bool masked : {true, false}) {
       const double cpu =
           ops::add_scale_gradient(g.data(), a.data(), b.data(), y.data(), masked ? inside.data() : nullptr, n, p.cpu);
       add_scale_gradient(gpu_g.data(), gpu_a.data(), gpu_b.data(), gpu_y.data(), masked ? gpu_inside.data() : nullptr,
-                         n, p.gpu(), ds.data(), scratch.data(), nullptr);
-      expect_equal(ds.host(), {cpu});
+                         n, p.gpu(), masked ? 1.0 : 0.037, gradient.data(), scratch.data(), nullptr);
+      expect_equal(gradient.host(), {static_cast<float>(cpu * (masked ? 1.0 : 0.037))});
     }
     scratch.host();
   }

@@ -241,72 +241,23 @@ struct SumShape {
 constexpr SumShape kSumShapes[] = {{1, 1},     {5, 3},     {101, 17},  {37, 100},  {70001, 1}, {9000, 12},
                                    {3000, 64}, {4097, 16}, {700, 100}, {33, 2047}, {3, 1025},  {517, 512}};
 
-TEST_F(CudaRequantize, SumsOfGradientsInTheCpusOrder) {
-  for (const auto& [rows, channels] : kSumShapes) {
-    const Matrix m(rows, channels, rows);
-    const DeviceMatrix d(m);
-    SCOPED_TRACE(describe(m));
-    const Array<char> scratch(static_cast<int64_t>(reduce_gradient_scratch(rows, channels)));
-    for (const KeptCase& kept : kept_cases(m, d, true)) {
-      for (const bool masked : {false, true}) {
-        const bool products = kept.cpu.exact != nullptr || kept.cpu.compact != nullptr;
-        std::vector<double> s1(channels), s2(channels);
-        ops::reduce_gradient(m.g.data(), masked ? m.inside.data() : nullptr, kept.cpu, rows, channels, s1.data(),
-                             s2.data());
-        const Array<double> gpu1(channels), gpu2(channels);
-        reduce_gradient(d.g.data(), masked ? d.inside.data() : nullptr, kept.gpu, rows, channels, gpu1.data(),
-                        products ? gpu2.data() : nullptr, nullptr, scratch.data(), nullptr);
-        expect_equal(gpu1.host(), s1);
-        if (products) expect_equal(gpu2.host(), s2);
-        ops::reduce_gradient(m.g.data(), masked ? m.inside.data() : nullptr, kept.cpu, rows, channels, s1.data(),
-                             nullptr);
-        reduce_gradient(d.g.data(), masked ? d.inside.data() : nullptr, kept.gpu, rows, channels, gpu1.data(), nullptr,
-                        nullptr, scratch.data(), nullptr);
-        expect_equal(gpu1.host(), s1);
-      }
-    }
-    scratch.host();  // nothing behind it was written
-  }
-}
-
-TEST_F(CudaRequantize, ScaleGradientsInTheCpusOrder) {
+TEST_F(CudaRequantize, ScaleGradientOfAnEncodingInTheCpusOrder) {
   for (const auto& [rows, channels] : kSumShapes) {
     const Matrix m(rows, channels, rows + 9);
     const DeviceMatrix d(m);
     SCOPED_TRACE(describe(m));
-    const Array<char> scratch(static_cast<int64_t>(reduce_gradient_scratch(rows, channels)));
-    const Array<double> s1(channels), s2(channels), ds(1);
-    const Array<int32_t> zero({120});
-    for (const KeptCase& kept : kept_cases(m, d, false)) {
-      for (const bool affine : {false, true}) {
-        for (const bool masked : {false, true}) {
-          // step: the multipliers hold infinities.
-          std::vector<double> cpu1(channels), cpu2(channels);
-          double cpu = -1;
-          const ops::ScaleGradient request{
-              m.codes.data(), m.step.data(), affine ? m.offset.data() : nullptr, {0, 255, 120}, &cpu};
-          ops::reduce_gradient(m.g.data(), masked ? m.inside.data() : nullptr, kept.cpu, rows, channels, cpu1.data(),
-                               cpu2.data(), &request);
-          const ScaleGradient scale{d.codes.data(), d.step.data(), affine ? d.offset.data() : nullptr, zero.data(),
-                                    ds.data()};
-          reduce_gradient(d.g.data(), masked ? d.inside.data() : nullptr, kept.gpu, rows, channels, s1.data(),
-                          s2.data(), &scale, scratch.data(), nullptr);
-          expect_equal(s1.host(), cpu1);
-          expect_equal(s2.host(), cpu2);
-          expect_equal(ds.host(), {cpu});
-        }
-      }
-    }
-    const Array<char> flat_scratch(static_cast<int64_t>(encode_scale_gradient_scratch(m.n)));
+    const Array<char> scratch(static_cast<int64_t>(encode_scale_gradient_scratch(m.n)));
     const auto x = drawn<float>(m.n, 3, std::normal_distribution<float>(0.0f, 50.0f));
-    const Array<float> values(x), scale({0.7f});
+    const Array<float> values(x), scale({0.7f}), gradient(1);
+    const Array<int32_t> zero({120});
     const double cpu =
         ops::encode_scale_gradient(m.g.data(), m.codes.data(), m.inside.data(), x.data(), 0.7f, {0, 255, 120}, m.n);
-    encode_scale_gradient(d.g.data(), d.codes.data(), d.inside.data(), values.data(), scale.data(), zero.data(), m.n,
-                          ds.data(), flat_scratch.data(), nullptr);
-    expect_equal(ds.host(), {cpu});
+    for (const double factor : {1.0, 0.037}) {
+      encode_scale_gradient(d.g.data(), d.codes.data(), d.inside.data(), values.data(), scale.data(), zero.data(), m.n,
+                            factor, gradient.data(), scratch.data(), nullptr);
+      expect_equal(gradient.host(), {static_cast<float>(cpu * factor)});
+    }
     scratch.host();
-    flat_scratch.host();
   }
 }
 
@@ -333,32 +284,22 @@ TEST_F(CudaRequantize, StatisticsInTheCpusOrder) {
 }
 
 TEST_F(CudaRequantize, EmptyMatrices) {
-  const Array<double> s1(3), s2(3), ds(1);
+  const Array<double> sum(3), squares(3);
+  const Array<float> gradient(1);
   const Array<int32_t> min(3), max(3), zero({0});
-  reduce_gradient(nullptr, nullptr, {}, 0, 3, s1.data(), nullptr, nullptr, nullptr, nullptr);
-  channel_statistics(nullptr, 0, 3, {s1.data(), s2.data(), min.data(), max.data()}, nullptr, nullptr);
-  encode_scale_gradient(nullptr, nullptr, nullptr, nullptr, nullptr, zero.data(), 0, ds.data(), nullptr, nullptr);
-  expect_equal(ds.host(), {0.0});
-  const Array<char> scratch(static_cast<int64_t>(reduce_gradient_scratch(0, 3)));
-  const Array<int32_t> exact({1});
-  const Array<float> multiplier({1.0f, 2.0f, 3.0f});
-  const ScaleGradient scale{nullptr, multiplier.data(), nullptr, zero.data(), ds.data()};
-  reduce_gradient(nullptr, nullptr, {.exact = exact.data()}, 0, 3, s1.data(), s2.data(), &scale, scratch.data(),
-                  nullptr);
+  channel_statistics(nullptr, 0, 3, {sum.data(), squares.data(), min.data(), max.data()}, nullptr, nullptr);
+  encode_scale_gradient(nullptr, nullptr, nullptr, nullptr, nullptr, zero.data(), 0, 1.0, gradient.data(), nullptr,
+                        nullptr);
   requantize(nullptr, 0, 3, nullptr, nullptr, {0, 255, zero.data()}, nullptr, nullptr, false, nullptr);
-  expect_equal(s1.host(), std::vector<double>(3, 0.0));
-  expect_equal(s2.host(), std::vector<double>(3, 0.0));
+  expect_equal(gradient.host(), {0.0f});
+  expect_equal(sum.host(), std::vector<double>(3, 0.0));
+  expect_equal(squares.host(), std::vector<double>(3, 0.0));
   expect_equal(min.host(), std::vector<int32_t>(3, 0));
   expect_equal(max.host(), std::vector<int32_t>(3, 0));
-  expect_equal(ds.host(), {0.0});
 }
 
 TEST(CudaRequantizeArguments, RefusesContradictions) {
-  const int32_t exact = 1;
   const int16_t kept = 1;
-  EXPECT_THROW(reduce_gradient(nullptr, nullptr, {.compact = &kept, .exact = &exact}, 1, 1, nullptr, nullptr, nullptr,
-                               nullptr, nullptr),
-               Error);
   const float number = 1;
   const ConvGeometry g{.batch = 1, .in_c = 1, .out_c = 1};
   const auto operand = [&](const ProductGradient& dy) {
@@ -366,11 +307,6 @@ TEST(CudaRequantizeArguments, RefusesContradictions) {
   };
   EXPECT_THROW(operand({.slope = &number, .inner = &number, .constant = &number, .kept = {.compact = &kept}}), Error);
   EXPECT_THROW(operand({.slope = &number, .inner = &number}), Error);
-  const ScaleGradient scale;
-  double s2 = 0;
-  EXPECT_THROW(reduce_gradient(nullptr, nullptr, {}, 1, 1, nullptr, &s2, &scale, nullptr, nullptr), Error);
-  EXPECT_THROW(reduce_gradient(nullptr, nullptr, {.exact = &exact}, 1, 1, nullptr, nullptr, &scale, nullptr, nullptr),
-               Error);
   EXPECT_THROW(requantize(nullptr, 1, 1, nullptr, nullptr, {-1, 255, nullptr}, nullptr, nullptr, false, nullptr),
                Error);
 }

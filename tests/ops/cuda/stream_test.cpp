@@ -13,6 +13,7 @@
 #include "core/ops/cuda/optimizer.h"
 #include "core/ops/cuda/pointwise.h"
 #include "core/ops/cuda/pool.h"
+#include "core/ops/cuda/reduce_gradient.h"
 #include "core/ops/cuda/requantize.h"
 #include "core/ops/cuda/statistics.h"
 #include "core/ops/cuda/table.h"
@@ -76,8 +77,8 @@ struct Outputs {
         dx(kN),
         masked(kN),
         pooled_dx(kN),
-        sums(4 * kChannels),
         scales(3),
+        sums(4 * kChannels),
         scratch(1 << 20) {}
 
   /// Runs every function once.
@@ -105,9 +106,10 @@ struct Outputs {
     requantize(acc.data(), kRows, kChannels, middle, multiplier, range, frozen.data(), nullptr, true, stream);
     dequantize_accumulators(acc.data(), kRows, kChannels, middle, multiplier, logits.data(), stream);
     compact(acc.data(), kRows, kChannels, {middle, multiplier, kept_alone.data()}, stream);
-    const ScaleGradient of_scale{live.data(), multiplier, multiplier, zero, scales.data()};
-    reduce_gradient(g, mask.data(), compacted, kRows, kChannels, sums.data() + 2 * kChannels,
-                    sums.data() + 3 * kChannels, &of_scale, scratch.data(), stream);
+    const ScaleGradient of_scale{live.data(), multiplier, multiplier, zero, 1.0, scales.data()};
+    reduce_gradient({kRows, kChannels, g, mask.data(), compacted}, {},
+                    {.s1 = sums.data() + 2 * kChannels, .s2 = sums.data() + 3 * kChannels}, of_scale,
+                    {scratch.data(), arrived.data()}, stream);
     grouped.groups = kChannels;
     gradient_operand(grouped, GradientPrecision::kFloat,
                      {.g = g,
@@ -118,9 +120,10 @@ struct Outputs {
                       .kept = compacted},
                      multiplier, dx.data(), stream);
     mask_gradient(g, mask.data(), kN, masked.data(), stream);
-    encode_scale_gradient(g, codes.data(), mask.data(), g, scale, zero, kN, scales.data() + 1, scratch.data(), stream);
+    encode_scale_gradient(g, codes.data(), mask.data(), g, scale, zero, kN, 0.5, scales.data() + 1, scratch.data(),
+                          stream);
     add(codes.data(), in.other.data(), kN, params, added.data(), nullptr, false, stream);
-    add_scale_gradient(g, codes.data(), in.other.data(), added.data(), nullptr, kN, params, scales.data() + 2,
+    add_scale_gradient(g, codes.data(), in.other.data(), added.data(), nullptr, kN, params, 0.5, scales.data() + 2,
                        scratch.data(), stream);
     add_broadcast(codes.data(), false, in.other.data(), kBatch, kPixels, kChannels, params, spread.data(), stream);
     mul(codes.data(), in.other.data(), kN, params, product.data(), stream);
@@ -156,8 +159,9 @@ struct Outputs {
   Array<uint16_t> winner;
   Array<int32_t> acc, deep_acc, depthwise, grouped_acc, min;
   Array<int32_t> max, global_acc;
-  Array<float> real, logits, dx, masked, pooled_dx;
-  Array<double> sums, scales;
+  Array<int32_t> arrived{std::vector<int32_t>(static_cast<size_t>(reduce_gradient_counters(kChannels)))};
+  Array<float> real, logits, dx, masked, pooled_dx, scales;
+  Array<double> sums;
   Array<char> scratch;
 };
 
@@ -224,7 +228,7 @@ struct TrainingOutputs {
         parameters(kWeights),
         moments(3 * kHalf),
         running(2 * kChannels),
-        numbers(21 * kChannels),
+        numbers(20 * kChannels),
         real(10 * kN),
         slopes(512),
         scale(2),
@@ -289,7 +293,7 @@ struct TrainingOutputs {
     run_operators(in, stream);
     run_pools(in, stream);
   }
-  static constexpr size_t kFunctions = 47;
+  static constexpr size_t kFunctions = 45;
 
   void expect_equal_to(const TrainingOutputs& other) const {
     const auto all = [](const TrainingOutputs& o) {
@@ -319,14 +323,22 @@ struct TrainingOutputs {
     fold(frozen, of_frozen, failed.data(), stream);
     folded_multipliers(kChannels, statistics, scale_x, of_frozen, output, nth(numbers, 6), nth(numbers, 7), {},
                        failed.data(), stream);
-    LiveSums of_live{.rows = kRows, .channels = kChannels};
-    of_live.s1 = nth(sums, 0), of_live.s2 = nth(sums, 1);
-    of_live.p = nth(live, 0), of_live.q = nth(live, 1), of_live.gain = nth(live, 2);
-    live_gradients(of_live, {nth(numbers, 8), nth(numbers, 9), nth(numbers, 10), nth(numbers, 11), nth(numbers, 12)},
-                   stream);
-    folded_gradients(kChannels, nth(sums, 0), folded.data(), nth(numbers, 13), nth(numbers, 14), stream);
+    const LayerFactors factors{.p = nth(live, 0),
+                               .q = nth(live, 1),
+                               .gain = nth(live, 2),
+                               .scale_x = scale_x,
+                               .weight_factor = in.gains.data(),
+                               .scale_ran = scale_w};
+    const LayerGradients gradients{.a = nth(numbers, 8),
+                                   .b = nth(numbers, 9),
+                                   .c = nth(numbers, 10),
+                                   .dgamma = nth(numbers, 11),
+                                   .dbeta = nth(numbers, 12),
+                                   .dbias = nth(numbers, 13),
+                                   .weight_factor = nth(numbers, 14)};
+    reduce_gradient({kRows, kChannels, in.values.data(), in.mask.data(), {.exact = in.acc.data()}}, factors, gradients,
+                    {}, {scratch.data(), arrived.data()}, stream);
     scale_gradient(nth(sums, 0), 0.5, nth(numbers, 15), kChannels, stream);
-    weight_gradient_factors(kChannels, scale_x, in.gains.data(), scale_w, nth(numbers, 16), stream);
     running_gain(norm, kChannels, nth(sums, 2), stream);
   }
 
@@ -353,7 +365,7 @@ struct TrainingOutputs {
     sgd(first, {0.9f, true}, clipping, rates, failed.data(), stream);
     adam(second, {}, clipping, rates, in.corrections.data(), failed.data(), stream);
     const float* w = in.weights.data();
-    largest_scales(w, kChannels, kDepth, 127, nth(numbers, 17), failed.data(), stream);
+    largest_scales(w, kChannels, kDepth, 127, nth(numbers, 16), failed.data(), stream);
     encode_weights_gradient(w, w, kChannels, kDepth, in.scales.data(), -127, 127, false, nth(dw, 2, kWeights),
                             nth(sums, 3), stream);
     encode_weights(listed.data(), 1, kChannels, failed.data(), stream);
@@ -372,7 +384,7 @@ struct TrainingOutputs {
     mul_range(a, b, kBatch, kPixels, kChannels, true, p, ends.data() + 4, scratch.data(), stream);
     mul_gradient(g, a, b, kBatch, kPixels, kChannels, false, p, nth(real, 1, kN), nth(real, 2, kN), a, of_scales.data(),
                  scratch.data(), stream);
-    mul_gradient(g, a, b, kBatch, kPixels, kChannels, true, p, nth(real, 3, kN), nth(numbers, 19), a,
+    mul_gradient(g, a, b, kBatch, kPixels, kChannels, true, p, nth(real, 3, kN), nth(numbers, 18), a,
                  of_scales.data() + 1, scratch.data(), stream);
     dropout(a, kN, 1, 0.5, in.key.data(), s, zero, nth(codes, 0, kN), kept.data(), scale.data() + 1, stream);
     dropout_gradient(g, kept.data(), kN, 0.5, nth(real, 4, kN), stream);
@@ -412,6 +424,7 @@ struct TrainingOutputs {
   Array<float> dx, dw, parameters, moments, running, numbers, real, slopes, scale;
   Array<double> sums, live, folded, range, ends, of_scales, norm;
   Array<int32_t> min, max, bias, middle, acc, failed, zero_point;
+  Array<int32_t> arrived{std::vector<int32_t>(static_cast<size_t>(reduce_gradient_counters(kChannels)))};
   Array<int64_t> batches;
   Array<uint8_t> codes, table, kept;
   Array<int8_t> weights;

@@ -71,6 +71,7 @@ using std::max;
 using std::min;
 
 inline void __syncthreads() { qat::ops::cuda::emulation::join_block(); }
+inline void __threadfence() {}
 
 template <class T>
 T __shfl_sync(unsigned, T value, int from, int width = 32) {
