@@ -41,6 +41,7 @@ Builder::Builder(Shared& shared, const Network& network, const Options& options,
 
 void Builder::build(const DeviceBatch& inputs) {
   encode_weights();
+  clear_sums();
   std::vector<Backward> backward;
   backward.push_back(input(0, inputs.images));
   for (int i = 1; i < static_cast<int>(network_.layers.size()); ++i) backward.push_back(add_layer(i));

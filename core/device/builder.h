@@ -91,7 +91,7 @@ class Builder {
     const float* scale_ran = nullptr;  // [channels]
     const double* weight_factor = nullptr;
     Buffer acc, kept, inside;
-    ops::cuda::ChannelStatistics statistics;
+    ops::cuda::ChannelSums sums;  // where somebody reads them
     ops::cuda::CompactNumbers compact;
     ops::cuda::LiveNumbers numbers;   // live
     ops::cuda::FoldedNumbers folded;  // otherwise, but for the codes
@@ -117,12 +117,15 @@ class Builder {
 
   /// Of all layers.
   void encode_weights();
+  /// Whether somebody reads the statistics of a convolution's accumulators.
+  bool measures(const Layer& layer) const;
+  /// Memory for all of them, which begin at zero.
+  void clear_sums();
 
   // A convolution's parts, in order.
   void live_forward(Convolution& c);
   void folded_forward(Convolution& c);
   void convolve(const Convolution& c);
-  void statistics(const Convolution& c);
   void backward(const Convolution& c);
   /// dy reads the buffers; factor is weight_gradient()'s.
   void gradients_of_products(const Convolution& c, std::vector<Buffer> buffers,
@@ -156,6 +159,7 @@ class Builder {
   Program& program_;
   Arena& arena_;
   State& state_;
+  unsigned long long* sums_ = nullptr;  // of the next convolution that is measured
   std::vector<Value> values_;
   std::vector<Weight> weights_;
   std::vector<std::vector<int>> readers_;

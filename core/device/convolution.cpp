@@ -71,19 +71,28 @@ void Builder::encode_weights() {
 
 void Builder::convolve(const Convolution& c) {
   const Value x = value(c.input);
-  program_.add(c.layer->name, {x.codes, c.folded_codes, c.acc}, [=, acc = c.acc](const Run& run) {
-    ops::cuda::convolve(c.geometry, run.at<uint8_t>(x.codes), x.zero_point, c.codes(run), run.at<int32_t>(acc),
+  program_.add(c.layer->name, {x.codes, c.folded_codes, c.acc}, [=, acc = c.acc, sums = c.sums](const Run& run) {
+    ops::cuda::convolve(c.geometry, run.at<uint8_t>(x.codes), x.zero_point, c.codes(run), run.at<int32_t>(acc), sums,
                         run.stream);
   });
 }
 
-void Builder::statistics(const Convolution& c) {
-  const Buffer scratch = program_.make_bytes(channel_statistics_scratch(c.rows, c.channels));
-  program_.add(c.layer->name, {c.acc, scratch},
-               [=, statistics = c.statistics, acc = c.acc, rows = c.rows, channels = c.channels](const Run& run) {
-                 channel_statistics(run.at<int32_t>(acc), rows, channels, statistics, run.at<void>(scratch),
-                                    run.stream);
-               });
+bool Builder::measures(const Layer& layer) const {
+  const bool live = layer.live && layer.batch_norm, follows = layer.output && layer.output->follow;
+  return live || follows || (learns(layer) && options_.memory == Memory::kCompact);
+}
+
+void Builder::clear_sums() {
+  int64_t channels = 0;
+  for (const Layer& layer : network_.layers) {
+    if (layer.kind == LayerKind::kConvolution && measures(layer)) channels += layer.geometry.out_c;
+  }
+  if (channels == 0) return;
+  const int64_t words = channels * ChannelSums::kWords;
+  sums_ = arena_.make<unsigned long long>(words);
+  program_.add("statistics", {}, [sums = sums_, bytes = static_cast<size_t>(words) * sizeof(*sums_)](const Run& run) {
+    check(cudaMemsetAsync(sums, 0, bytes, run.stream), "clearing statistics");
+  });
 }
 
 Builder::Backward Builder::convolution(int index) {
@@ -110,8 +119,7 @@ Builder::Backward Builder::convolution(int index) {
   }
   c.weight = weights_[static_cast<size_t>(index)];
   c.acc = program_.make<int32_t>(c.rows * c.channels);
-  c.statistics = {arena_.make<double>(c.channels), arena_.make<double>(c.channels), arena_.make<int32_t>(c.channels),
-                  arena_.make<int32_t>(c.channels)};
+  if (measures(l)) c.sums = {std::exchange(sums_, sums_ + c.channels * ChannelSums::kWords), c.channels};
   c.multiplier = arena_.make<float>(c.channels), c.offset = arena_.make<float>(c.channels);
   if (c.keeps && options_.memory == Memory::kCompact) {
     c.compact = {arena_.make<int32_t>(c.channels), arena_.make<float>(c.channels), arena_.make<float>(c.channels)};
@@ -134,10 +142,9 @@ void Builder::live_forward(Convolution& c) {
   c.numbers.scale_ran = arena_.make<float>(c.channels);
   c.scale_ran = c.numbers.scale_ran, c.weight_factor = c.numbers.weight_factor;
   convolve(c);
-  statistics(c);
   LiveLayer live{c.rows,
                  c.channels,
-                 c.statistics,
+                 c.sums,
                  x.scale,
                  c.weight.scale,
                  c.weight.gain,
@@ -173,12 +180,9 @@ void Builder::folded_forward(Convolution& c) {
   });
   convolve(c);
   const std::optional<FollowedRange> range = followed(l);
-  const bool measured = range || c.compact.middle != nullptr;
-  if (measured) statistics(c);
   program_.add(l.name, {}, [=, relu = l.relu, failed = shared_.failed](const Run& run) {
-    folded_multipliers(c.channels, measured ? c.statistics : ChannelStatistics{}, x.scale, c.folded,
-                       {y.scale, range ? &*range : nullptr, relu}, c.multiplier, c.offset, c.compact, failed,
-                       run.stream);
+    folded_multipliers(c.channels, c.sums, x.scale, c.folded, {y.scale, range ? &*range : nullptr, relu}, c.multiplier,
+                       c.offset, c.compact, failed, run.stream);
   });
   program_.add(l.name, {c.acc, y.codes, y.floats, c.inside, c.kept}, [=, relu = l.relu](const Run& run) {
     const int32_t* acc = run.at<int32_t>(c.acc);
@@ -209,6 +213,7 @@ void Builder::backward(const Convolution& c) {
   if (c.keeps && options_.memory == Memory::kRecompute) {
     Convolution again = c;
     again.acc = acc = program_.make<int32_t>(c.rows * c.channels);
+    again.sums = {};  // counted already
     convolve(again);
   }
   const bool exact = c.keeps && !c.kept;

@@ -27,8 +27,7 @@ inline bool is_pointwise(const ConvGeometry& g) {
 template <class Code>
 void convolve_reference(const ConvGeometry& g, const Code* x, int32_t zero_point, const int16_t* w, int32_t* acc);
 
-/// Exact statistics of accumulators per channel. Sums are made in a fixed order that does not depend on the number of
-/// threads or on vector width.
+/// Statistics of accumulators per channel: exact sums, each as the double next to it.
 struct ChannelStatistics {
   std::vector<double> sum;
   std::vector<double> sum_squares;
@@ -51,9 +50,10 @@ struct ChannelStatistics {
 template <class Code>
 class PackedConvolution {
  public:
-  /// g.batch: about how many images a call will have, for the choice of the kernel. `highest`: the largest input code (the smallest is 0 or -128); an input that exceeds it gives
-  /// undefined codes. The weights are not needed afterwards. Throws qat::Error if sizes, strides or groups are not
-  /// possible, the kernel is larger than the padded input, or zero_point is not a Code.
+  /// g.batch: about how many images a call will have, for the choice of the kernel. `highest`: the largest input code
+  /// (the smallest is 0 or -128); an input that exceeds it gives undefined codes. The weights are not needed
+  /// afterwards. Throws qat::Error if sizes, strides or groups are not possible, the kernel is larger than the padded
+  /// input, or zero_point is not a Code.
   PackedConvolution(const ConvGeometry& g, const int16_t* w, int32_t zero_point, int32_t highest = kHighest);
   PackedConvolution(const ConvGeometry& g, const int8_t* w, int32_t zero_point, int32_t highest = kHighest);
   ~PackedConvolution();

@@ -1,9 +1,9 @@
+#include <omp.h>
+
 #include <algorithm>
-#include <cstring>
-#include <limits>
-#include <vector>
 
 #include "core/ops/convolve.h"
+#include "core/ops/exact_sums.h"
 #include "core/ops/periods.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -19,25 +19,9 @@
 namespace qat::ops {
 namespace {
 
-/// Statistics of one chunk for each place of a period.
-struct Sums {
-  Sums(double* sums, int32_t* bounds, int64_t period)
-      : sum(sums), squares(sums + period), min(bounds), max(bounds + period) {
-    std::fill_n(sums, 2 * period, 0.0);
-    std::fill_n(min, period, INT32_MAX);
-    std::fill_n(max, period, std::numeric_limits<int32_t>::min());
-  }
-  void add(int64_t place, int32_t value) {
-    sum[place] += value;
-    squares[place] += static_cast<double>(value) * value;
-    min[place] = std::min(min[place], value);
-    max[place] = std::max(max[place], value);
-  }
-  double* sum;  // exact: a chunk holds less than 2^21 elements
-  double* squares;
-  int32_t* min;
-  int32_t* max;
-};
+/// Rows whose squares fit in 63 bits together, while no value is larger than kLargest.
+constexpr int64_t kBlock = 1024;
+constexpr int32_t kLargest = 1 << 26;
 
 }  // namespace
 }  // namespace qat::ops
@@ -47,61 +31,119 @@ HWY_BEFORE_NAMESPACE();
 namespace qat::ops::HWY_NAMESPACE {
 namespace {
 
+#if HWY_TARGET == HWY_SCALAR
+void add_periods(const int32_t* acc, int64_t periods, int64_t period, IntegerSums* totals) {
+  for (int64_t r = 0; r < periods; ++r) {
+    for (int64_t j = 0; j < period; ++j) totals[j].add(acc[r * period + j]);
+  }
+}
+#else
 using I32 = hn::CappedTag<int32_t, kStep>;
-constexpr int64_t kLanes = hn::MaxLanes(I32());
+using I64 = hn::RepartitionToWide<I32>;
+constexpr int64_t kLanes = hn::MaxLanes(I32()), kHalf = kLanes / 2;
 
-void add_periods(const int32_t* acc, int64_t periods, int64_t period, Sums& sums) {
-  const I32 di;
-  const F64 dd;
-  const hn::Rebind<int32_t, F64> dh;
-  constexpr int64_t kColumns = 2, kSums = kColumns * kLanes / kDoubles;
+/// Of each place of a period; the bounds are right whatever the values. Sums of the even places of a vector lie before
+/// those of its odd ones.
+struct Block {
+  explicit Block(int64_t period)
+      : sum(static_cast<size_t>(period)), squares(sum.size()), min(sum.size()), max(sum.size()) {}
+  void clear() {
+    std::fill(sum.begin(), sum.end(), 0);
+    std::fill(squares.begin(), squares.end(), 0);
+    std::fill(min.begin(), min.end(), INT32_MAX);
+    std::fill(max.begin(), max.end(), INT32_MIN);
+  }
+  bool fits() const {
+    int32_t lowest = 0, highest = 0;
+    for (const int32_t v : min) lowest = std::min(lowest, v);
+    for (const int32_t v : max) highest = std::max(highest, v);
+    return lowest >= -kLargest && highest <= kLargest;
+  }
+  void give(IntegerSums* totals) const {
+    for (size_t j = 0; j < sum.size(); j += kLanes) {
+#pragma GCC unroll 16
+      for (size_t lane = 0; lane < kLanes; ++lane) {
+        const size_t k = j + lane % 2 * kHalf + lane / 2;
+        const auto square = static_cast<uint64_t>(squares[k]);
+        totals[j + lane].join({sum[k], square & 0xffffffff, square >> 32, min[j + lane], max[j + lane]});
+      }
+    }
+  }
+  ScratchVector<int64_t> sum, squares;
+  ScratchVector<int32_t> min, max;
+};
+
+/// The odd lanes in the even ones' places.
+HWY_INLINE hn::Vec<I32> odd_lanes(hn::Vec<I32> v) {
+  return hn::BitCast(I32(), hn::ShiftRight<32>(hn::BitCast(hn::RepartitionToWide<hn::RebindToUnsigned<I32> >(), v)));
+}
+
+HWY_INLINE void add_to(int64_t* sums, hn::Vec<I64> even, hn::Vec<I64> odd) {
+  const I64 d;
+  hn::StoreU(hn::Add(hn::LoadU(d, sums), even), d, sums);
+  hn::StoreU(hn::Add(hn::LoadU(d, sums + kHalf), odd), d, sums + kHalf);
+}
+
+void add_block(const int32_t* acc, int64_t periods, int64_t period, Block& block) {
+  const I32 d;
+  constexpr int64_t kColumns = 2;
   static_assert(kStep % (kColumns * kLanes) == 0);
-  constexpr int64_t kRows = 8;  // at once: few enough for the machine to see them as streams
+  constexpr int64_t kRows = 8;  // at once: few enough for the machine to see them as streams, and sums of 32 bits
   for (int64_t first = 0; first < periods; first += kRows) {
     const int64_t rows = std::min(kRows, periods - first);
     for (int64_t j = 0; j < period; j += kColumns * kLanes) {
-      hn::Vec<F64> sum[kSums], squares[kSums];
-      hn::Vec<I32> min[kColumns], max[kColumns];
-#pragma GCC unroll 4
-      for (int64_t v = 0; v < kSums; ++v) {
-        sum[v] = hn::LoadU(dd, sums.sum + j + v * kDoubles);
-        squares[v] = hn::LoadU(dd, sums.squares + j + v * kDoubles);
-      }
+      hn::Vec<I32> sum[kColumns], min[kColumns], max[kColumns];
+      hn::Vec<I64> even[kColumns], odd[kColumns];  // squares
 #pragma GCC unroll 2
       for (int64_t v = 0; v < kColumns; ++v) {
-        min[v] = hn::LoadU(di, sums.min + j + v * kLanes);
-        max[v] = hn::LoadU(di, sums.max + j + v * kLanes);
+        sum[v] = hn::Zero(d);
+        even[v] = odd[v] = hn::Zero(I64());
+        min[v] = hn::LoadU(d, block.min.data() + j + v * kLanes);
+        max[v] = hn::LoadU(d, block.max.data() + j + v * kLanes);
       }
       const int32_t* at = acc + first * period + j;
       for (int64_t r = 0; r < rows; ++r, at += period) {
         hwy::Prefetch(at + kAhead);
 #pragma GCC unroll 2
         for (int64_t v = 0; v < kColumns; ++v) {
-          const auto whole = hn::LoadU(di, at + v * kLanes);
-          min[v] = hn::Min(min[v], whole);
-          max[v] = hn::Max(max[v], whole);
-        }
-#pragma GCC unroll 4
-        for (int64_t v = 0; v < kSums; ++v) {
-          const auto value = hn::PromoteTo(dd, hn::LoadU(dh, at + v * kDoubles));
+          const auto value = hn::LoadU(d, at + v * kLanes), other = odd_lanes(value);
+          min[v] = hn::Min(min[v], value);
+          max[v] = hn::Max(max[v], value);
           sum[v] = hn::Add(sum[v], value);
-          // Not fused: a square can need more bits than a double has, so that fused sums would differ by machine.
-          squares[v] = hn::Add(squares[v], hn::Mul(value, value));
+          even[v] = hn::Add(even[v], hn::MulEven(value, value));
+          odd[v] = hn::Add(odd[v], hn::MulEven(other, other));
         }
       }
-#pragma GCC unroll 4
-      for (int64_t v = 0; v < kSums; ++v) {
-        hn::StoreU(sum[v], dd, sums.sum + j + v * kDoubles);
-        hn::StoreU(squares[v], dd, sums.squares + j + v * kDoubles);
-      }
+      const auto one = hn::Set(d, 1);  // widens
 #pragma GCC unroll 2
       for (int64_t v = 0; v < kColumns; ++v) {
-        hn::StoreU(min[v], di, sums.min + j + v * kLanes);
-        hn::StoreU(max[v], di, sums.max + j + v * kLanes);
+        const int64_t k = j + v * kLanes;
+        add_to(block.sum.data() + k, hn::MulEven(sum[v], one), hn::MulEven(odd_lanes(sum[v]), one));
+        add_to(block.squares.data() + k, even[v], odd[v]);
+        hn::StoreU(min[v], d, block.min.data() + k);
+        hn::StoreU(max[v], d, block.max.data() + k);
       }
     }
   }
 }
+
+void add_periods(const int32_t* acc, int64_t periods, int64_t period, IntegerSums* totals) {
+  Block block(period);
+  for (int64_t first = 0; first < periods; first += kBlock) {
+    const int64_t rows = std::min(kBlock, periods - first);
+    const int32_t* from = acc + first * period;
+    block.clear();
+    add_block(from, rows, period, block);
+    if (block.fits()) {
+      block.give(totals);
+      continue;
+    }
+    for (int64_t i = 0; i < rows * period; i += period) {
+      for (int64_t j = 0; j < period; ++j) totals[j].add(from[i + j]);
+    }
+  }
+}
+#endif
 
 }  // namespace
 }  // namespace qat::ops::HWY_NAMESPACE
@@ -114,33 +156,26 @@ HWY_EXPORT(add_periods);
 
 ChannelStatistics channel_statistics(const int32_t* acc, int64_t rows, int64_t channels) {
   ChannelStatistics s;
-  s.sum.assign(static_cast<size_t>(channels), 0.0);
-  s.sum_squares.assign(static_cast<size_t>(channels), 0.0);
+  for (auto* values : {&s.sum, &s.sum_squares}) values->assign(static_cast<size_t>(channels), 0.0);
+  for (auto* values : {&s.min, &s.max}) values->assign(static_cast<size_t>(channels), 0);
   const int64_t n = rows * channels;
-  s.min.assign(static_cast<size_t>(channels), n == 0 ? 0 : INT32_MAX);
-  s.max.assign(static_cast<size_t>(channels), n == 0 ? 0 : std::numeric_limits<int32_t>::min());
   if (n == 0) return s;
-  const int64_t period = period_of(channels), chunk = chunk_of(period), chunks = (n + chunk - 1) / chunk;
-  ScratchVector<double> sums(static_cast<size_t>(2 * chunks * period));
-  ScratchVector<int32_t> bounds(static_cast<size_t>(2 * chunks * period));
-  for_chunks(n, chunk, [&](int64_t index, int64_t begin, int64_t end) {
-    Sums of_chunk(sums.data() + 2 * index * period, bounds.data() + 2 * index * period, period);
-    const int64_t periods = (end - begin) / period;
-    HWY_DYNAMIC_DISPATCH(add_periods)(acc + begin, periods, period, of_chunk);
-    for (int64_t i = begin + periods * period, j = 0; i < end; ++i, ++j) of_chunk.add(j, acc[i]);
-  });
-  std::vector<int64_t> exact(static_cast<size_t>(channels), 0);
-  for (int64_t row = 0; row < chunks * 2 * period; row += 2 * period) {
-    for (int64_t first = row; first < row + period; first += channels) {
-      for (int64_t c = 0; c < channels; ++c) {
-        exact[c] += static_cast<int64_t>(sums[first + c]);
-        s.sum_squares[c] += sums[first + period + c];
-        s.min[c] = std::min(s.min[c], bounds[first + c]);
-        s.max[c] = std::max(s.max[c], bounds[first + period + c]);
-      }
-    }
+  const int64_t period = period_of(channels), periods = n / period;
+  const int64_t parts = std::clamp<int64_t>(n / chunk_of(period), 1, omp_get_max_threads());
+  ScratchVector<IntegerSums> sums(static_cast<size_t>(parts * period), IntegerSums::none());
+#pragma omp parallel for if (parts > 1)
+  for (int64_t part = 0; part < parts; ++part) {
+    const int64_t first = periods * part / parts, last = periods * (part + 1) / parts;
+    HWY_DYNAMIC_DISPATCH(add_periods)(acc + first * period, last - first, period, sums.data() + part * period);
   }
-  std::transform(exact.begin(), exact.end(), s.sum.begin(), [](int64_t v) { return static_cast<double>(v); });
+  for (int64_t i = periods * period, j = 0; i < n; ++i, ++j) sums[j].add(acc[i]);
+  for (int64_t c = 0; c < channels; ++c) {
+    IntegerSums total = IntegerSums::none();
+    for (int64_t at = c; at < parts * period; at += channels) total.join(sums[at]);
+    s.sum[c] = static_cast<double>(total.sum);
+    s.sum_squares[c] = total.sum_squares();
+    s.min[c] = total.min, s.max[c] = total.max;
+  }
   return s;
 }
 

@@ -197,7 +197,9 @@ TEST(Requantize, EmptyMatrixIsFine) {
   requantize<uint8_t, int32_t>(nullptr, 0, 1, nullptr, &m, {}, nullptr);
   reduce_gradient(nullptr, nullptr, {}, 0, 1, s1, s2);
   EXPECT_EQ(s1[0], 0.0);
-  EXPECT_EQ(channel_statistics(nullptr, 0, 3).sum, std::vector<double>(3, 0.0));
+  const ChannelStatistics none = channel_statistics(nullptr, 0, 3);
+  for (const auto& sums : {none.sum, none.sum_squares}) EXPECT_EQ(sums, std::vector<double>(3, 0.0));
+  for (const auto& bounds : {none.min, none.max}) EXPECT_EQ(bounds, std::vector<int32_t>(3, 0));
 }
 
 /// What summing eight terms in float may lose, of the sum of their sizes.
@@ -398,39 +400,66 @@ TEST(RequantizeGradient, RefusesContradictingAccumulators) {
   EXPECT_THROW(reduce_gradient(&g, nullptr, {.exact = &exact}, 1, 1, &s1, nullptr, &scale), Error);
 }
 
-TEST(ChannelStatistics, EqualsExactSumsOnEveryTarget) {
-  std::vector<std::vector<double>> bits;
+/// Channel by channel, in 128 bits.
+void expect_exact(const std::vector<int32_t>& acc, int64_t rows, int64_t channels) {
+  const ChannelStatistics s = channel_statistics(acc.data(), rows, channels);
+  for (int64_t c = 0; c < channels; ++c) {
+    int64_t sum = 0;
+    unsigned __int128 squares = 0;
+    int32_t min = INT32_MAX, max = INT32_MIN;
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t v = acc[r * channels + c];
+      sum += v;
+      squares += static_cast<unsigned __int128>(v * v);
+      min = std::min<int32_t>(min, v);
+      max = std::max<int32_t>(max, v);
+    }
+    ASSERT_EQ(s.sum[c], static_cast<double>(sum)) << "channel " << c << " of " << channels;
+    ASSERT_EQ(s.sum_squares[c], static_cast<double>(squares)) << "channel " << c << " of " << channels;
+    ASSERT_EQ(s.min[c], min);
+    ASSERT_EQ(s.max[c], max);
+  }
+}
+
+TEST(ChannelStatistics, AreExactOnEveryTarget) {
   on_every_target([&] {
-    std::vector<std::vector<double>> now;
     for (const int64_t channels : kChannels) {
-      for (const int bits_of_acc : {20, 27, 32}) {  // squares that are exact in double, and not
-        const int64_t rows = channels == 64 ? 2000 : 77;
+      for (const int bits : {20, 27, 28, 32}) {  // up to the largest values of the vectors' sums, and beyond
+        const int64_t rows = channels == 64 ? 5000 : 77;
         std::mt19937 random(channels);
         std::vector<int32_t> acc(rows * channels);
-        for (auto& v : acc) v = static_cast<int32_t>(random()) >> (32 - bits_of_acc);
-        const auto s = channel_statistics(acc.data(), rows, channels);
-        for (int64_t c = 0; c < channels; ++c) {
-          int64_t sum = 0;
-          unsigned __int128 squares = 0;
-          int32_t min = INT32_MAX, max = INT32_MIN;
-          for (int64_t r = 0; r < rows; ++r) {
-            const int64_t v = acc[r * channels + c];
-            sum += v;
-            squares += static_cast<unsigned __int128>(v * v);
-            min = std::min<int32_t>(min, v);
-            max = std::max<int32_t>(max, v);
-          }
-          EXPECT_EQ(s.sum[c], static_cast<double>(sum));
-          const auto exact = static_cast<double>(squares);
-          EXPECT_NEAR(s.sum_squares[c], exact, 1e-12 * exact);
-          EXPECT_EQ(s.min[c], min);
-          EXPECT_EQ(s.max[c], max);
-        }
-        now.push_back(s.sum_squares);
+        for (auto& v : acc) v = static_cast<int32_t>(random()) >> (32 - bits);
+        expect_exact(acc, rows, channels);
       }
     }
-    if (bits.empty()) bits = now;
-    EXPECT_EQ(now, bits) << "the sums depend on the vector width";
+  });
+}
+
+TEST(ChannelStatistics, ExtremesAreExactOnEveryTarget) {
+  constexpr int64_t kRows = 3000;
+  constexpr int32_t kEdge = 1 << 26;
+  on_every_target([&] {
+    for (const int64_t channels : {1, 3, 32}) {
+      for (const int32_t value : {INT32_MIN, INT32_MIN + 1, INT32_MAX, kEdge, kEdge + 1, -kEdge, -kEdge - 1, 8 * kEdge}) {
+        expect_exact(std::vector<int32_t>(kRows * channels, value), kRows, channels);  // sums of squares above 2^64
+        // One of them among small ones, in the first, a middle and the last row.
+        for (const int64_t row : {int64_t{0}, int64_t{1500}, kRows - 1}) {
+          std::vector<int32_t> acc(kRows * channels, -7);
+          acc[row * channels + channels / 2] = value;
+          expect_exact(acc, kRows, channels);
+        }
+      }
+      // 2^53 + 1 and 2^53 + 3 lie between doubles: one goes down, one up.
+      for (const int32_t odd : {1, 3}) {
+        std::vector<int32_t> acc(kRows * channels, 0);
+        for (int64_t c = 0; c < channels; ++c) {
+          acc[c] = acc[channels + c] = kEdge;
+          for (int32_t k = 0; k < odd; ++k) acc[(2 + k) * channels + c] = -1;
+        }
+        expect_exact(acc, kRows, channels);
+        EXPECT_EQ(channel_statistics(acc.data(), kRows, channels).sum_squares[0], odd == 1 ? 0x1p53 : 0x1p53 + 4);
+      }
+    }
   });
 }
 

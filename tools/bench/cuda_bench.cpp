@@ -103,10 +103,9 @@ void run_passes(int64_t rows, int64_t channels) {
   auto *s1 = random_array<double>(channels), *s2 = random_array<double>(channels);
   auto* ds = filled<float>(1, 0.0f);
   auto* arrived = filled<int32_t>(reduce_gradient_counters(channels), 0);
-  auto *min = random_array<int32_t>(channels), *max = random_array<int32_t>(channels);
+  const ChannelSums sums{filled<unsigned long long>(ChannelSums::kWords * channels, 0), channels};
   void* scratch = random_array<char>(
-      static_cast<int64_t>(std::max({channel_statistics_scratch(rows, channels),
-                                     reduce_gradient_scratch(rows, channels), add_scale_gradient_scratch(n)})));
+      static_cast<int64_t>(std::max(reduce_gradient_scratch(rows, channels), add_scale_gradient_scratch(n))));
   const KeptAccumulators compacted{.compact = kept, .middle = middle, .step = ones};
   const LayerGradient layer{rows, channels, g, mask, compacted};
   const DeviceRange range{0, 255, zero};
@@ -115,7 +114,7 @@ void run_passes(int64_t rows, int64_t channels) {
   copy_rate = 8 * d / milliseconds([&] { cudaMemcpyAsync(dx, g, n * 4, cudaMemcpyDeviceToDevice); }) * 1e-6;
   std::printf("%-34s %21.0f GB/s\n", "copy", copy_rate);
   run_pass("encode + mask", 5.125 * d, [&] { encode(g, n, ones, range, codes, inside, nullptr); });
-  run_pass("statistics", 4 * d, [&] { channel_statistics(acc, rows, channels, {s1, s2, min, max}, scratch, nullptr); });
+  run_pass("statistics", 4 * d, [&] { channel_statistics(acc, rows, sums, nullptr); });
   run_pass("live pass (codes, mask)", 5.125 * d, [&] {
     requantize_affine(acc, rows, channels, multiplier, offset, range, codes, inside, true, {}, nullptr);
   });
@@ -198,11 +197,14 @@ void run_convolution(const Shape& s) {
   auto* w = random_array<int8_t>(g.out_c * g.depth());
   auto* acc = random_array<int32_t>(g.rows() * g.out_c);
   const auto* zero = filled<int32_t>(1, 117);
-  const double ms = milliseconds([&] { convolve(g, x, zero, w, acc, nullptr); });
+  const ChannelSums sums{filled<unsigned long long>(ChannelSums::kWords * g.out_c, 0), g.out_c};
+  const double ms = milliseconds([&] { convolve(g, x, zero, w, acc, {}, nullptr); });
+  const double counted = milliseconds([&] { convolve(g, x, zero, w, acc, sums, nullptr); });
   const double bytes = static_cast<double>(s.batch * s.size * s.size * s.in_c + 4 * g.rows() * g.out_c);
-  std::printf("b%-4ld %4ldx%-4ld %4ld -> %-4ld %ldx%ld s%ld g%-4ld %9.4f ms %8.1f TOP/s %8.0f GB/s\n", s.batch, s.size,
-              s.size, s.in_c, s.out_c, s.kernel, s.kernel, s.stride, s.groups, ms,
-              2e-9 * static_cast<double>(g.rows() * g.out_c * g.depth()) / ms, bytes / ms * 1e-6);
+  std::printf(
+      "b%-4ld %4ldx%-4ld %4ld -> %-4ld %ldx%ld s%ld g%-4ld %9.4f ms %8.1f TOP/s %8.0f GB/s, with statistics %9.4f ms\n",
+      s.batch, s.size, s.size, s.in_c, s.out_c, s.kernel, s.kernel, s.stride, s.groups, ms,
+      2e-9 * static_cast<double>(g.rows() * g.out_c * g.depth()) / ms, bytes / ms * 1e-6, counted);
   run_gradients(g, x, w, zero);
   for (void* array : {static_cast<void*>(x), static_cast<void*>(w), static_cast<void*>(acc)}) check(cudaFree(array));
 }

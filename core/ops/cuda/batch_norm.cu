@@ -30,22 +30,22 @@ __device__ void write_compact(const CompactNumbers& compact, int64_t c, int32_t 
   compact.step[c] = whole ? 1.0f : static_cast<float>(static_cast<double>(width) / kLevels);
 }
 
-/// All channels of a layer. layer.prepare(c) tells what its accumulators mean; then the range follows, and
+/// All channels of a layer. layer.prepare(c, the sums) tells what its accumulators mean; then the range follows, and
 /// layer.finish(c, the output's scale) makes the multiplier.
 template <class Layer>
 __global__ void __launch_bounds__(kMostThreads)
-    run_layer(int64_t channels, Layer layer, const int32_t* min, const int32_t* max, Output output,
-              CompactNumbers compact, int32_t* failed) {
+    run_layer(int64_t channels, Layer layer, ChannelSums sums, Output output, CompactNumbers compact, int32_t* failed) {
   await_previous();
   // Neighbours, so that the ends are joined in the order of the channels.
   const int64_t each = (channels + blockDim.x - 1) / blockDim.x, begin = threadIdx.x * each;
   const int64_t end = begin + each < channels ? begin + each : channels;
   RangeEnds ends = RangeEnds::none();
   for (int64_t c = begin; c < end; ++c) {
-    const Real real = layer.prepare(c, failed);
-    if (compact.middle != nullptr) write_compact(compact, c, min[c], max[c]);
+    const IntegerSums s = sums.words == nullptr ? IntegerSums::none() : sums.at(c);
+    const Real real = layer.prepare(c, s, failed);
+    if (compact.middle != nullptr) write_compact(compact, c, s.min, s.max);
     if (!output.follows) continue;
-    const double a = real.scale * min[c] + real.offset, b = real.scale * max[c] + real.offset;
+    const double a = real.scale * s.min + real.offset, b = real.scale * s.max + real.offset;
     ends.join({a, a});
     ends.join({b, b});
   }
@@ -59,14 +59,15 @@ __global__ void __launch_bounds__(kMostThreads)
 }
 
 template <class Layer>
-void launch_layer(const char* kernel, int64_t channels, const Layer& layer, const ChannelStatistics& statistics,
+void launch_layer(const char* kernel, int64_t channels, const Layer& layer, const ChannelSums& sums,
                   const OutputScale& output, const CompactNumbers& compact, int32_t* failed, cudaStream_t stream) {
   require(channels >= 0, kernel, "the number of channels must not be negative");
   const bool follows = output.follow != nullptr, compacts = compact.middle != nullptr;
   require((compact.gain != nullptr) == compacts && (compact.step != nullptr) == compacts, kernel,
           "accumulators kept as int16 need a middle, a gain and a step, all or none");
-  require(!(follows || compacts) || (statistics.min != nullptr && statistics.max != nullptr), kernel,
+  require(!(follows || compacts) || sums.words != nullptr, kernel,
           "no range follows, and no accumulators are kept as int16, without the channels' ranges");
+  require(sums.words == nullptr || sums.channels == channels, kernel, "the sums are not of the layer's channels");
   if (follows) {
     require_followed(*output.follow, kernel);
     require(output.scale == output.follow->scale, kernel, "the range that follows is not that of the output's scale");
@@ -74,8 +75,8 @@ void launch_layer(const char* kernel, int64_t channels, const Layer& layer, cons
   if (channels == 0) return;
   const int64_t threads = channels < kMostThreads ? divide_up(channels, 32) * 32 : kMostThreads;
   const Output on_device{output.scale, output.relu, follows, follows ? *output.follow : FollowedRange{}};
-  launch_kernel(kernel, run_layer<Layer>, 1, static_cast<unsigned>(threads), 0, stream, channels, layer, statistics.min,
-                statistics.max, on_device, compact, failed);
+  launch_kernel(kernel, run_layer<Layer>, 1, static_cast<unsigned>(threads), 0, stream, channels, layer, sums,
+                on_device, compact, failed);
 }
 
 struct LiveChannels {
@@ -88,7 +89,7 @@ struct LiveChannels {
     return {gamma * numbers.p[c], gamma * numbers.q[c] + layer.norm.beta[c]};
   }
 
-  __device__ Real prepare(int64_t c, int32_t* failed) const {
+  __device__ Real prepare(int64_t c, const IntegerSums& sums, int32_t* failed) const {
     const BatchNorm& norm = layer.norm;
     const auto rows = static_cast<double>(layer.rows);
     const float bias = layer.bias == nullptr ? 0.0f : layer.bias[c], scale_w = layer.scale_w[c];
@@ -102,8 +103,8 @@ struct LiveChannels {
       numbers.weight_factor[c] = 1.0;
       numbers.scale_ran[c] = scale_w;
     }
-    const double mean_acc = layer.statistics.sum[c] / rows;
-    const double spread = layer.statistics.sum_squares[c] / rows - mean_acc * mean_acc;
+    const double mean_acc = static_cast<double>(sums.sum) / rows;
+    const double spread = sums.sum_squares() / rows - mean_acc * mean_acc;
     const double var_acc = 0.0 < spread ? spread : 0.0;
     const double mean = s * mean_acc + bias, var = s * s * var_acc;
     const float old_mean = norm.running_mean[c], old_var = norm.running_var[c];
@@ -116,10 +117,7 @@ struct LiveChannels {
     const auto new_var = static_cast<float>((1.0 - norm.momentum) * old_var + norm.momentum * var * unbiased);
     norm.running_mean[c] = new_mean;
     norm.running_var[c] = new_var;
-    // NaN is no spread: the sums are looked at themselves.
-    if (!(is_finite(mean) && is_finite(spread) && is_finite(var) && is_finite(new_mean) && is_finite(new_var))) {
-      *failed = 1;
-    }
+    if (!(is_finite(mean) && is_finite(var) && is_finite(new_mean) && is_finite(new_var))) *failed = 1;
     return real(c);
   }
 
@@ -135,7 +133,7 @@ struct FoldedChannels {
   FoldedNumbers folded;
   float *multiplier, *offset;
 
-  __device__ Real prepare(int64_t c, int32_t*) const {
+  __device__ Real prepare(int64_t c, const IntegerSums&, int32_t*) const {
     const double scale = static_cast<double>(*scale_x) * folded.scale[c];
     return {scale, scale * folded.bias[c]};
   }
@@ -253,9 +251,10 @@ bool is_whole(const BatchNorm& norm) {
 void live_layer(const LiveLayer& layer, const OutputScale& output, const LiveNumbers& numbers,
                 const CompactNumbers& compact, int32_t* failed, cudaStream_t stream) {
   require(layer.rows > 1, "live_layer", "batch norm needs more than one value per channel to train");
+  require(layer.channels == 0 || layer.sums.words != nullptr, "live_layer", "batch norm needs the batch's sums");
   require(is_whole(layer.norm), "live_layer", "batch norm needs gamma, beta, running mean and running variance");
   const double unbiased = static_cast<double>(layer.rows) / static_cast<double>(layer.rows - 1);
-  launch_layer("live_layer", layer.channels, LiveChannels{layer, numbers, unbiased}, layer.statistics, output, compact,
+  launch_layer("live_layer", layer.channels, LiveChannels{layer, numbers, unbiased}, layer.sums, output, compact,
                failed, stream);
 }
 
@@ -275,10 +274,10 @@ void fold(const FoldedLayer& layer, const FoldedNumbers& numbers, int32_t* faile
                 whole, failed);
 }
 
-void folded_multipliers(int64_t channels, const ChannelStatistics& statistics, const float* scale_x,
-                        const FoldedNumbers& folded, const OutputScale& output, float* multiplier, float* offset,
-                        const CompactNumbers& compact, int32_t* failed, cudaStream_t stream) {
-  launch_layer("folded_multipliers", channels, FoldedChannels{scale_x, folded, multiplier, offset}, statistics, output,
+void folded_multipliers(int64_t channels, const ChannelSums& sums, const float* scale_x, const FoldedNumbers& folded,
+                        const OutputScale& output, float* multiplier, float* offset, const CompactNumbers& compact,
+                        int32_t* failed, cudaStream_t stream) {
+  launch_layer("folded_multipliers", channels, FoldedChannels{scale_x, folded, multiplier, offset}, sums, output,
                compact, failed, stream);
 }
 

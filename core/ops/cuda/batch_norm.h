@@ -34,7 +34,7 @@ struct CompactNumbers {
 /// A layer whose batch norm uses the batch's statistics (or, with running_statistics, those it had before the batch).
 struct LiveLayer {
   int64_t rows = 0, channels = 0;
-  ChannelStatistics statistics;         // of the accumulators
+  ChannelSums sums;                     // of the accumulators
   const float* scale_x = nullptr;       // [1]
   const float* scale_w = nullptr;       // of the codes
   const double* weight_gain = nullptr;  // in the codes; or null
@@ -78,12 +78,12 @@ struct FoldedNumbers {
 /// ops::fold(). failed is set to 1 where that throws; what is written is undefined then.
 void fold(const FoldedLayer& layer, const FoldedNumbers& numbers, int32_t* failed, cudaStream_t stream);
 
-/// What a folded layer's accumulators are multiplied with, after its range has followed. statistics: needed with
-/// output.follow or compact; otherwise no pointers. Without an output scale: multiplier = fl32(scale_x * scale).
-/// offset = fl32(multiplier * float(bias)); or null. One launch of one block.
-void folded_multipliers(int64_t channels, const ChannelStatistics& statistics, const float* scale_x,
-                        const FoldedNumbers& folded, const OutputScale& output, float* multiplier, float* offset,
-                        const CompactNumbers& compact, int32_t* failed, cudaStream_t stream);
+/// What a folded layer's accumulators are multiplied with, after its range has followed. sums: needed with
+/// output.follow or compact; otherwise none. Without an output scale: multiplier = fl32(scale_x * scale). offset =
+/// fl32(multiplier * float(bias)); or null. One launch of one block.
+void folded_multipliers(int64_t channels, const ChannelSums& sums, const float* scale_x, const FoldedNumbers& folded,
+                        const OutputScale& output, float* multiplier, float* offset, const CompactNumbers& compact,
+                        int32_t* failed, cudaStream_t stream);
 
 /// out [n] = float(sum [n] * factor), the gradients of n scales: the gradient scale is a constant.
 void scale_gradient(const double* sum, double factor, float* out, int64_t n, cudaStream_t stream);

@@ -66,14 +66,16 @@ ConvShape::ConvShape(const ConvGeometry& g)
 }  // namespace kernels
 
 void convolve(const ConvGeometry& g, const uint8_t* x, const int32_t* zero_point, const int8_t* w, int32_t* acc,
-              cudaStream_t stream) {
+              const ChannelSums& sums, cudaStream_t stream) {
   kernels::check("convolve", g);
+  require(sums.words == nullptr || sums.channels == g.out_c, "convolve", "the sums are not of the output's channels");
   if (g.batch == 0) return;
   const kernels::ConvShape shape(g);
   if (kernels::is_dense(g)) {
-    kernels::convolve_dense(shape, x, zero_point, w, acc, stream);
+    kernels::convolve_dense(shape, x, zero_point, w, acc, sums, stream);
   } else {
     kernels::convolve_grouped(shape, x, zero_point, w, acc, stream);
+    if (sums.words != nullptr) channel_statistics(acc, g.rows(), sums, stream);
   }
 }
 

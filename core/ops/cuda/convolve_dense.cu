@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/ops/cuda/channel_sums.cuh"
 #include "core/ops/cuda/convolve_kernels.h"
 #include "core/ops/cuda/instructions.cuh"
 #include "core/ops/cuda/launch.cuh"
@@ -198,6 +199,14 @@ struct Operands {
   uint32_t a[T::kRowTiles][4], b[T::kColumnTiles / 2][4];
 };
 
+/// Place of an accumulator in a block's tile of them, in the memory of the stages. Eight columns lie side by side, and
+/// those of four rows in different banks.
+template <class T>
+__device__ int tile_place(int row, int column) {
+  static_assert(T::kRows * T::kColumns * sizeof(int32_t) <= kStages * sizeof(Stage<T>));
+  return row * T::kColumns + (column ^ (row & 3) * 8);
+}
+
 /// One warp's outputs and the sums of its columns' weights.
 template <class T>
 struct Product {
@@ -215,10 +224,9 @@ struct Product {
     }
   }
 
-  /// Writes (or, for one of several parts of the depth, adds) acc - z * the sums of the weights.
-  __device__ void store(const ConvShape& s, int32_t* out, int row, int column, uint32_t zero_code, bool add_up) const {
+  /// Lays acc - z * the sums of the weights into the block's tile.
+  __device__ void lay_out(int32_t* tile, int warp_row, int warp_column, uint32_t zero_code) const {
     const int lane = static_cast<int>(threadIdx.x) % 32, pair = lane % 4 * 2;
-    const bool pairs = !add_up && s.out_c % 2 == 0 && reinterpret_cast<uintptr_t>(out) % 8 == 0;
 #pragma unroll
     for (int n = 0; n < T::kColumnTiles; ++n) {
       // The four lanes of a column hold parts of its weights' sum.
@@ -230,42 +238,70 @@ struct Product {
       for (int e = 0; e < 2; ++e) {
         correction[e] = zero_code * static_cast<uint32_t>(__shfl_sync(0xffffffff, sum, (pair + e) * 4));
       }
-      const int c = column + n * 8 + pair;
 #pragma unroll
       for (int m = 0; m < T::kRowTiles; ++m) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const int r = row + m * 16 + lane / 4 + half * 8;
-          if (r >= s.rows || c >= s.out_c) continue;
-          int32_t* to = out + static_cast<int64_t>(r) * s.out_c + c;
           int32_t value[2];
 #pragma unroll
           for (int e = 0; e < 2; ++e) {
             value[e] = static_cast<int32_t>(static_cast<uint32_t>(acc[m][n][half * 2 + e]) - correction[e]);
           }
-          if (pairs) {
-            *reinterpret_cast<int2*>(to) = make_int2(value[0], value[1]);
-            continue;
-          }
-#pragma unroll
-          for (int e = 0; e < 2; ++e) {
-            if (c + e >= s.out_c) continue;
-            if (add_up) {
-              atomicAdd(to + e, value[e]);  // integers: the order does not matter
-            } else {
-              to[e] = value[e];
-            }
-          }
+          int32_t* to = tile + tile_place<T>(warp_row + m * 16 + lane / 4 + half * 8, warp_column + n * 8 + pair);
+          *reinterpret_cast<int2*>(to) = make_int2(value[0], value[1]);
         }
       }
     }
   }
 };
 
+/// Writes (or, for one of several parts of the depth, adds) a tile whose first element is that of `row` and `column`.
+template <class T>
+__device__ void write_tile(const ConvShape& s, const int32_t* tile, int32_t* out, int row, int column, bool add_up) {
+  constexpr int kTogether = 4, kGroups = T::kColumns / kTogether;
+  const int thread = static_cast<int>(threadIdx.x);
+  if (!add_up && s.out_c % kTogether == 0 && reinterpret_cast<uintptr_t>(out) % sizeof(int4) == 0) {
+#pragma unroll 4
+    for (int i = thread; i < T::kRows * kGroups; i += T::kThreads) {
+      const int r = i / kGroups, c = i % kGroups * kTogether;
+      if (row + r >= s.rows || column + c >= s.out_c) continue;
+      *reinterpret_cast<int4*>(out + static_cast<int64_t>(row + r) * s.out_c + column + c) =
+          *reinterpret_cast<const int4*>(tile + tile_place<T>(r, c));
+    }
+    return;
+  }
+#pragma unroll 4
+  for (int i = thread; i < T::kRows * T::kColumns; i += T::kThreads) {
+    const int r = i / T::kColumns, c = i % T::kColumns;
+    if (row + r >= s.rows || column + c >= s.out_c) continue;
+    int32_t* to = out + static_cast<int64_t>(row + r) * s.out_c + column + c;
+    const int32_t value = tile[tile_place<T>(r, c)];
+    if (add_up) {
+      atomicAdd(to, value);  // integers: the order does not matter
+    } else {
+      *to = value;
+    }
+  }
+}
+
+/// Adds the sums of a tile's columns; its memory is used up.
+template <class T>
+__device__ void sum_tile(const ConvShape& s, int32_t* tile, int row, int column, const ChannelSums& sums) {
+  constexpr int kLines = T::kThreads / T::kColumns;
+  const int thread = static_cast<int>(threadIdx.x), c = thread % T::kColumns, rows = min(T::kRows, s.rows - row);
+  IntegerSums mine = IntegerSums::none();
+#pragma unroll 4
+  for (int r = thread / T::kColumns; r < rows; r += kLines) mine.add(tile[tile_place<T>(r, c)]);
+  __syncthreads();
+  add_columns<kLines, T::kColumns>(mine, reinterpret_cast<IntegerSums*>(tile), column + c < s.out_c ? column + c : -1,
+                                   sums);
+}
+
 template <class T>
 __global__ void __launch_bounds__(T::kThreads, T::kMinBlocks)
     multiply(const __grid_constant__ ConvShape s, const uint8_t* __restrict__ x, const int32_t* zero_point,
-             const int8_t* __restrict__ w, int32_t* __restrict__ acc, int column_blocks, int part_slices) {
+             const int8_t* __restrict__ w, int32_t* __restrict__ acc, ChannelSums sums, int column_blocks,
+             int part_slices) {
   await_previous();
   auto* stages = reinterpret_cast<Stage<T>*>(dynamic_shared());
   const int block_row = static_cast<int>(blockIdx.x) / column_blocks;
@@ -297,7 +333,12 @@ __global__ void __launch_bounds__(T::kThreads, T::kMinBlocks)
     now = now + 1 == kStages ? 0 : now + 1;
     ahead = ahead + 1 == kStages ? 0 : ahead + 1;
   }
-  product.store(s, acc, row + warp_row, column + warp_column, zero_code, gridDim.y > 1);
+  __syncthreads();  // nobody reads the stages any more
+  auto* tile = reinterpret_cast<int32_t*>(stages);
+  product.lay_out(tile, warp_row, warp_column, zero_code);
+  __syncthreads();
+  write_tile<T>(s, tile, acc, row, column, gridDim.y > 1);
+  if (sums.words != nullptr) sum_tile<T>(s, tile, row, column, sums);
 }
 
 /// Few blocks: several of them share the depth of one output and add up.
@@ -305,7 +346,7 @@ constexpr int kMinSlicesOfPart = 4;
 
 template <class T>
 void launch(const ConvShape& s, const uint8_t* x, const int32_t* zero_point, const int8_t* w, int32_t* acc,
-            cudaStream_t stream) {
+            const ChannelSums& sums, cudaStream_t stream) {
   const int64_t column_blocks = divide_up(s.out_c, T::kColumns);
   const int64_t blocks = divide_up(s.rows, T::kRows) * column_blocks;
   const int64_t slices = divide_up(s.depth, kSlice);
@@ -320,28 +361,29 @@ void launch(const ConvShape& s, const uint8_t* x, const int32_t* zero_point, con
   constexpr int kMemory = kStages * sizeof(Stage<T>);
   if (kMemory > 48 * 1024) cudaFuncSetAttribute(multiply<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, kMemory);
   launch_kernel("convolve", multiply<T>, grid, T::kThreads, kMemory, stream, s, x, zero_point, w, acc,
-                static_cast<int>(column_blocks), static_cast<int>(part_slices));
+                parts > 1 ? ChannelSums{} : sums, static_cast<int>(column_blocks), static_cast<int>(part_slices));
+  if (parts > 1 && sums.words != nullptr) channel_statistics(acc, s.rows, sums, stream);
 }
 
 }  // namespace
 
 void convolve_dense(const ConvShape& s, const uint8_t* x, const int32_t* zero_point, const int8_t* w, int32_t* acc,
-                    cudaStream_t stream) {
+                    const ChannelSums& sums, cudaStream_t stream) {
   const uintptr_t low_bits =
       reinterpret_cast<uintptr_t>(x) | reinterpret_cast<uintptr_t>(w) | static_cast<uintptr_t>(s.in_c);
   if (low_bits % 16 == 0) {
     if (s.out_c <= 32) {
-      launch<Tile<128, 32, 4, 1, 16>>(s, x, zero_point, w, acc, stream);
+      launch<Tile<128, 32, 4, 1, 16>>(s, x, zero_point, w, acc, sums, stream);
     } else if (s.out_c <= 64 || s.depth < 8 * kSlice ||
                divide_up(s.rows, 128) * divide_up(s.out_c, 128) < 8 * processors()) {
-      launch<Tile<128, 64, 2, 2, 16>>(s, x, zero_point, w, acc, stream);
+      launch<Tile<128, 64, 2, 2, 16>>(s, x, zero_point, w, acc, sums, stream);
     } else {
-      launch<Tile<128, 128, 2, 2, 16>>(s, x, zero_point, w, acc, stream);
+      launch<Tile<128, 128, 2, 2, 16>>(s, x, zero_point, w, acc, sums, stream);
     }
   } else if (low_bits % 4 == 0) {
-    launch<Tile<128, 64, 2, 2, 4>>(s, x, zero_point, w, acc, stream);
+    launch<Tile<128, 64, 2, 2, 4>>(s, x, zero_point, w, acc, sums, stream);
   } else {
-    launch<Tile<128, 64, 2, 2, 1>>(s, x, zero_point, w, acc, stream);
+    launch<Tile<128, 64, 2, 2, 1>>(s, x, zero_point, w, acc, sums, stream);
   }
 }
 

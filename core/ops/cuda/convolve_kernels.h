@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "core/ops/cuda/launch.h"
+#include "core/ops/cuda/statistics.h"
 
 namespace qat::ops::cuda::kernels {
 
@@ -25,9 +26,9 @@ bool is_dense(const ConvGeometry& g);
 int processors();
 
 /// One group and a kernel of up to 31x31: an implicit matrix product [rows][depth] x [depth][out_c] on the tensor
-/// cores.
+/// cores. sums as in convolve().
 void convolve_dense(const ConvShape& s, const uint8_t* x, const int32_t* zero_point, const int8_t* w, int32_t* acc,
-                    cudaStream_t stream);
+                    const ChannelSums& sums, cudaStream_t stream);
 
 /// Anything; depthwise convolutions have a kernel of their own.
 void convolve_grouped(const ConvShape& s, const uint8_t* x, const int32_t* zero_point, const int8_t* w, int32_t* acc,

@@ -34,7 +34,7 @@ struct DeviceLive {
 
 LiveLayer live_layer_of(const DeviceLayer& d, int64_t channels, const LiveCase& k) {
   LiveLayer layer;
-  layer.rows = Layer::kRows, layer.channels = channels, layer.statistics = d.statistics;
+  layer.rows = Layer::kRows, layer.channels = channels, layer.sums = d.statistics.sums();
   layer.scale_x = d.scale_x.data(), layer.scale_w = d.scale_w.data();
   if (k.weight_gain) layer.weight_gain = d.weight_gain.data();
   if (k.bias) layer.bias = d.bias.data();
@@ -141,11 +141,6 @@ TEST_F(CudaBatchNorm, LiveLayersThatDivergedFail) {
     bool always;  // or only where a range follows
   };
   const Broken all[] = {
-      {[](Layer& l) { l.statistics.sum[36] = kNan; }, true},
-      {[](Layer& l) { l.statistics.sum[0] = kInf; }, true},
-      {[](Layer& l) { l.statistics.sum_squares[11] = kNan; }, true},
-      {[](Layer& l) { l.statistics.sum_squares[11] = kInf; }, true},
-      {[](Layer& l) { l.statistics.sum_squares[11] = -kInf; }, true},
       {[](Layer& l) { l.scale_x = kNan; }, true},
       {[](Layer& l) { l.scale_w[20] = static_cast<float>(kInf); }, true},
       {[](Layer& l) { l.scale_w[20] = 1e38f, l.scale_x = 1e6f; }, true},  // variances beyond float
@@ -325,7 +320,7 @@ TEST_F(CudaBatchNorm, FoldedMultipliers) {
         const Array<int32_t> failed({0});
         const DeviceCompact compact(channels, 0);
         const bool needs = scale == Scale::kFollows || compacts;
-        folded_multipliers(channels, needs ? d.statistics : ChannelStatistics{}, d.scale_x.data(), on_device.numbers(),
+        folded_multipliers(channels, needs ? d.statistics.sums() : ChannelSums{}, d.scale_x.data(), on_device.numbers(),
                            output_scale(scale, gpu, relu), multiplier.data(), offsets ? offset.data() : nullptr,
                            compacts ? compact.numbers() : CompactNumbers{}, failed.data(), nullptr);
         Quantizer quantizer;
@@ -394,11 +389,11 @@ TEST(CudaBatchNormArguments, RefusesContradictions) {
   int8_t code = 0;
   const BatchNorm norm{&value, &value, &value, &value};
   const FollowedRange follow{.range = range, .batches = &batches, .scale = &value, .zero_point = &number};
-  const ChannelStatistics statistics{range, range, &number, &number};
+  unsigned long long words[ChannelSums::kWords] = {};
   const auto live = [&](const LiveLayer& layer, const OutputScale& output, const CompactNumbers& compact) {
     EXPECT_THROW(live_layer(layer, output, {}, compact, &number, nullptr), Error);
   };
-  const LiveLayer good{.rows = 2, .channels = 1, .statistics = statistics, .norm = norm};
+  const LiveLayer good{.rows = 2, .channels = 1, .sums = {words, 1}, .norm = norm};
   LiveLayer bad = good;
   bad.rows = 1;
   live(bad, {}, {});
@@ -406,9 +401,10 @@ TEST(CudaBatchNormArguments, RefusesContradictions) {
   live(bad, {}, {});
   bad = good, bad.channels = -1;
   live(bad, {}, {});
-  bad = good, bad.statistics.min = nullptr;
-  live(bad, {&value, &follow}, {});
-  live(bad, {}, {&number, &value, &value});
+  bad = good, bad.sums = {};
+  live(bad, {}, {});
+  bad = good, bad.sums.channels = 2;
+  live(bad, {}, {});
   live(good, {nullptr, &follow}, {});  // a range that follows for float values
   live(good, {&other, &follow}, {});   // or for another scale
   live(good, {}, {&number, nullptr, &value});
@@ -417,7 +413,12 @@ TEST(CudaBatchNormArguments, RefusesContradictions) {
   FollowedRange empty = follow;
   empty.hi = 0;
   live(good, {&value, &empty}, {});
-  EXPECT_THROW(folded_multipliers(1, {}, &value, {}, {&value, &follow}, &value, nullptr, {}, &number, nullptr), Error);
+  const auto folded = [&](const ChannelSums& sums, const OutputScale& output, const CompactNumbers& compact) {
+    EXPECT_THROW(folded_multipliers(1, sums, &value, {}, output, &value, nullptr, compact, &number, nullptr), Error);
+  };
+  folded({}, {&value, &follow}, {});
+  folded({}, {}, {&number, &value, &value});
+  folded({words, 2}, {}, {});
   FoldedLayer layer{.channels = 1, .depth = 1, .codes = &code, .norm = norm};
   EXPECT_THROW(fold(layer, {.codes = &code}, &number, nullptr), Error);
   layer.norm.eps = kInf;

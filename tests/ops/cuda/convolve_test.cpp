@@ -4,6 +4,7 @@
 #include "core/ops/cuda/convolve.h"
 #include "tests/ops/cuda/geometry.h"
 #include "tests/ops/cuda/gpu.h"
+#include "tests/ops/cuda/sums.h"
 
 namespace qat::ops::cuda {
 namespace {
@@ -18,8 +19,10 @@ void expect_convolved(const ConvGeometry& g, const std::vector<uint8_t>& x, int3
   const Array<uint8_t> codes(x, shift);
   const Array<int8_t> weights(w, shift);
   const Array<int32_t> zero({zero_point}), gpu(g.rows() * g.out_c, shift);
-  convolve(g, codes.data(), zero.data(), weights.data(), gpu.data(), nullptr);
+  const DeviceSums sums(g.out_c, shift);
+  convolve(g, codes.data(), zero.data(), weights.data(), gpu.data(), sums.sums(), nullptr);
   expect_equal(gpu.host(), acc);
+  sums.expect(ops::channel_statistics(acc.data(), g.rows(), g.out_c));
 }
 
 void expect_convolved(const ConvGeometry& g, uint64_t seed, int64_t shift = 0) {
@@ -65,6 +68,7 @@ TEST_F(CudaConvolve, ShapesOfNetworks) {
   expect_convolved(square(2, 14, 128, 128, 3, 1, 1, 32), 10);
   expect_convolved(square(70, 1, 1024, 1000, 1, 1, 0), 11);
   expect_convolved({.in_h = 40, .in_w = 3, .in_c = 16, .out_c = 8, .kernel_h = 32}, 12);  // a bit more than a mask's
+  expect_convolved(square(10, 10, 512, 1000, 1, 1, 0), 13);  // enough blocks for the large tiles
 }
 
 TEST_F(CudaConvolve, Depthwise) {
@@ -120,16 +124,43 @@ TEST_F(CudaConvolve, WrapsModulo2To32) {
 
 TEST_F(CudaConvolve, EmptyBatchWritesNothing) {
   const Array<int32_t> acc(4);
-  convolve({.batch = 0, .in_c = 2}, nullptr, nullptr, nullptr, acc.data(), nullptr);
+  const DeviceSums sums(1);
+  convolve({.batch = 0, .in_c = 2}, nullptr, nullptr, nullptr, acc.data(), sums.sums(), nullptr);
   expect_equal(acc.host(), std::vector<int32_t>(4, static_cast<int32_t>(0xa5a5a5a5)));
+  sums.expect_untouched();
+}
+
+// Of every kernel: what is there is added to, and without words nothing is.
+TEST_F(CudaConvolve, CallsAddUpTheirSums) {
+  for (const ConvGeometry& g :
+       {square(2, 14, 16, 24, 3, 1, 1), square(1, 9, 64, 64, 1, 1, 0), square(2, 6, 512, 40, 3, 1, 1),
+        square(2, 9, 8, 8, 3, 1, 1, 8), square(2, 9, 6, 9, 3, 1, 1, 3)}) {
+    SCOPED_TRACE(describe(g));
+    const DeviceSums sums(g.out_c);
+    const Array<int32_t> zero({7}), out(g.rows() * g.out_c);
+    std::vector<int32_t> all;
+    for (const uint64_t seed : {1, 2, 3}) {
+      const auto x = drawn_codes<uint8_t>(g.batch * g.in_h * g.in_w * g.in_c, seed);
+      const auto w = drawn_codes<int8_t>(g.out_c * g.depth(), seed + 9);
+      const Array<uint8_t> codes(x);
+      const Array<int8_t> weights(w);
+      convolve(g, codes.data(), zero.data(), weights.data(), out.data(), seed == 2 ? ChannelSums{} : sums.sums(),
+               nullptr);
+      const std::vector<int32_t> acc = out.host();
+      if (seed != 2) all.insert(all.end(), acc.begin(), acc.end());
+    }
+    sums.expect(ops::channel_statistics(all.data(), 2 * g.rows(), g.out_c));
+  }
 }
 
 TEST(CudaConvolveArguments, RefusesImpossibleGeometries) {
-  const auto run = [](const ConvGeometry& g) { convolve(g, nullptr, nullptr, nullptr, nullptr, nullptr); };
+  const auto run = [](const ConvGeometry& g) { convolve(g, nullptr, nullptr, nullptr, nullptr, {}, nullptr); };
   EXPECT_THROW(run({.in_h = 2, .kernel_h = 3}), Error);
   EXPECT_THROW(run({.in_c = 3, .out_c = 2, .groups = 2}), Error);
   EXPECT_THROW(run({.stride_w = 0}), Error);
   EXPECT_THROW(run({.batch = 1 << 20, .in_h = 1 << 10}), Error);
+  unsigned long long words = 0;
+  EXPECT_THROW(convolve({.batch = 0, .out_c = 2}, nullptr, nullptr, nullptr, nullptr, {&words, 1}, nullptr), Error);
 }
 
 }  // namespace

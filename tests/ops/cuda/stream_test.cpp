@@ -27,6 +27,7 @@ class CudaStream : public GpuTest {};
 
 constexpr int64_t kBatch = 2, kSize = 8, kChannels = 16;
 constexpr int64_t kPixels = kSize * kSize, kRows = kBatch * kPixels, kN = kRows * kChannels;
+constexpr int64_t kChannelWords = kChannels * ChannelSums::kWords;
 
 template <class... Arrays>
 void compare(const std::tuple<Arrays...>& a, const std::tuple<Arrays...>& b) {
@@ -69,8 +70,7 @@ struct Outputs {
         deep_acc(kBatch),
         depthwise(kN),
         grouped_acc(kN),
-        min(kChannels),
-        max(kChannels),
+        statistics(3 * kChannelWords),
         global_acc(kBatch * kChannels),
         real(kN),
         logits(kN),
@@ -91,16 +91,18 @@ struct Outputs {
     encode(g, kN, scale, range, codes.data(), mask.data(), stream);
     dequantize(codes.data(), kN, scale, zero, real.data(), stream);
     const ConvGeometry dense{.batch = kBatch, .in_h = kSize, .in_w = kSize, .in_c = kChannels, .out_c = kChannels};
-    convolve(dense, codes.data(), zero, in.weights.data(), acc.data(), stream);
+    check(cudaMemsetAsync(statistics.data(), 0, 3 * kChannelWords * sizeof(unsigned long long), stream));
+    convolve(dense, codes.data(), zero, in.weights.data(), acc.data(), {statistics.data(), kChannels}, stream);
     const ConvGeometry deep{.batch = kBatch, .in_c = kPixels * kChannels, .out_c = 1};  // its depth in several parts
-    convolve(deep, codes.data(), zero, reinterpret_cast<const int8_t*>(in.other.data()), deep_acc.data(), stream);
+    convolve(deep, codes.data(), zero, reinterpret_cast<const int8_t*>(in.other.data()), deep_acc.data(),
+             {statistics.data() + kChannelWords, 1}, stream);
     ConvGeometry grouped = dense;
     grouped.groups = kChannels;
-    convolve(grouped, codes.data(), zero, in.weights.data(), depthwise.data(), stream);
+    convolve(grouped, codes.data(), zero, in.weights.data(), depthwise.data(),
+             {statistics.data() + 2 * kChannelWords, kChannels}, stream);
     grouped.groups = 2;
-    convolve(grouped, codes.data(), zero, in.weights.data(), grouped_acc.data(), stream);
-    channel_statistics(acc.data(), kRows, kChannels, {sums.data(), sums.data() + kChannels, min.data(), max.data()},
-                       scratch.data(), stream);
+    convolve(grouped, codes.data(), zero, in.weights.data(), grouped_acc.data(), {}, stream);
+    channel_statistics(acc.data(), kRows, {statistics.data(), kChannels}, stream);
     requantize_affine(acc.data(), kRows, kChannels, multiplier, multiplier, range, live.data(), mask.data(), true,
                       {middle, multiplier, kept.data()}, stream);
     requantize(acc.data(), kRows, kChannels, middle, multiplier, range, frozen.data(), nullptr, true, stream);
@@ -108,8 +110,8 @@ struct Outputs {
     compact(acc.data(), kRows, kChannels, {middle, multiplier, kept_alone.data()}, stream);
     const ScaleGradient of_scale{live.data(), multiplier, multiplier, zero, 1.0, scales.data()};
     reduce_gradient({kRows, kChannels, g, mask.data(), compacted}, {},
-                    {.s1 = sums.data() + 2 * kChannels, .s2 = sums.data() + 3 * kChannels}, of_scale,
-                    {scratch.data(), arrived.data()}, stream);
+                    {.s1 = sums.data(), .s2 = sums.data() + kChannels}, of_scale, {scratch.data(), arrived.data()},
+                    stream);
     grouped.groups = kChannels;
     gradient_operand(grouped, GradientPrecision::kFloat,
                      {.g = g,
@@ -144,7 +146,7 @@ struct Outputs {
 
   void expect_equal_to(const Outputs& other) const {
     const auto all = [](const Outputs& o) {
-      return std::tie(o.codes, o.mask, o.real, o.acc, o.deep_acc, o.depthwise, o.grouped_acc, o.sums, o.min, o.max,
+      return std::tie(o.codes, o.mask, o.real, o.acc, o.deep_acc, o.depthwise, o.grouped_acc, o.sums, o.statistics,
                       o.live, o.frozen, o.kept, o.kept_alone, o.logits, o.dx, o.masked, o.scales, o.added, o.spread,
                       o.product, o.scaled, o.positive, o.mapped, o.pooled, o.winner, o.pooled_dx, o.averaged, o.global,
                       o.global_acc);
@@ -157,8 +159,9 @@ struct Outputs {
   Array<uint8_t> pooled, averaged, global;
   Array<int16_t> kept, kept_alone;
   Array<uint16_t> winner;
-  Array<int32_t> acc, deep_acc, depthwise, grouped_acc, min;
-  Array<int32_t> max, global_acc;
+  Array<int32_t> acc, deep_acc, depthwise, grouped_acc;
+  Array<unsigned long long> statistics;
+  Array<int32_t> global_acc;
   Array<int32_t> arrived{std::vector<int32_t>(static_cast<size_t>(reduce_gradient_counters(kChannels)))};
   Array<float> real, logits, dx, masked, pooled_dx, scales;
   Array<double> sums;
@@ -232,15 +235,14 @@ struct TrainingOutputs {
         real(10 * kN),
         slopes(512),
         scale(2),
-        sums(4 * kChannels),
+        sums(2 * kChannels),
         live(4 * kChannels),
         folded(kChannels),
         range(2),
         ends(12),
         of_scales(5),
         norm(1),
-        min(kChannels),
-        max(kChannels),
+        statistics(kChannelWords),
         bias(kChannels),
         middle(kChannels),
         acc(kBatch * kChannels),
@@ -298,7 +300,7 @@ struct TrainingOutputs {
   void expect_equal_to(const TrainingOutputs& other) const {
     const auto all = [](const TrainingOutputs& o) {
       return std::tie(o.dx, o.dw, o.parameters, o.moments, o.running, o.numbers, o.real, o.slopes, o.scale, o.sums,
-                      o.live, o.folded, o.range, o.ends, o.of_scales, o.norm, o.min, o.max, o.bias, o.middle, o.acc,
+                      o.live, o.folded, o.range, o.ends, o.of_scales, o.norm, o.statistics, o.bias, o.middle, o.acc,
                       o.zero_point, o.batches, o.codes, o.table, o.kept, o.weights, o.encoded, o.totals);
     };
     compare(all(*this), all(other));
@@ -307,11 +309,12 @@ struct TrainingOutputs {
 
   void run_layers(const TrainingInputs& in, cudaStream_t stream) const {
     const float *scale_x = in.share.data(), *scale_w = in.scales.data();
-    const ChannelStatistics statistics{nth(sums, 0), nth(sums, 1), min.data(), max.data()};
-    channel_statistics(in.acc.data(), kRows, kChannels, statistics, scratch.data(), stream);
+    const ChannelSums of_acc{statistics.data(), kChannels};
+    check(cudaMemsetAsync(statistics.data(), 0, kChannelWords * sizeof(unsigned long long), stream));
+    channel_statistics(in.acc.data(), kRows, of_acc, stream);
     const BatchNorm norm{in.gamma.data(), in.gamma.data(), running.data(), running.data() + kChannels};
     const OutputScale output{scale.data(), nullptr, false};
-    LiveLayer layer{.rows = kRows, .channels = kChannels, .statistics = statistics};
+    LiveLayer layer{.rows = kRows, .channels = kChannels, .sums = of_acc};
     layer.scale_x = scale_x, layer.scale_w = scale_w, layer.norm = norm;
     live_layer(
         layer, output,
@@ -321,7 +324,7 @@ struct TrainingOutputs {
     frozen.scale_x = scale_x, frozen.scale_w = scale_w, frozen.norm = norm;
     const FoldedNumbers of_frozen{weights.data(), nth(numbers, 5), bias.data(), folded.data()};
     fold(frozen, of_frozen, failed.data(), stream);
-    folded_multipliers(kChannels, statistics, scale_x, of_frozen, output, nth(numbers, 6), nth(numbers, 7), {},
+    folded_multipliers(kChannels, of_acc, scale_x, of_frozen, output, nth(numbers, 6), nth(numbers, 7), {},
                        failed.data(), stream);
     const LayerFactors factors{.p = nth(live, 0),
                                .q = nth(live, 1),
@@ -338,8 +341,8 @@ struct TrainingOutputs {
                                    .weight_factor = nth(numbers, 14)};
     reduce_gradient({kRows, kChannels, in.values.data(), in.mask.data(), {.exact = in.acc.data()}}, factors, gradients,
                     {}, {scratch.data(), arrived.data()}, stream);
-    scale_gradient(nth(sums, 0), 0.5, nth(numbers, 15), kChannels, stream);
-    running_gain(norm, kChannels, nth(sums, 2), stream);
+    scale_gradient(in.gains.data(), 0.5, nth(numbers, 15), kChannels, stream);
+    running_gain(norm, kChannels, nth(sums, 0), stream);
   }
 
   void run_convolutions(const TrainingInputs& in, cudaStream_t stream) const {
@@ -367,7 +370,7 @@ struct TrainingOutputs {
     const float* w = in.weights.data();
     largest_scales(w, kChannels, kDepth, 127, nth(numbers, 16), failed.data(), stream);
     encode_weights_gradient(w, w, kChannels, kDepth, in.scales.data(), -127, 127, false, nth(dw, 2, kWeights),
-                            nth(sums, 3), stream);
+                            nth(sums, 1), stream);
     encode_weights(listed.data(), 1, kChannels, failed.data(), stream);
     scale_rows(w, kChannels, kDepth, in.gains.data(), nth(dw, 3, kWeights), stream);
     cross_entropy(in.values.data(), kRows, kClasses, {in.labels.data(), in.labels.data(), in.share.data(), 0.1},
@@ -423,7 +426,8 @@ struct TrainingOutputs {
 
   Array<float> dx, dw, parameters, moments, running, numbers, real, slopes, scale;
   Array<double> sums, live, folded, range, ends, of_scales, norm;
-  Array<int32_t> min, max, bias, middle, acc, failed, zero_point;
+  Array<unsigned long long> statistics;
+  Array<int32_t> bias, middle, acc, failed, zero_point;
   Array<int32_t> arrived{std::vector<int32_t>(static_cast<size_t>(reduce_gradient_counters(kChannels)))};
   Array<int64_t> batches;
   Array<uint8_t> codes, table, kept;

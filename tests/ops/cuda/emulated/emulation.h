@@ -119,6 +119,13 @@ inline int atomicAdd(int* to, int value) {
 
 inline int atomicMax(int* to, int value) { return std::exchange(*to, std::max(*to, value)); }
 
+inline unsigned long long atomicAdd(unsigned long long* to, unsigned long long value) {
+  return std::exchange(*to, *to + value);
+}
+inline unsigned long long atomicMax(unsigned long long* to, unsigned long long value) {
+  return std::exchange(*to, std::max(*to, value));
+}
+
 template <class... Parameters>
 cudaError_t cudaFuncSetAttribute(void (*)(Parameters...), cudaFuncAttribute, int) {
   return cudaSuccess;
