@@ -439,8 +439,10 @@ TEST(ChannelStatistics, ExtremesAreExactOnEveryTarget) {
   constexpr int64_t kRows = 3000;
   constexpr int32_t kEdge = 1 << 26;
   on_every_target([&] {
+    expect_exact(std::vector<int32_t>(40000 * 32, kEdge), 40000, 32);  // more rows than 64 bits hold, on any thread
     for (const int64_t channels : {1, 3, 32}) {
-      for (const int32_t value : {INT32_MIN, INT32_MIN + 1, INT32_MAX, kEdge, kEdge + 1, -kEdge, -kEdge - 1, 8 * kEdge}) {
+      for (const int32_t value :
+           {INT32_MIN, INT32_MIN + 1, INT32_MAX, kEdge, kEdge + 1, -kEdge, -kEdge - 1, 8 * kEdge}) {
         expect_exact(std::vector<int32_t>(kRows * channels, value), kRows, channels);  // sums of squares above 2^64
         // One of them among small ones, in the first, a middle and the last row.
         for (const int64_t row : {int64_t{0}, int64_t{1500}, kRows - 1}) {
