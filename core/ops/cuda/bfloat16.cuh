@@ -1,4 +1,4 @@
-// bfloat16 as its bits, by integer arithmetic, so that every compiler makes the same ones. Internal to core/ops/cuda.
+// bfloat16 as its bits. Internal to core/ops/cuda.
 #pragma once
 
 #include <cstdint>
@@ -17,5 +17,16 @@ __device__ inline Bfloat16 to_bfloat16(float value) {
 }
 
 __device__ inline float to_float(Bfloat16 value) { return __uint_as_float(static_cast<uint32_t>(value.bits) << 16); }
+
+/// Both, the first one in the lower half.
+__device__ inline uint32_t to_bfloat16s(float first, float second) {
+#if __CUDA_ARCH__ >= 800
+  uint32_t both;  // a NaN has other bits than above
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(second), "f"(first));
+  return both;
+#else
+  return static_cast<uint32_t>(to_bfloat16(second).bits) << 16 | to_bfloat16(first).bits;
+#endif
+}
 
 }  // namespace qat::ops::cuda

@@ -95,14 +95,20 @@ struct WarpProduct {
 #pragma unroll
         for (int m = 0; m < T::kRowTiles; ++m) load_left(a[p][m], stage.left[p], T::warp_row() + m * 16, depth);
       }
+      add(a, b);
+    }
+  }
+
+  /// 16 elements of the depth.
+  template <int kPlanes>
+  __device__ void add(const uint32_t (&a)[kPlanes][T::kRowTiles][4], const uint32_t (&b)[T::kColumnTiles / 2][4]) {
 #pragma unroll
-      for (int p = kPlanes - 1; p >= 0; --p) {  // the plane of small numbers first
+    for (int p = kPlanes - 1; p >= 0; --p) {  // the plane of small numbers first
 #pragma unroll
-        for (int n = 0; n < T::kColumnTiles; ++n) {
-          const uint32_t b0 = b[n / 2][n % 2 * 2], b1 = b[n / 2][n % 2 * 2 + 1];
+      for (int n = 0; n < T::kColumnTiles; ++n) {
+        const uint32_t b0 = b[n / 2][n % 2 * 2], b1 = b[n / 2][n % 2 * 2 + 1];
 #pragma unroll
-          for (int m = 0; m < T::kRowTiles; ++m) multiply_add(acc[m][n], a[p][m], b0, b1);
-        }
+        for (int m = 0; m < T::kRowTiles; ++m) multiply_add(acc[m][n], a[p][m], b0, b1);
       }
     }
   }
@@ -126,24 +132,24 @@ struct WarpProduct {
   }
 };
 
-/// copies.next(stage) begins to copy the next slice.
-template <class T, class Stage, class Copies>
-__device__ void multiply_slices(WarpProduct<T>& product, Copies& copies, int slices) {
+/// copies.next(stage) begins to copy the next slice, product.add(stage) adds one that is there.
+template <class Stage, int kCount, class Product, class Copies>
+__device__ void multiply_slices(Product& product, Copies& copies, int slices) {
   auto* stages = reinterpret_cast<Stage*>(dynamic_shared());
 #pragma unroll
-  for (int k = 0; k < kStages - 1; ++k) {
+  for (int k = 0; k < kCount - 1; ++k) {
     if (k < slices) copies.next(stages[k]);
     end_stage();
   }
-  int now = 0, ahead = kStages - 1;
+  int now = 0, ahead = kCount - 1;
   for (int k = 0; k < slices; ++k) {
-    wait_for_stages<kStages - 2>();
+    wait_for_stages<kCount - 2>();
     __syncthreads();  // the slice is there, and nobody reads the one that is overwritten next
-    if (k + kStages - 1 < slices) copies.next(stages[ahead]);
+    if (k + kCount - 1 < slices) copies.next(stages[ahead]);
     end_stage();
     product.add(stages[now]);
-    now = now + 1 == kStages ? 0 : now + 1;
-    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+    now = now + 1 == kCount ? 0 : now + 1;
+    ahead = ahead + 1 == kCount ? 0 : ahead + 1;
   }
 }
 

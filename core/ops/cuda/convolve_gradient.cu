@@ -17,27 +17,41 @@ void check(const char* kernel, const ConvGeometry& g) {
   require(g.batch < kLimit / (g.in_h * g.in_w), kernel, "the input has too many pixels for the GPU's kernels");
 }
 
+/// What a channel's gradients need.
+struct GradientNumbers {
+  Eight<float> slope, inner, constant, scale;
+  KeptNumbers kept;
+};
+
 /// dy * scale_w of elements that may begin anywhere.
 template <Keeping kKeeping, bool kAffine>
 struct ScaledGradient {
-  __device__ Eight<float> operator()(const Part& part, const PartChannels& channel) const {
+  __device__ GradientNumbers numbers(const PartChannels& channel) const {
+    GradientNumbers n = {};
+    if constexpr (kAffine) {
+      n.slope = channel.load(dy.slope), n.inner = channel.load(dy.inner), n.constant = channel.load(dy.constant);
+      n.kept = load_numbers<kKeeping>(dy.kept, channel);
+    }
+    n.scale = channel.load(scale_w);
+    return n;
+  }
+
+  __device__ Eight<float> values(const Part& part, const GradientNumbers& n) const {
     Eight<float> result = load(dy.g, part);
     const unsigned bits = mask(part);
     if constexpr (kAffine) {
-      const Eight<float> a = load_kept<kKeeping>(dy.kept, part, channel), slope = channel.load(dy.slope);
-      const Eight<float> inner = channel.load(dy.inner), constant = channel.load(dy.constant);
+      const Eight<float> a = load_kept<kKeeping>(dy.kept, part, n.kept);
 #pragma unroll
       for (int k = 0; k < kEight; ++k) {
-        const float masked = (bits >> k) & 1 ? slope.at[k] * result.at[k] : 0.0f;
-        result.at[k] = masked + (inner.at[k] * a.at[k] + constant.at[k]);
+        const float masked = (bits >> k) & 1 ? n.slope.at[k] * result.at[k] : 0.0f;
+        result.at[k] = masked + (n.inner.at[k] * a.at[k] + n.constant.at[k]);
       }
     } else {
 #pragma unroll
       for (int k = 0; k < kEight; ++k) result.at[k] = (bits >> k) & 1 ? result.at[k] : 0.0f;
     }
-    const Eight<float> scale = channel.load(scale_w);
 #pragma unroll
-    for (int k = 0; k < kEight; ++k) result.at[k] *= scale.at[k];
+    for (int k = 0; k < kEight; ++k) result.at[k] *= n.scale.at[k];
     return result;
   }
 
@@ -55,32 +69,57 @@ struct ScaledGradient {
   const float* scale_w;
 };
 
+/// Eight values as the nearest bfloat16, and as those of what they leave.
+struct Planes {
+  __device__ explicit Planes(const Eight<float>& values) {
+#pragma unroll
+    for (int k = 0; k < kEight; k += 2) {
+      const float first = values.at[k], second = values.at[k + 1];
+      high.at[k / 2] = to_bfloat16s(first, second);
+      low.at[k / 2] = to_bfloat16s(first - __uint_as_float(high.at[k / 2] << 16),
+                                   second - __uint_as_float(high.at[k / 2] & 0xffff0000u));
+    }
+  }
+  struct alignas(16) Eights {
+    uint32_t at[kEight / 2];
+  };
+  Eights high, low;
+};
+
+/// operand: 16-byte places of the padded plane.
+__device__ void store_planes(const Eight<float>& values, Bfloat16* operand, int64_t place, int64_t plane, bool both) {
+  const Planes planes(values);
+  *reinterpret_cast<Planes::Eights*>(operand + place) = planes.high;
+  if (both) *reinterpret_cast<Planes::Eights*>(operand + plane + place) = planes.low;
+}
+
 template <class Gradient>
 void make_operand(const ConvGeometry& g, GradientPrecision precision, const Gradient& gradient, bool vectors,
                   void* operand, cudaStream_t stream) {
-  const int64_t out_c = g.out_c;
+  constexpr const char* kName = "gradient_operand";
+  const int64_t out_c = g.out_c, padded = kernels::padded_channels(out_c), plane = g.rows() * padded;
+  const auto numbers = [=] __device__(const PartChannels& channel) { return gradient.numbers(channel); };
   if (!kernels::is_dense(g)) {
     auto* to = static_cast<float*>(operand);
-    for_parts("gradient_operand", g.rows() * out_c, vectors, stream,
-              [=] __device__(const Part& part) { store(to, part, gradient(part, PartChannels(part, out_c))); });
+    for_rows(kName, g.rows(), out_c, vectors, stream, numbers,
+             [=] __device__(const Part& part, const GradientNumbers& n) { store(to, part, gradient.values(part, n)); });
     return;
   }
-  const int64_t padded = kernels::padded_channels(out_c), plane = g.rows() * padded;
-  const bool whole = vectors && padded == out_c, both = precision == GradientPrecision::kFloat;
+  const bool both = precision == GradientPrecision::kFloat;
   auto* to = static_cast<Bfloat16*>(operand);
-  for_parts("gradient_operand", plane, true, stream, [=] __device__(const Part& part) {
+  if (vectors && padded == out_c) {
+    for_rows(kName, g.rows(), out_c, true, stream, numbers, [=] __device__(const Part& part, const GradientNumbers& n) {
+      store_planes(gradient.values(part, n), to, part.begin, plane, both);
+    });
+    return;
+  }
+  for_parts(kName, plane, true, stream, [=] __device__(const Part& part) {
     const int64_t row = quotient(part.begin, padded), channel = part.begin - row * padded, left = out_c - channel;
-    const Part from{row * out_c + channel, left < kEight ? static_cast<int>(left) : kEight, whole};
-    const Eight<float> values = gradient(from, PartChannels(from, out_c));
-    Eight<Bfloat16> high, low;
+    const Part from{row * out_c + channel, left < kEight ? static_cast<int>(left) : kEight, false};
+    Eight<float> values = gradient.values(from, gradient.numbers(PartChannels(from, out_c)));
 #pragma unroll
-    for (int k = 0; k < kEight; ++k) {
-      const float value = k < from.count ? values.at[k] : 0.0f;
-      high.at[k] = to_bfloat16(value);
-      low.at[k] = to_bfloat16(value - to_float(high.at[k]));
-    }
-    store(to, part, high);
-    if (both) store(to + plane, part, low);
+    for (int k = 0; k < kEight; ++k) values.at[k] = k < from.count ? values.at[k] : 0.0f;
+    store_planes(values, to, part.begin, plane, both);
   });
 }
 

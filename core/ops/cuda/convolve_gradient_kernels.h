@@ -7,6 +7,10 @@
 #include "core/ops/cuda/convolve_gradient.h"
 #include "core/ops/cuda/convolve_kernels.h"
 
+namespace qat::ops::cuda {
+struct Bfloat16;
+}  // namespace qat::ops::cuda
+
 namespace qat::ops::cuda::kernels {
 
 /// Channels of the copies that the tensor cores read: 16 bytes of bfloat16 lie in one pixel. Zeros behind.
@@ -20,6 +24,10 @@ constexpr int planes(GradientPrecision precision) { return precision == Gradient
 size_t input_gradient_dense_scratch(const ConvShape& s);
 void input_gradient_dense(const ConvShape& s, GradientPrecision precision, const void* operand, const int8_t* w,
                           bool add, float* dx, void* scratch, cudaStream_t stream);
+/// Kernels three wide whose output has the input's size: w as bfloat16 [in_c][kernel_h * 3][padded_channels(out_c)].
+bool is_same(const ConvShape& s);
+void input_gradient_same(const ConvShape& s, GradientPrecision precision, const Bfloat16* operand, const Bfloat16* w,
+                         bool add, float* dx, cudaStream_t stream);
 size_t weight_gradient_dense_scratch(const ConvShape& s);
 void weight_gradient_dense(const ConvShape& s, GradientPrecision precision, const uint8_t* x, const int32_t* zero_point,
                            const void* operand, const float* factor, float* dw, void* scratch, cudaStream_t stream);

@@ -131,6 +131,41 @@ void for_parts(const char* kernel, int64_t n, bool aligned, cudaStream_t stream,
   launch_kernel(kernel, run_parts<Body>, static_cast<unsigned>(blocks), kThreads, 0, stream, n, aligned, body);
 }
 
+/// Rows that a thread of for_rows takes.
+inline constexpr int kRowsOfThread = 4;
+
+template <class Setup, class Body>
+__global__ void __launch_bounds__(kThreads) run_rows(int64_t rows, int64_t apart, int groups, Setup setup, Body body) {
+  await_previous();
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x, first = quotient(index, groups);
+  if (first >= apart) return;
+  const int64_t channels = int64_t{kEight} * groups, c = (index - first * groups) * kEight;
+  const auto numbers = setup(PartChannels(Part{c, kEight, true}, channels));
+#pragma unroll
+  for (int k = 0; k < kRowsOfThread; ++k) {
+    const int64_t row = first + k * apart;
+    if (row < rows) body(Part{row * channels + c, kEight, true}, numbers);
+  }
+}
+
+/// Calls body(part, setup(channels)) on the GPU for all parts of a matrix [rows][channels]. Where all arrays are
+/// aligned and channels come in eights, a thread takes several parts of the same channels and calls setup once.
+template <class Setup, class Body>
+void for_rows(const char* kernel, int64_t rows, int64_t channels, bool aligned, cudaStream_t stream, const Setup& setup,
+              const Body& body) {
+  if (!aligned || channels % kEight != 0) {
+    for_parts(kernel, rows * channels, aligned, stream,
+              [=] __device__(const Part& part) { body(part, setup(PartChannels(part, channels))); });
+    return;
+  }
+  if (rows * channels == 0) return;
+  const int64_t apart = divide_up(rows, kRowsOfThread), groups = channels / kEight;
+  const int64_t blocks = divide_up(apart * groups, kThreads);
+  require(rows > 0 && blocks <= INT32_MAX && groups <= INT32_MAX, kernel, "the matrix is too large");
+  launch_kernel(kernel, run_rows<Setup, Body>, static_cast<unsigned>(blocks), kThreads, 0, stream, rows, apart,
+                static_cast<int>(groups), setup, body);
+}
+
 /// lo <= result <= hi; NaN gives lo.
 __device__ inline float clip(float t, float lo, float hi) {
   const float v = t > lo ? t : lo;

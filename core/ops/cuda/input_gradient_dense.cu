@@ -179,7 +179,7 @@ __global__ void __launch_bounds__(T::kThreads, T::kMinBlocks)
 
   InputCopies<T, kPlanes> copies(s, residue, operand, w, channels, row, column);
   WarpProduct<T> product;
-  multiply_slices<T, typename InputCopies<T, kPlanes>::Stage>(
+  multiply_slices<typename InputCopies<T, kPlanes>::Stage, kStages>(
       product, copies, static_cast<int>((depth + kSliceDepth - 1) / kSliceDepth));
 
   const bool pairs = s.in_c % 2 == 0 && reinterpret_cast<uintptr_t>(dx) % 8 == 0;
@@ -275,7 +275,9 @@ void input_gradient_dense(const ConvShape& s, GradientPrecision precision, const
   require(blocks <= INT32_MAX, "input_gradient", "the weights are too many for the GPU's kernels");
   launch_kernel("input_gradient", transpose_weights, static_cast<unsigned>(blocks), kThreads, 0, stream, s, w, channels,
                 weights);
-  if (planes(precision) == 2) {
+  if (is_same(s)) {
+    input_gradient_same(s, precision, gradients, weights, add, dx, stream);
+  } else if (planes(precision) == 2) {
     launch_inputs<2>(s, gradients, weights, add, dx, stream);
   } else {
     launch_inputs<1>(s, gradients, weights, add, dx, stream);

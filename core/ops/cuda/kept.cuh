@@ -33,17 +33,31 @@ void with_keeping(const char* kernel, const KeptAccumulators& kept, const Run& r
   }
 }
 
+/// Of the channels of kept accumulators.
+struct KeptNumbers {
+  Eight<float> middle, step;
+};
+template <Keeping kKeeping>
+__device__ KeptNumbers load_numbers(const KeptAccumulators& kept, const PartChannels& channel) {
+  KeptNumbers numbers = {};
+  if constexpr (kKeeping == Keeping::kCompact) {
+    const Eight<int32_t> middle = channel.load(kept.middle);
+#pragma unroll
+    for (int k = 0; k < kEight; ++k) numbers.middle.at[k] = static_cast<float>(middle.at[k]);
+    numbers.step = channel.load(kept.step);
+  }
+  return numbers;
+}
+
 /// The accumulators of a part; none were kept: zeros.
 template <Keeping kKeeping>
-__device__ Eight<float> load_kept(const KeptAccumulators& kept, const Part& part, const PartChannels& channel) {
+__device__ Eight<float> load_kept(const KeptAccumulators& kept, const Part& part, const KeptNumbers& numbers) {
   Eight<float> a = {};
   if constexpr (kKeeping == Keeping::kCompact) {
     const Eight<int16_t> values = load(kept.compact, part);
-    const Eight<int32_t> middle = channel.load(kept.middle);
-    const Eight<float> step = channel.load(kept.step);
 #pragma unroll
     for (int k = 0; k < kEight; ++k) {
-      a.at[k] = static_cast<float>(middle.at[k]) + static_cast<float>(values.at[k]) * step.at[k];
+      a.at[k] = numbers.middle.at[k] + static_cast<float>(values.at[k]) * numbers.step.at[k];
     }
   } else if constexpr (kKeeping == Keeping::kExact) {
     const Eight<int32_t> values = load(kept.exact, part);

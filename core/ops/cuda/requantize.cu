@@ -11,14 +11,19 @@ __device__ int16_t compacted(int32_t acc, int32_t middle, float gain) {
   return static_cast<int16_t>(__float2int_rn(fminf(fmaxf(scaled, -32768.0f), 32767.0f)));
 }
 
-__device__ Eight<int16_t> compacted(const Eight<int32_t>& acc, const Compact& keep, const PartChannels& channel) {
-  const Eight<int32_t> middle = channel.load(keep.middle);
-  const Eight<float> gain = channel.load(keep.gain);
+__device__ Eight<int16_t> compacted(const Eight<int32_t>& acc, const Eight<int32_t>& middle, const Eight<float>& gain) {
   Eight<int16_t> kept;
 #pragma unroll
   for (int k = 0; k < kEight; ++k) kept.at[k] = compacted(acc.at[k], middle.at[k], gain.at[k]);
   return kept;
 }
+
+/// Of the channels of a live pass.
+struct AffineNumbers {
+  Eight<float> multiplier, offset;
+  Eight<int32_t> middle;  // where something is kept
+  Eight<float> gain;
+};
 
 /// float(acc + bias) * multiplier; the sum wraps.
 __device__ Eight<float> scaled(const Eight<int32_t>& acc, const int32_t* bias, const float* multiplier,
@@ -66,16 +71,21 @@ void requantize_affine(const int32_t* acc, int64_t rows, int64_t channels, const
                        cudaStream_t stream) {
   require_codes(range, "requantize_affine");
   const bool vectors = aligned(acc, multiplier, offset, codes) && aligned(keep.middle, keep.gain, keep.kept);
-  for_parts("requantize_affine", rows * channels, vectors, stream, [=] __device__(const Part& part) {
-    const PartChannels channel(part, channels);
+  const auto setup = [=] __device__(const PartChannels& channel) {
+    AffineNumbers n = {channel.load(multiplier), channel.load(offset), {}, {}};
+    if (keep.kept != nullptr) n.middle = channel.load(keep.middle), n.gain = channel.load(keep.gain);
+    return n;
+  };
+  const auto body = [=] __device__(const Part& part, const AffineNumbers& n) {
     const Eight<int32_t> values = load(acc, part);
-    const Eight<float> m = channel.load(multiplier), o = channel.load(offset);
     Eight<float> t;
 #pragma unroll
-    for (int k = 0; k < kEight; ++k) t.at[k] = fmaf(static_cast<float>(values.at[k]), m.at[k], o.at[k]);
+    for (int k = 0; k < kEight; ++k)
+      t.at[k] = fmaf(static_cast<float>(values.at[k]), n.multiplier.at[k], n.offset.at[k]);
     store_codes(t, part, range, relu, codes, inside);
-    if (keep.kept != nullptr) store(keep.kept, part, compacted(values, keep, channel));
-  });
+    if (keep.kept != nullptr) store(keep.kept, part, compacted(values, n.middle, n.gain));
+  };
+  for_rows("requantize_affine", rows, channels, vectors, stream, setup, body);
 }
 
 void dequantize_accumulators(const int32_t* acc, int64_t rows, int64_t channels, const int32_t* bias,
@@ -89,7 +99,8 @@ void dequantize_accumulators(const int32_t* acc, int64_t rows, int64_t channels,
 void compact(const int32_t* acc, int64_t rows, int64_t channels, const Compact& keep, cudaStream_t stream) {
   const bool vectors = aligned(acc, keep.kept) && aligned(keep.middle, keep.gain);
   for_parts("compact", rows * channels, vectors, stream, [=] __device__(const Part& part) {
-    store(keep.kept, part, compacted(load(acc, part), keep, PartChannels(part, channels)));
+    const PartChannels channel(part, channels);
+    store(keep.kept, part, compacted(load(acc, part), channel.load(keep.middle), channel.load(keep.gain)));
   });
 }
 

@@ -120,7 +120,8 @@ __global__ void __launch_bounds__(T::kThreads, T::kMinBlocks)
 
   WeightCopies<T, kPlanes> copies(s, operand, x, first, row, column);
   WarpProduct<T> product;
-  multiply_slices<T, typename WeightCopies<T, kPlanes>::Stage>(product, copies, (rows + kSliceDepth - 1) / kSliceDepth);
+  multiply_slices<typename WeightCopies<T, kPlanes>::Stage, kStages>(product, copies,
+                                                                     (rows + kSliceDepth - 1) / kSliceDepth);
 
   product.for_pairs([&](int r, int c, float2 value) {
     r += row;

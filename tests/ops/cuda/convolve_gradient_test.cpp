@@ -171,6 +171,28 @@ TEST_F(CudaConvolveGradient, AllTiles) {
   expect_exact({.batch = 70, .in_c = 72, .out_c = 9}, 5);              // several rows of blocks
 }
 
+/// Three taps of one slice: maps as small as a kernel, lines that begin inside of a block, samples that end there.
+TEST_F(CudaConvolveGradient, OutputsOfTheInputsSize) {
+  expect_exact(square(3, 5, 40, 70, 3, 1, 1), 1);
+  expect_exact(square(1, 1, 9, 8, 3, 1, 1), 2);
+  expect_exact(square(2, 2, 66, 33, 3, 1, 1), 3, 1);
+  expect_exact(square(7, 9, 30, 40, 3, 1, 1), 4);
+  ConvGeometry g{.batch = 3, .in_h = 7, .in_w = 5, .in_c = 12, .out_c = 44, .kernel_h = 4, .kernel_w = 3};
+  g.pad_top = 3, g.pad_left = 2;  // none behind
+  expect_exact(g, 5);
+  g.pad_top = 0, g.pad_left = 0, g.pad_bottom = 3, g.pad_right = 2;
+  expect_exact(g, 6);
+  g.dilation_h = 2, g.pad_top = 4, g.pad_bottom = 2;
+  expect_exact(g, 7);
+  g.kernel_h = 1, g.pad_top = g.pad_bottom = 0;
+  expect_exact(g, 8);
+  g = {.batch = 5, .in_h = 1, .in_w = 31, .in_c = 4, .out_c = 5, .kernel_h = 31, .kernel_w = 3, .pad_top = 15};
+  g.pad_bottom = 15, g.pad_left = g.pad_right = 1;
+  expect_exact(g, 9);
+  expect_exact(square(kernels::processors(), 16, 68, 5, 3, 1, 1), 10);  // 128x64
+  expect_exact(square(kernels::processors(), 16, 18, 5, 3, 1, 1), 11);  // 128x32
+}
+
 TEST_F(CudaConvolveGradient, OddGeometries) {
   ConvGeometry g{.batch = 2, .in_h = 9, .in_w = 5, .in_c = 12, .out_c = 9, .kernel_h = 2, .kernel_w = 4};
   g.pad_top = 2, g.pad_left = 0, g.pad_bottom = 1, g.pad_right = 3;
