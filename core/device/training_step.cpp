@@ -94,10 +94,6 @@ class Step final : public TrainingStep {
  public:
   Step(const Network& network, const std::vector<Parameter>& parameters, const Options& options)
       : network_(network), options_(options), state_(arena_), shared_{arena_, state_, {}} {
-    QAT_CHECK(!network.layers.empty() && network.layers[0].kind == LayerKind::kInput,
-              "a network for the GPU begins with its input");
-    QAT_CHECK(network.output >= 0 && network.output < std::ssize(network.layers),
-              "a network for the GPU has an output");
     for (const int64_t size : network.layers[0].sizes) image_ *= size;
     shared_.failed = arena_.make<int32_t>(1);
     shared_.totals = arena_.make<ops::cuda::LossTotals>(1);
@@ -264,6 +260,9 @@ class Step final : public TrainingStep {
 
 std::unique_ptr<TrainingStep> make_training_step(const Network& network, const std::vector<Parameter>& parameters,
                                                  const Options& options) {
+  QAT_CHECK(!network.layers.empty() && network.layers[0].kind == LayerKind::kInput,
+            "a network for the GPU begins with its input");
+  QAT_CHECK(network.output >= 0 && network.output < std::ssize(network.layers), "a network for the GPU has an output");
   return std::make_unique<Step>(network, parameters, options);
 }
 
