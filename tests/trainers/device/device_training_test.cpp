@@ -4,11 +4,16 @@
 
 #include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/adaptive_avg_pool2d.h>
 #include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/equal.h>
+#include <ATen/ops/relu.h>
 #include <c10/core/GradMode.h>
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <torch/nn/modules/batchnorm.h>
+#include <torch/nn/modules/conv.h>
+#include <torch/nn/modules/linear.h>
 
 #include <algorithm>
 #include <cmath>
@@ -18,6 +23,7 @@
 
 #include "core/base/error.h"
 #include "core/nn/weighted.h"
+#include "models/plugin.h"
 #include "trainers/experiment.h"
 #include "trainers/gpu_library.h"
 #include "trainers/optimizer.h"
@@ -306,6 +312,37 @@ TEST_F(DeviceTrainingTest, MobileNet) {
                                    5e-4),
               "");
   }
+}
+
+/// A sum whose second operand is read by another layer, between the maker of the first operand and the sum: backward
+/// that layer adds to the second operand's gradient before the first one's is read.
+class Crossing : public torch::nn::Module {
+ public:
+  explicit Crossing(const models::ClassifierOptions& options) {
+    for (int i = 0; i < 4; ++i) {
+      const int64_t from = i == 0 ? options.in_channels : 8;
+      convs_.push_back(register_module(fmt::format("conv{}", i),
+                                       torch::nn::Conv2d(torch::nn::Conv2dOptions(from, 8, 3).padding(1).bias(false))));
+      norms_.push_back(register_module(fmt::format("bn{}", i), torch::nn::BatchNorm2d(8)));
+    }
+    fc_ = register_module("fc", torch::nn::Linear(8, options.num_classes));
+  }
+  at::Tensor forward(at::Tensor x) {
+    x = at::relu(block(0, x));
+    const at::Tensor first = block(1, x), second = block(2, x), third = at::relu(block(3, second));
+    return fc_(at::adaptive_avg_pool2d(at::relu(first + second) + third, {1, 1}).flatten(1));
+  }
+
+ private:
+  at::Tensor block(size_t i, const at::Tensor& x) { return norms_[i](convs_[i](x)); }
+  std::vector<torch::nn::Conv2d> convs_;
+  std::vector<torch::nn::BatchNorm2d> norms_;
+  torch::nn::Linear fc_{nullptr};
+};
+
+TEST_F(DeviceTrainingTest, SumsOfWhatOthersRead) {
+  models::add_network<Crossing>("crossing", "for this test");
+  EXPECT_EQ(difference_of_a_step({.model = "crossing"}), "");
 }
 
 /// Max pools, flattened maps, linear layers with codes behind them.
