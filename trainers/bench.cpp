@@ -263,12 +263,12 @@ class FloatOnDevice {
         autocast_(bench.stage.autocast.has_value()) {}
 
   void step() {
-    at::autocast::set_autocast_enabled(at::kCUDA, autocast_);
-    at::autocast::set_autocast_dtype(at::kCUDA, at::kBFloat16);
     side_.zero_grad();
-    const at::Tensor loss = side_.loss(batch_.images.to(at::kCUDA, true), batch_.labels.to(at::kCUDA, true));
-    at::autocast::clear_cache();
-    at::autocast::set_autocast_enabled(at::kCUDA, false);
+    at::Tensor loss;
+    {
+      const Autocast autocast(autocast_);
+      loss = side_.loss(batch_.images.to(at::kCUDA, true), batch_.labels.to(at::kCUDA, true));
+    }
     loss.backward();
     side_.update();
   }
@@ -277,10 +277,11 @@ class FloatOnDevice {
   Json memory() {
     const auto used = [] { return at::accelerator::getDeviceStats(0).allocated_bytes[0]; };
     side_.zero_grad();
-    at::autocast::set_autocast_enabled(at::kCUDA, autocast_);
-    const int64_t saved = side_.saved_bytes({batch_.images.to(at::kCUDA), batch_.labels.to(at::kCUDA)});
-    at::autocast::clear_cache();
-    at::autocast::set_autocast_enabled(at::kCUDA, false);
+    int64_t saved = 0;
+    {
+      const Autocast autocast(autocast_);
+      saved = side_.saved_bytes({batch_.images.to(at::kCUDA), batch_.labels.to(at::kCUDA)});
+    }
     const int64_t before = used().current;
     at::accelerator::resetPeakStats(0);
     step();
@@ -288,6 +289,19 @@ class FloatOnDevice {
   }
 
  private:
+  /// bfloat16 while it lives.
+  struct Autocast {
+    explicit Autocast(bool on) {
+      at::autocast::set_autocast_dtype(at::kCUDA, at::kBFloat16);
+      at::autocast::set_autocast_enabled(at::kCUDA, on);
+    }
+    ~Autocast() {
+      at::autocast::clear_cache();
+      at::autocast::set_autocast_enabled(at::kCUDA, false);
+    }
+    Autocast(const Autocast&) = delete;
+    Autocast& operator=(const Autocast&) = delete;
+  };
   Side side_;
   TensorBatch batch_;
   bool autocast_;

@@ -32,11 +32,14 @@ struct StepBenchRequest {
 ///  quantized: {forward_ms, backward_ms, optimizer_ms, passes: {name: ms of a step, minima}};
 ///  data_ms: the wait for a batch of the loader; data_share: of data and quantized step}.
 ///
-/// With device: cuda both sides run on the GPU, each step with the copy of its batch; the float one where
+/// With device: cuda both sides run on the GPU, each step with the copy of its batch: the float one copies from
+/// page-locked memory in its stream, the quantized one to page-locked memory too, beside the step before. Rates of the
+/// quantized one are 0: an untrained network may diverge in hundreds of steps. The float side is there where
 /// libtorch_cuda.so can be loaded (no_float says why not, and float_..., ratio and saved_ratio are absent then), under
 /// autocast where the stage has it. In place of the parts of a step: activation_bytes (maps and scratch memory of the
 /// quantized step), state_bytes (all else of it), float: {layout, contiguous_ms, channels_last_ms, saved_bytes,
-/// peak_bytes}. Runs of many steps are timed, so data_ms is no part of them.
+/// peak_bytes}. Runs of many steps are timed, so data_ms is no part of them. Saved bytes are those of LibTorch's CUDA
+/// allocator on the float side, on the other those of DeviceTraining::device().saved_bytes().
 ///
 /// Saved bytes: what LibTorch's CPU allocator gave out between the batch's own copy and the end of forward and loss and
 /// did not get back once all names of the step's values but the loss are gone: the storages that autograd keeps,

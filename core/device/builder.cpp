@@ -31,7 +31,6 @@ Builder::Builder(Shared& shared, const Network& network, const Options& options,
       arena_(shared.arena),
       state_(shared.state),
       values_(network.layers.size()),
-      weights_(network.layers.size()),
       readers_(network.layers.size()) {
   for (size_t i = 0; i < network.layers.size(); ++i) {
     for (const int input : network.layers[i].inputs)
@@ -180,6 +179,7 @@ Builder::Backward Builder::input(int index, const float* images) {
     encode(images, n, y.scale, y.range(), run.at<uint8_t>(y.codes), nullptr, run.stream);
   });
   if (!learns(l)) return nullptr;
+  program_.keep(n * static_cast<int64_t>(sizeof(float)));  // the images
   return [=, this] {
     const Value made = value(index);
     const OutputQuantizer& quantizer = *layer(index).output;

@@ -12,6 +12,7 @@
 #include "core/ops/cuda/convolve_gradient.h"
 #include "core/ops/cuda/loss.h"
 #include "core/ops/cuda/requantize.h"
+#include "core/ops/cuda/weight_codes.h"
 
 namespace qat::device {
 
@@ -20,6 +21,17 @@ struct StepNumbers {
   float rates[2] = {};
   float share = 1;
   double corrections[2][2] = {};  // adam's, by rate
+};
+
+/// A layer's weight as codes, made at the beginning of a step.
+struct Weight {
+  int64_t channels = 0, depth = 0;
+  const float* parameter = nullptr;
+  const float* values = nullptr;  // what is quantized
+  int8_t* codes = nullptr;
+  const float* scale = nullptr;  // [channels]
+  double* gain = nullptr;        // multiplied into the parameter before it is quantized; or null
+  float* product = nullptr;      // of both: the values
 };
 
 /// On the device, common to all batch sizes.
@@ -31,6 +43,9 @@ struct Shared {
   uint64_t* keys = nullptr;                 // [layers], of their random numbers
   int32_t* failed = nullptr;                // [1]
   ops::cuda::LossTotals* totals = nullptr;  // [1]
+  std::vector<Weight> weights;              // [layers], once the first program has been made
+  const ops::cuda::EncodedWeight* encoded = nullptr;
+  int64_t encoded_weights = 0, encoded_channels = 0;
 
   /// Null where it is no parameter.
   float* gradient_of(const HostMemory& parameter) const {
@@ -70,15 +85,6 @@ class Builder {
     ops::cuda::DeviceRange range() const { return {lo, hi, zero_point}; }
   };
 
-  /// A layer's weight as codes, made at the beginning of a step.
-  struct Weight {
-    int64_t channels = 0, depth = 0;
-    const float* values = nullptr;  // what was quantized
-    int8_t* codes = nullptr;
-    const float* scale = nullptr;  // [channels]
-    double* gain = nullptr;        // multiplied into the parameter before it was quantized; or null
-  };
-
   /// What a convolution's backward needs of its forward.
   struct Convolution {
     const Layer* layer = nullptr;
@@ -115,7 +121,8 @@ class Builder {
   Backward dropout(int index);
   void loss(const DeviceBatch& inputs);
 
-  /// Of all layers.
+  /// Memory of all layers' weights, and what encodes them.
+  void make_weights();
   void encode_weights();
   /// Whether somebody reads the statistics of a convolution's accumulators.
   bool measures(const Layer& layer) const;
@@ -161,7 +168,6 @@ class Builder {
   State& state_;
   unsigned long long* sums_ = nullptr;  // of the next convolution that is measured
   std::vector<Value> values_;
-  std::vector<Weight> weights_;
   std::vector<std::vector<int>> readers_;
 };
 

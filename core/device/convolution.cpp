@@ -27,46 +27,62 @@ ops::cuda::BatchNorm batch_norm_of(const Layer& layer, State& state) {
 
 }  // namespace
 
-void Builder::encode_weights() {
+void Builder::make_weights() {
   std::vector<EncodedWeight> list;
   int32_t channels = 0;
+  shared_.weights.resize(network_.layers.size());
   for (size_t i = 0; i < network_.layers.size(); ++i) {
     const Layer& l = network_.layers[i];
     if (l.kind != LayerKind::kConvolution) continue;
     const WeightQuantizer& q = l.weight_quantizer;
-    Weight& w = weights_[i];
+    Weight& w = shared_.weights[i];
     w.channels = l.geometry.out_c, w.depth = l.geometry.depth();
-    const int64_t n = w.channels * w.depth, scales = q.scales;
-    QAT_CHECK(w.channels % scales == 0, "{}: {} scales do not divide {} channels", l.name, scales, w.channels);
-    const float* x = state_.at<float>(l.weight);
+    QAT_CHECK(w.channels % q.scales == 0, "{}: {} scales do not divide {} channels", l.name, q.scales, w.channels);
+    w.parameter = state_.at<float>(l.weight);
+    w.values = w.parameter;
     if (l.gain_in_codes) {
       w.gain = arena_.make<double>(w.channels);
-      float* values = arena_.make<float>(n);
-      program_.add(l.name, {}, [=, parameter = x, norm = batch_norm_of(l, state_)](const Run& run) {
-        running_gain(norm, w.channels, w.gain, run.stream);
-        scale_rows(parameter, w.channels, w.depth, w.gain, values, run.stream);
-      });
-      x = values;
+      w.values = w.product = arena_.make<float>(w.channels * w.depth);
     }
-    w.values = x;
-    w.codes = arena_.make<int8_t>(n);
+    w.codes = arena_.make<int8_t>(w.channels * w.depth);
     float* scale = state_.at<float>(q.scale);
-    float* repeated = scales == w.channels ? nullptr : arena_.make<float>(w.channels);
+    float* repeated = q.scales == w.channels ? nullptr : arena_.make<float>(w.channels);
     w.scale = repeated == nullptr ? scale : repeated;
-    const bool together = q.follows && repeated == nullptr;
-    if (q.follows && !together) {
-      program_.add(l.name, {}, [=, hi = q.hi, failed = shared_.failed](const Run& run) {
-        largest_scales(x, scales, n / scales, hi, scale, failed, run.stream);
-      });
-    }
-    list.push_back({x, w.codes, scale, repeated, w.depth, static_cast<int32_t>(w.channels),
-                    static_cast<int32_t>(scales), q.lo, q.hi, together, channels});
+    list.push_back({w.values, w.codes, scale, repeated, w.depth, static_cast<int32_t>(w.channels),
+                    static_cast<int32_t>(q.scales), q.lo, q.hi, q.follows && repeated == nullptr, channels});
     channels += static_cast<int32_t>(w.channels);
   }
-  const EncodedWeight* on_device = arena_.make(list);
-  program_.add("weights", {}, [=, count = std::ssize(list), failed = shared_.failed](const Run& run) {
-    ops::cuda::encode_weights(on_device, count, channels, failed, run.stream);
-  });
+  shared_.encoded = arena_.make(list);
+  shared_.encoded_weights = std::ssize(list), shared_.encoded_channels = channels;
+}
+
+void Builder::encode_weights() {
+  if (shared_.weights.empty()) make_weights();
+  for (size_t i = 0; i < network_.layers.size(); ++i) {
+    const Layer& l = network_.layers[i];
+    if (l.kind != LayerKind::kConvolution) continue;
+    const WeightQuantizer& q = l.weight_quantizer;
+    const Weight& w = shared_.weights[i];
+    const int64_t n = w.channels * w.depth;
+    program_.keep(n);
+    if (l.gain_in_codes) {
+      program_.keep(n * static_cast<int64_t>(sizeof(float)));
+      program_.add(l.name, {}, [=, norm = batch_norm_of(l, state_)](const Run& run) {
+        running_gain(norm, w.channels, w.gain, run.stream);
+        scale_rows(w.parameter, w.channels, w.depth, w.gain, w.product, run.stream);
+      });
+    }
+    if (q.follows && q.scales != w.channels) {
+      program_.add(l.name, {}, [=, scale = state_.at<float>(q.scale), failed = shared_.failed](const Run& run) {
+        largest_scales(w.values, q.scales, n / q.scales, q.hi, scale, failed, run.stream);
+      });
+    }
+  }
+  program_.add("weights", {},
+               [list = shared_.encoded, count = shared_.encoded_weights, channels = shared_.encoded_channels,
+                failed = shared_.failed](const Run& run) {
+                 ops::cuda::encode_weights(list, count, channels, failed, run.stream);
+               });
 }
 
 void Builder::convolve(const Convolution& c) {
@@ -117,7 +133,7 @@ Builder::Backward Builder::convolution(int index) {
     y.needs_gradient = true;
     QAT_CHECK(!c.live, "{}: batch norm without an output quantizer does not train on a GPU", l.name);
   }
-  c.weight = weights_[static_cast<size_t>(index)];
+  c.weight = shared_.weights[static_cast<size_t>(index)];
   c.acc = program_.make<int32_t>(c.rows * c.channels);
   if (measures(l)) c.sums = {std::exchange(sums_, sums_ + c.channels * ChannelSums::kWords), c.channels};
   c.multiplier = arena_.make<float>(c.channels), c.offset = arena_.make<float>(c.channels);
@@ -308,12 +324,9 @@ void Builder::weight_gradient(const Convolution& c, Buffer operand, const float*
       "gradients of weights", {x.codes, operand, scratch}, [=, scale = state_.at<float>(q.scale)](const Run& run) {
         ops::cuda::weight_gradient(g, precision, run.at<uint8_t>(x.codes), x.zero_point, run.at<void>(operand), factor,
                                    dw, run.at<void>(scratch), run.stream);
-        // Every weight is inside the range of the largest one.
-        if (!q.follows) {
+        if (!q.follows) {  // otherwise every weight is inside the range of the largest one
           encode_weights_gradient(w.values, dw, scales, depth, scale, q.lo, q.hi, false, dw, sums, run.stream);
-        }
-        if (dscale != nullptr) {
-          ops::cuda::scale_gradient(sums, q.gradient_scale, dscale, scales, run.stream);
+          if (dscale != nullptr) ops::cuda::scale_gradient(sums, q.gradient_scale, dscale, scales, run.stream);
         }
         if (w.gain != nullptr) scale_rows(dw, w.channels, w.depth, w.gain, dw, run.stream);
       });

@@ -11,6 +11,7 @@ Graph::Graph(cudaStream_t stream, const std::function<void()>& work) {
     work();
   } catch (...) {
     cudaStreamEndCapture(stream, &recorded);
+    static_cast<void>(cudaGetLastError());  // of a recording without an end, and none of later calls
     if (recorded != nullptr) cudaGraphDestroy(recorded);
     throw;
   }

@@ -138,7 +138,7 @@ void Program::plan() {
 }
 
 int64_t Program::kept_size() const {
-  size_t sum = 0;
+  auto sum = static_cast<size_t>(kept_elsewhere_);
   for (const Piece& piece : pieces_) sum += piece.first < forward_ && piece.last >= forward_ ? piece.bytes : 0;
   return static_cast<int64_t>(sum);
 }
@@ -148,6 +148,10 @@ void Program::run(const Lanes& lanes) const {
   const auto join = [&] {
     if (std::exchange(beside, false)) behind_aside_.hold(lanes.stream);
   };
+  const auto finish_aside = [&] {
+    behind_aside_.record(lanes.aside);
+    beside = true;
+  };
   for (size_t i = 0; i < operations_.size(); ++i) {
     const bool aside = operations_[i].aside;
     if (aside || operations_[i].joins) join();
@@ -155,10 +159,14 @@ void Program::run(const Lanes& lanes) const {
       before_aside_.record(lanes.stream);
       before_aside_.hold(lanes.aside);
     }
-    operations_[i].run(Run(*this, static_cast<int>(i), aside ? lanes.aside : lanes.stream));
-    if (!aside) continue;
-    behind_aside_.record(lanes.aside);
-    beside = true;
+    try {
+      operations_[i].run(Run(*this, static_cast<int>(i), aside ? lanes.aside : lanes.stream));
+    } catch (...) {
+      if (aside) finish_aside();
+      join();  // what is in the lanes already
+      throw;
+    }
+    if (aside) finish_aside();
   }
   join();
 }

@@ -127,6 +127,8 @@ class Program {
 
   /// What is added afterwards comes after all operations aside.
   void join();
+  /// Memory elsewhere that lives from the forward into the backward pass.
+  void keep(int64_t bytes) { kept_elsewhere_ += bytes; }
   /// The forward pass ends with the last operation so far.
   void end_forward() { forward_ = static_cast<int>(operations_.size()); }
 
@@ -135,7 +137,7 @@ class Program {
   /// All of it comes before what is put into lanes.stream afterwards.
   void run(const Lanes& lanes) const;
   int64_t size() const { return static_cast<int64_t>(size_); }
-  /// Bytes of the buffers that operations before and after the forward pass's end name.
+  /// Bytes of the buffers that operations before and after the forward pass's end name, and of what keep() was told.
   int64_t kept_size() const;
 
  private:
@@ -155,6 +157,7 @@ class Program {
   Event before_aside_, behind_aside_;
   size_t size_ = 0;
   int forward_ = 0;  // operations
+  int64_t kept_elsewhere_ = 0;
 };
 
 }  // namespace qat::device

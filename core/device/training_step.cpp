@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <map>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -60,7 +61,12 @@ void copy_images(std::byte* to, const float* images, size_t bytes) {
   std::vector<std::jthread> helpers;
   for (size_t i = 1; i < threads; ++i) {
     const size_t begin = i * part, count = i + 1 == threads ? bytes - begin : part;
-    helpers.emplace_back([=] { std::memcpy(to + begin, from + begin, count); });
+    const auto copy = [=] { std::memcpy(to + begin, from + begin, count); };
+    try {
+      helpers.emplace_back(copy);
+    } catch (const std::system_error&) {  // no more threads
+      copy();
+    }
   }
   std::memcpy(to, from, threads == 1 ? bytes : part);
 }
@@ -113,8 +119,9 @@ class Step final : public TrainingStep {
     QAT_CHECK(batch.size > 0, "a batch for the GPU has no samples");
     SizedStep& step = sized(batch.size);
     stage(step, batch, rates);
-    if (!std::exchange(step.has_run, true)) {  // kernel by kernel: their errors have a place, and CUDA loads them
+    if (!step.has_run) {  // kernel by kernel: their errors have a place, and CUDA loads them
       step.program.run(lanes_);
+      step.has_run = true;
       return;
     }
     if (!step.graph) step.graph = std::make_unique<Graph>(stream_, [&] { step.program.run(lanes_); });
@@ -180,8 +187,7 @@ class Step final : public TrainingStep {
   }
 
   SizedStep& sized(int64_t batch) {
-    std::unique_ptr<SizedStep>& step = steps_[batch];
-    if (step) return *step;
+    if (const auto found = steps_.find(batch); found != steps_.end()) return *found->second;
     auto made = std::make_unique<SizedStep>(batch, image_, network_.layers.size());
     const BatchLayout& layout = made->layout;
     made->input = arena_.make<std::byte>(static_cast<int64_t>(layout.bytes));
@@ -195,8 +201,7 @@ class Step final : public TrainingStep {
     add_update(made->program);
     made->program.plan();
     state_.upload_new();
-    step = std::move(made);
-    return *step;
+    return *steps_.emplace(batch, std::move(made)).first->second;
   }
 
   void add_update(Program& program) {

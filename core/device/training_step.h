@@ -175,7 +175,7 @@ class TrainingStep {
   virtual void read_gradient(const HostMemory& parameter, float* into) = 0;
   /// Bytes on the device: maps and scratch memory of the largest batch, and everything else.
   virtual int64_t activation_bytes() const = 0;
-  /// Of those, what lives from the forward into the backward pass.
+  /// What lives from the forward into the backward pass, codes of weights included.
   virtual int64_t saved_bytes() const = 0;
   virtual int64_t state_bytes() const = 0;
 };

@@ -12,7 +12,6 @@
 
 #include "core/base/error.h"
 #include "core/ops/convolve_strips.h"
-#include "core/ops/exact_sums.h"
 #include "core/ops/narrow.h"
 #include "core/ops/nibbles.h"
 #include "core/ops/requantize_kernels.h"
@@ -121,7 +120,7 @@ void PackedConvolution<Code>::accumulate(const Code* x, int64_t batch, int16_t* 
       statistics->max[c] = std::max<int32_t>(statistics->max[c], high[at]);
     }
     statistics->sum[c] = static_cast<double>(sum);
-    statistics->sum_squares[c] = nearest_double(0, static_cast<uint64_t>(squares));
+    statistics->sum_squares[c] = static_cast<double>(squares);
   }
 }
 

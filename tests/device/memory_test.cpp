@@ -84,6 +84,39 @@ TEST_F(DeviceMemoryTest, WhatIsUsedAsideIsNobodyElsesUntilItIsJoined) {
   }
 }
 
+TEST_F(DeviceMemoryTest, AFailureLeavesNothingAsideAndTheStreamFree) {
+  const Stream stream, aside;
+  const ops::cuda::Array<uint8_t> bytes(std::vector<uint8_t>(256, 0));
+  Program program;
+  program.add_aside("set", {}, [at = bytes.data()](const Program::Run& run) {
+    check(cudaMemsetAsync(at, 7, 256, run.stream), "setting");
+  });
+  program.add("fail", {}, [](const Program::Run&) { throw Error("no"); });
+  program.plan();
+  const auto work = [&] { program.run({stream, aside}); };
+  EXPECT_THROW(Graph(stream, work), Error);
+  EXPECT_EQ(cudaGetLastError(), cudaSuccess);
+  EXPECT_THROW(work(), Error);
+  check(cudaStreamSynchronize(stream), "waiting");  // which has joined the other one
+  EXPECT_EQ(bytes.host(), std::vector<uint8_t>(256, 7));
+  const Graph after(stream, [&] { check(cudaMemsetAsync(bytes.data(), 9, 256, stream), "setting"); });
+  after.launch(stream);
+  check(cudaStreamSynchronize(stream), "waiting");
+  EXPECT_EQ(bytes.host(), std::vector<uint8_t>(256, 9));
+}
+
+TEST_F(DeviceMemoryTest, WhatBackwardNeedsIsCounted) {
+  Program program;
+  const Buffer a = program.make<uint8_t>(512), b = program.make<uint8_t>(1024), c = program.make<uint8_t>(2048);
+  const auto nothing = [](const Program::Run&) {};
+  program.add("forward", {a, b}, nothing);
+  program.end_forward();
+  program.add("backward", {b, c}, nothing);
+  program.keep(100);
+  program.plan();
+  EXPECT_EQ(program.kept_size(), 1024 + 100);
+}
+
 TEST_F(DeviceMemoryTest, AnOperationMustNameWhatItTouches) {
   Program program;
   const Buffer a = program.make<float>(8), b = program.make<float>(8);

@@ -4,7 +4,7 @@
 //   dx[pixel][ci] = sum over taps, co of dy[row][co] * scale_w[co] * w[co][tap][ci]
 //   dw[co][tap][ci] = factor[co] * sum over rows of dy[row][co] * scale_w[co] * (x[pixel][ci] - zero_point)
 //
-// Sums are of float32 in an order that does not depend on timing: the same numbers every time on the same GPU.
+// Sums are of float32, parts of a weight's in double, in an order that does not depend on timing: the same numbers every time on the same GPU.
 #pragma once
 
 #include "core/ops/cuda/requantize.h"

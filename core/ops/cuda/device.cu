@@ -1,12 +1,24 @@
 #include <cstdio>
 
 #include "core/ops/cuda/device.h"
+#include "core/ops/cuda/launch.h"
 
 namespace {
 
 __global__ void probe() {}
 
 }  // namespace
+
+bool qat::ops::cuda::launches_early() {
+  static const bool early = [] {
+    cudaFuncAttributes attributes = {};
+    // Code of compute capability 8.0 that a driver translates for a newer GPU keeps its ptxVersion.
+    const cudaError_t status = cudaFuncGetAttributes(&attributes, probe);
+    static_cast<void>(cudaGetLastError());
+    return status == cudaSuccess && attributes.ptxVersion >= 90 && attributes.binaryVersion >= 90;
+  }();
+  return early;
+}
 
 int qat_cuda_device_count(char* reason, size_t size) {
   int devices = 0;

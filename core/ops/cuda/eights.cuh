@@ -16,7 +16,7 @@ struct alignas(sizeof(T) * kEight < 16 ? sizeof(T) * kEight : 16) Eight {
   T at[kEight];
 };
 
-/// The elements of a thread: begin is a multiple of eight.
+/// The elements of a thread. begin is a multiple of eight where they are whole, and for load_mask and store_mask.
 struct Part {
   int64_t begin;
   int count;     // 1 to 8

@@ -18,14 +18,4 @@ void check_launch(const char* kernel) {
   QAT_CHECK(status == cudaSuccess, "{}: the GPU refused the kernel: {}", kernel, cudaGetErrorString(status));
 }
 
-bool launches_early() {
-  static const bool early = [] {
-    int device = 0, major = 0;
-    cudaGetDevice(&device);
-    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-    return major >= 9;
-  }();
-  return early;
-}
-
 }  // namespace qat::ops::cuda

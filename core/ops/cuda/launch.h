@@ -16,7 +16,8 @@ void require_codes(const DeviceRange& range, const char* kernel);
 /// Throws qat::Error with CUDA's words if the launch before it, or earlier work of this thread, failed.
 void check_launch(const char* kernel);
 
-/// Whether the GPU can begin a kernel before the one ahead of it has ended (compute capability 9.0).
+/// Whether the GPU can begin a kernel before the one ahead of it has ended, and the kernels were compiled to wait for
+/// it: both take compute capability 9.0. (device.cu)
 bool launches_early();
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }

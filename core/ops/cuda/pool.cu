@@ -11,8 +11,9 @@ namespace {
 /// Some channels of a pixel for each thread of blocks that take a line of a map each, or a piece of one: what the line
 /// needs is divided once a block.
 struct Lines {
-  Lines(const char* kernel, int64_t count, int line_width, int64_t channels, int each)
-      : width(line_width), groups(static_cast<int>(channels / each)) {
+  Lines(const char* kernel, int64_t count, int line_width, int64_t channels, int each) : width(line_width) {
+    require(channels <= INT32_MAX, kernel, "the map has too many channels");
+    groups = static_cast<int>(channels / each);
     const int64_t elements = int64_t{width} * groups, line_pieces = divide_up(elements, kThreads);
     require(elements <= INT32_MAX && line_pieces <= INT32_MAX / std::max<int64_t>(count, 1), kernel,
             "the map is too large");

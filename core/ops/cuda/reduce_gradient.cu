@@ -274,7 +274,14 @@ void reduce_gradient(const LayerGradient& layer, const LayerFactors& factors, co
           "a live batch norm has p, q and gain, all or none");
   require(live || (to.a == nullptr && !of_batch && to.dgamma == nullptr), kName,
           "a folded layer has no batch norm's gradients");
+  require(live || to.dbias == nullptr || factors.k != nullptr, kName, "a folded layer's bias has a gradient times k");
+  require(to.weight_factor == nullptr || (factors.scale_x != nullptr && factors.scale_ran != nullptr), kName,
+          "factors of the weight's gradient need the scales of input and weight");
+  require(!scales || (scale.codes != nullptr && scale.multiplier != nullptr && scale.zero_point != nullptr) ||
+              layer.rows * layer.channels == 0,
+          kName, "a scale's gradient needs the codes, their multipliers and their zero point");
   if (layer.channels == 0 && !scales) return;
+  require(scratch.arrived != nullptr, kName, "there is no counter");
   const bool whole = layer.channels % kEight == 0 &&
                      aligned(layer.g, layer.kept.compact, layer.kept.exact, scales ? scale.codes : nullptr);
   LayerGradient read = layer;

@@ -25,9 +25,8 @@ struct Columns {
   int64_t chunks() const { return divide_up(n, chunk); }
 };
 
-/// kColumns columns of one chunk. kJoin: partial [chunks] gets the sum of the columns in order (one block of columns),
-/// else partial [chunks][width] the columns.
-template <int kColumns, bool kJoin, class Sums, class Read>
+/// A block sums the kColumns columns of one chunk: partial [chunks] gets the sum of the columns in order.
+template <int kColumns, class Sums, class Read>
 __global__ void __launch_bounds__(kThreads) sum_columns(Columns columns, Read read, typename Sums::Result* partial) {
   await_previous();
   using Result = typename Sums::Result;
@@ -38,16 +37,15 @@ __global__ void __launch_bounds__(kThreads) sum_columns(Columns columns, Read re
   const bool adds =
       line ==
       static_cast<int>(blockIdx.x % kLines);  // not always the warp that shares its scheduler with other blocks' adders
-  const int64_t place = static_cast<int64_t>(blockIdx.y) * kColumns + column;
   const int64_t begin = blockIdx.x * columns.chunk;
   const int64_t end = begin + columns.chunk < columns.n ? begin + columns.chunk : columns.n;
   const int64_t rows = (end - begin + columns.width - 1) / columns.width;
   const int64_t whole =
       (end - begin) / columns.width;  // rows that reach all columns; another one is a group of its own
-  const int64_t mine = (end - begin - place + columns.width - 1) / columns.width;  // rows that reach this column
+  const int64_t mine = (end - begin - column + columns.width - 1) / columns.width;  // rows that reach this column
 
   const int64_t step = kLines * columns.width;
-  int64_t i = begin + line * columns.width + place;
+  int64_t i = begin + line * columns.width + column;
   auto cursor = read.start(i, step);
   Item ahead[kFetched];
   const auto fetch = [&] {
@@ -87,72 +85,10 @@ __global__ void __launch_bounds__(kThreads) sum_columns(Columns columns, Read re
   }
   if constexpr (requires { sums.end_group(); }) sums.end_group();
   const Result result = sums.result();
-  if constexpr (kJoin) {
-    Result joined = Result::none();
+  Result joined = Result::none();
 #pragma unroll
-    for (int c = 0; c < kColumns; ++c) joined.join({__shfl_sync(0xffffffff, result.total, c, kColumns)});
-    if (adds && column == 0) partial[blockIdx.x] = joined;
-  } else {
-    if (adds) partial[blockIdx.x * columns.width + place] = result;
-  }
-}
-
-/// partial [parts][channels]: a block joins the parts of one channel in order and calls write(channel, sums).
-template <class Result, class Write>
-__global__ void __launch_bounds__(kThreads)
-    join_channels(int64_t parts, int64_t channels, const Result* partial, Write write) {
-  await_previous();
-  constexpr int kStaged = 4 * kThreads;
-  __shared__ Result staged[kStaged];
-  const int64_t c = blockIdx.x;
-  Result sums = Result::none();
-  for (int64_t first = 0; first < parts; first += kStaged) {
-    const int count = parts - first < kStaged ? static_cast<int>(parts - first) : kStaged;
-    __syncthreads();
-    for (int k = static_cast<int>(threadIdx.x); k < count; k += kThreads) {
-      staged[k] = partial[(first + k) * channels + c];
-    }
-    __syncthreads();
-    if (threadIdx.x > 0) continue;
-#pragma unroll 8
-    for (int k = 0; k < count; ++k) sums.join(staged[k]);
-  }
-  if (threadIdx.x == 0) write(c, sums);
-}
-
-/// The chunks that the CPU makes of a matrix [rows][channels] for sums by channel.
-inline Columns channel_columns(int64_t rows, int64_t channels) {
-  const int64_t period = period_of(channels);
-  return {rows * channels, chunk_of(period), period};
-}
-
-/// Bytes of partial sums of a matrix [rows][channels].
-template <class Sums>
-size_t channel_scratch(int64_t rows, int64_t channels) {
-  if (rows * channels == 0) return 0;
-  const Columns columns = channel_columns(rows, channels);
-  return static_cast<size_t>(columns.chunks() * columns.width) * sizeof(typename Sums::Result);
-}
-
-/// Makes one Sums a channel and calls write(channel, result) on the GPU. scratch holds channel_scratch bytes.
-template <class Sums, class Read, class Write>
-void sum_channels(const char* kernel, int64_t rows, int64_t channels, const Read& read, const Write& write,
-                  void* scratch, cudaStream_t stream) {
-  if (channels == 0) return;
-  const Columns columns = channel_columns(rows, channels);
-  const int64_t chunks = columns.chunks();
-  const bool wide = columns.width % 128 == 0;
-  const int64_t blocks = columns.width / (wide ? 128 : 32);
-  require(chunks <= INT32_MAX && blocks <= 65535 && channels <= INT32_MAX, kernel, "the matrix is too large");
-  auto* partial = static_cast<typename Sums::Result*>(scratch);
-  const dim3 grid(static_cast<unsigned>(chunks), static_cast<unsigned>(blocks));
-  if (chunks > 0 && wide) {
-    launch_kernel(kernel, sum_columns<128, false, Sums, Read>, grid, kThreads, 0, stream, columns, read, partial);
-  } else if (chunks > 0) {
-    launch_kernel(kernel, sum_columns<32, false, Sums, Read>, grid, kThreads, 0, stream, columns, read, partial);
-  }
-  launch_kernel(kernel, join_channels<typename Sums::Result, Write>, static_cast<unsigned>(channels), kThreads, 0,
-                stream, chunks * (columns.width / channels), channels, partial, write);
+  for (int c = 0; c < kColumns; ++c) joined.join({__shfl_sync(0xffffffff, result.total, c, kColumns)});
+  if (adds && column == 0) partial[blockIdx.x] = joined;
 }
 
 struct Total {
@@ -220,8 +156,8 @@ void sum_products(const char* kernel, int64_t n, const Read& read, void* scratch
   require(pieces <= INT32_MAX, kernel, "too many elements");
   auto* partial = static_cast<Total*>(scratch);
   if (pieces > 0) {
-    launch_kernel(kernel, sum_columns<kStep, true, GroupedTotal, Read>, static_cast<unsigned>(pieces), kThreads, 0,
-                  stream, columns, read, partial);
+    launch_kernel(kernel, sum_columns<kStep, GroupedTotal, Read>, static_cast<unsigned>(pieces), kThreads, 0, stream,
+                  columns, read, partial);
   }
   launch_kernel(kernel, sum_chain, 1, kThreads, 0, stream, partial, pieces, factor, out);
 }

@@ -199,8 +199,8 @@ void encode_weights_gradient(const float* x, const float* g, int64_t channels, i
   const Grid grid{static_cast<float>(lo), static_cast<float>(hi), by_code};
   if (dscale != nullptr && channels > 0) {  // before dx, which may be g
     const CodeTerms terms{x, g, scale, grid};
-    launch_kernel(kName, sum_columns<kSums, true, Doubles, CodeTerms>, static_cast<unsigned>(channels), kThreads, 0,
-                  stream, Columns{channels * depth, depth, kSums}, terms, reinterpret_cast<Total*>(dscale));
+    launch_kernel(kName, sum_columns<kSums, Doubles, CodeTerms>, static_cast<unsigned>(channels), kThreads, 0, stream,
+                  Columns{channels * depth, depth, kSums}, terms, reinterpret_cast<Total*>(dscale));
   }
   if (dx == nullptr) return;
   for_parts(kName, channels * depth, aligned(x, g, dx), stream, [=] __device__(const Part& part) {

@@ -385,7 +385,9 @@ TEST(CudaReduceGradientArguments, RefusesContradictions) {
   const LayerFactors live{.p = &sum, .q = &sum, .gain = &sum};
   const auto refuses = [](const LayerGradient& layer, const LayerFactors& factors, const LayerGradients& gradients,
                           const ScaleGradient& scale) {
-    EXPECT_THROW(reduce_gradient(layer, factors, gradients, scale, {}, nullptr), Error);
+    alignas(16) char bytes[1024];
+    int32_t arrived[4] = {};
+    EXPECT_THROW(reduce_gradient(layer, factors, gradients, scale, {bytes, arrived}, nullptr), Error);
   };
   refuses({.rows = 1, .channels = 1, .kept = both}, {}, {.s1 = &sum}, {});
   refuses({.rows = 1, .channels = 1, .kept = {.compact = &kept}}, {}, {.s1 = &sum}, {});
@@ -397,6 +399,17 @@ TEST(CudaReduceGradientArguments, RefusesContradictions) {
   refuses({.rows = 1, .channels = 1, .kept = whole}, {.p = &sum, .gain = &sum}, {.s1 = &sum}, {});
   refuses({.rows = 1, .channels = 1, .kept = whole}, {.k = &sum}, {.a = &number}, {});
   refuses({.rows = 1, .channels = 1, .kept = whole}, {.k = &sum}, {.dgamma = &number}, {});
+  const float g = 1;
+  refuses({.rows = 1, .channels = 1, .g = &g}, {}, {.dbias = &number}, {});
+  refuses({.rows = 1, .channels = 1, .g = &g}, {.scale_x = &g}, {.weight_factor = &number}, {});
+  refuses({.rows = 1, .channels = 1, .g = &g}, {.scale_ran = &g}, {.weight_factor = &number}, {});
+  const uint8_t code = 1;
+  const int32_t zero = 0;
+  const LayerGradient layer{.rows = 1, .channels = 1, .g = &g, .kept = whole};
+  refuses(layer, {}, {}, {.multiplier = &g, .zero_point = &zero, .gradient = &number});
+  refuses(layer, {}, {}, {.codes = &code, .zero_point = &zero, .gradient = &number});
+  refuses(layer, {}, {}, {.codes = &code, .multiplier = &g, .gradient = &number});
+  EXPECT_THROW(reduce_gradient(layer, {}, {.s1 = &sum}, {}, {}, nullptr), Error);  // no counter
   refuses({.rows = -1, .channels = 1}, {}, {.s1 = &sum}, {});
   refuses({.rows = 1, .channels = -1}, {}, {.s1 = &sum}, {});
 }
