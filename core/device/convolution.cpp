@@ -30,12 +30,12 @@ ops::cuda::BatchNorm batch_norm_of(const Layer& layer, State& state) {
 void Builder::make_weights() {
   std::vector<EncodedWeight> list;
   int32_t channels = 0;
-  shared_.weights.resize(network_.layers.size());
+  std::vector<Weight> weights(network_.layers.size());
   for (size_t i = 0; i < network_.layers.size(); ++i) {
     const Layer& l = network_.layers[i];
     if (l.kind != LayerKind::kConvolution) continue;
     const WeightQuantizer& q = l.weight_quantizer;
-    Weight& w = shared_.weights[i];
+    Weight& w = weights[i];
     w.channels = l.geometry.out_c, w.depth = l.geometry.depth();
     QAT_CHECK(w.channels % q.scales == 0, "{}: {} scales do not divide {} channels", l.name, q.scales, w.channels);
     w.parameter = state_.at<float>(l.weight);
@@ -53,6 +53,7 @@ void Builder::make_weights() {
     channels += static_cast<int32_t>(w.channels);
   }
   shared_.encoded = arena_.make(list);
+  shared_.weights = std::move(weights);  // nothing is there after a failure
   shared_.encoded_weights = std::ssize(list), shared_.encoded_channels = channels;
 }
 

@@ -73,7 +73,7 @@ struct DeviceLayer {
         norm{gamma.data(), beta.data(), mean.data(), var.data(), l.eps, l.momentum} {
     const Array<int32_t> acc(l.acc);
     channel_statistics(acc.data(), Layer::kRows, statistics.sums(), nullptr);
-    statistics.expect(l.statistics);
+    EXPECT_EQ(statistics.difference(l.statistics), "");
   }
   Array<float> scale_x, scale_w, bias, gamma, beta, mean, var;
   Array<double> weight_gain;
